@@ -1,0 +1,419 @@
+/**
+ * A listener with a gate in front of it: connections are accepted, and kept, while a daemon boots,
+ * and come out in order once it is ready.
+ *
+ * ```ts
+ * import { Activation, ListenBuffer } from "./listenbuffer.ts";
+ *
+ * const gate = new Activation();
+ * using listener = new ListenBuffer(Deno.listen({ port: 0 }), gate);
+ * queueMicrotask(() => gate.open()); // the boot, in real life
+ * for await (const connection of listener) {
+ *   connection.close();
+ *   break;
+ * }
+ * ```
+ *
+ * @module
+ */
+
+import { type Logger, messageOf } from "./engine.ts";
+
+/** A gate that opens, or fails, once and for all. Any number of listeners may wait at it. */
+export class Activation {
+  #state: "shut" | "open" | "failed" = "shut";
+  #gate = Promise.withResolvers<void>();
+
+  /** A gate that is shut. */
+  constructor() {
+    // A gate may fail with nobody waiting at it; that must not end the process.
+    this.#gate.promise.catch(() => {});
+  }
+  /** Where the gate stands. */
+  get state(): "shut" | "open" | "failed" {
+    return this.#state;
+  }
+  /** Resolves when the gate opens, at once if it has; rejects with the reason if it fails. */
+  get opened(): Promise<void> {
+    return this.#gate.promise;
+  }
+  /** Opens the gate. Does nothing if it is open or has failed. */
+  open(): void {
+    if (this.#state !== "shut") return;
+    this.#state = "open";
+    this.#gate.resolve();
+  }
+  /** Makes everyone who waits, and who will, fail for this reason. Nothing if it is open or failed. */
+  fail(reason: unknown): void {
+    if (this.#state !== "shut") return;
+    this.#state = "failed";
+    this.#gate.reject(reason);
+  }
+}
+
+/** Counts connections against a maximum that several listeners may share. */
+export class ConnectionLimit {
+  /** How many connections there may be. A listener that is accepting already may add one more. */
+  readonly max: number;
+  #active = 0;
+  #waiting: (() => void)[] = [];
+
+  /** A limit of `max` connections. */
+  constructor(max: number) {
+    if (!(max >= 1)) throw new RangeError(`a limit of ${max} connections, expected at least 1`);
+    this.max = max;
+  }
+  /** How many connections there are. */
+  get active(): number {
+    return this.#active;
+  }
+  /** Counts a connection. */
+  enter(): void {
+    this.#active++;
+  }
+  /** Counts a connection no more. */
+  leave(): void {
+    this.#active--;
+    if (this.#active < this.max) this.#waiting.splice(0).forEach((wake) => wake());
+  }
+  /** Whether there is no room for another. */
+  get full(): boolean {
+    return this.#active >= this.max;
+  }
+  /** Calls `wake` once there is room. */
+  whenFree(wake: () => void): void {
+    this.#waiting.push(wake);
+  }
+}
+
+/** What a {@linkcode ListenBuffer} needs of a listener; every `Deno.Listener` has it. */
+export interface Acceptor<T, A> {
+  /** Resolves with the next connection. Never called while a call is pending. */
+  accept(): Promise<T>;
+  /** Stops listening; a pending `accept` rejects. */
+  close(): void;
+  /** Where it listens. */
+  readonly addr: A;
+  /** Keeps the process alive. */
+  ref?(): void;
+  /** Lets the process end. */
+  unref?(): void;
+}
+
+/** What a {@linkcode ListenBuffer} can be told. */
+export interface ListenBufferOptions {
+  /**
+   * How many connections are taken off the kernel's queue while the gate is shut. Default 16 384.
+   * With 0 the kernel's queue is all there is.
+   */
+  hold?: number;
+  /** At this many connections accepting pauses, until some have ended. Default: no limit. */
+  maxConnections?: number | ConnectionLimit;
+  /**
+   * Called with true when a client has to wait for want of descriptors or of room under the limit,
+   * and with false when that is over. A server ends idle connections meanwhile.
+   */
+  onPressure?: (pressed: boolean) => void;
+  /** Where accept errors are logged, once a burst. Default: nowhere. */
+  log?: Logger;
+}
+
+/** What a {@linkcode ListenBuffer} has seen. */
+export interface ListenBufferStats {
+  /** Connections accepted since the start. */
+  accepted: number;
+  /** Connections that wait for the gate to open now. */
+  held: number;
+  /** Accepted connections that have not been released. */
+  active: number;
+  /** Connections that were closed unserved: the gate failed, or the listener was closed before it opened. */
+  refused: number;
+  /** Errors of accepting. None of them ended it. */
+  acceptErrors: number;
+}
+
+/** How many connections are held by default: more than fit a kernel's queue, less than hurt (28 KiB each). */
+const HOLD = 16_384;
+/** The shortest and the longest wait after an accept error that will not go away by itself, in milliseconds. */
+const BACKOFF = { first: 5, last: 1_000 };
+/** Errors this close together, in milliseconds, are one burst: logged once. */
+const BURST = 1_000;
+/**
+ * Errors of one connection, not of the listener: accept(2) gives those of a client that left before
+ * it was accepted, and Linux passes a pending network error of the new socket on as accept's own.
+ */
+const CONNECTION_ERRORS = new Set([
+  "ECONNABORTED",
+  "ECONNRESET",
+  "ECONNREFUSED",
+  "EPIPE",
+  "EINTR",
+  "EPERM",
+  "EPROTO",
+  "ENETDOWN",
+  "ENOPROTOOPT",
+  "EHOSTDOWN",
+  "ENONET",
+  "EHOSTUNREACH",
+  "EOPNOTSUPP",
+  "ENETUNREACH",
+]);
+
+/**
+ * Wraps a listener, and is one: `accept`, `for await`, `close`, `using`. Nothing comes out before
+ * the gate opens; if it fails, everything is closed and `accept` rejects with its reason. Errors of
+ * accepting never end it.
+ */
+export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr>
+  implements AsyncIterableIterator<T, undefined> {
+  #listener: Acceptor<T, A>;
+  #activation: Activation;
+  #hold: number;
+  #limit?: ConnectionLimit;
+  #onPressure: (pressed: boolean) => void;
+  #log: Logger;
+  #held: T[] = [];
+  #waiters: PromiseWithResolvers<T>[] = [];
+  #wake?: () => void;
+  #end?: { error: unknown };
+  #pressed = false;
+  #backoff = 0;
+  #burst = { errors: 0, last: 0 };
+  #accepted = 0;
+  #released = 0;
+  #refused = 0;
+  #acceptErrors = 0;
+
+  /** Starts to accept at once: what arrives before the gate opens is held. */
+  constructor(
+    listener: Acceptor<T, A>,
+    activation: Activation,
+    options: ListenBufferOptions = {},
+  ) {
+    const { maxConnections } = options;
+    this.#listener = listener;
+    this.#activation = activation;
+    this.#hold = options.hold ?? HOLD;
+    this.#limit = typeof maxConnections === "number" && maxConnections !== Infinity
+      ? new ConnectionLimit(maxConnections)
+      : maxConnections as ConnectionLimit | undefined;
+    this.#onPressure = options.onPressure ?? (() => {});
+    this.#log = options.log ?? (() => {});
+    activation.opened.then(() => this.#turn(), (reason) => this.#finish(reason));
+    this.#pump();
+  }
+
+  /** Where the listener listens. */
+  get addr(): A {
+    return this.#listener.addr;
+  }
+  /** Counts for an operator. */
+  get stats(): ListenBufferStats {
+    return {
+      accepted: this.#accepted,
+      held: this.#held.length,
+      active: this.#accepted - this.#released,
+      refused: this.#refused,
+      acceptErrors: this.#acceptErrors,
+    };
+  }
+
+  /**
+   * The next connection, once the gate is open.
+   *
+   * @returns A promise that rejects with `Deno.errors.BadResource` once the listener is closed, and
+   * with the gate's reason if it failed.
+   */
+  accept(): Promise<T> {
+    if (this.#end) return Promise.reject(this.#end.error);
+    if (this.#activation.state === "open" && this.#held.length > 0 && this.#waiters.length === 0) {
+      return Promise.resolve(this.#held.shift()!);
+    }
+    const waiter = Promise.withResolvers<T>();
+    this.#waiters.push(waiter);
+    this.#turn();
+    return waiter.promise;
+  }
+
+  /** Tells that a connection which came out of here has ended, so that it counts no more. */
+  release(): void {
+    this.#released++;
+    this.#limit?.leave();
+  }
+
+  /**
+   * Closes the listener once the kernel's queue is empty, so that clients which were let in are
+   * served. Clients may go on to arrive: `limit` bounds that.
+   *
+   * @param options `quiet`: the queue counts as empty when nothing came for so many milliseconds,
+   * default 20. `limit`: the longest it may take in milliseconds, default 500.
+   */
+  async drain(options: { quiet?: number; limit?: number } = {}): Promise<void> {
+    const { quiet = 20, limit = 500 } = options;
+    const deadline = Date.now() + limit;
+    for (let seen = -1; seen !== this.#accepted && !this.#end && Date.now() < deadline;) {
+      seen = this.#accepted;
+      await new Promise((resolve) => setTimeout(resolve, quiet));
+    }
+    this.close();
+  }
+
+  /** Stops listening and closes what is held. Whoever waits is told so. Never throws. */
+  close(): void {
+    this.#finish(new Deno.errors.BadResource("Listener has been closed"));
+  }
+  /** Keeps the process alive while it listens; the default. */
+  ref(): void {
+    this.#listener.ref?.();
+  }
+  /** Lets the process end while it listens. */
+  unref(): void {
+    this.#listener.unref?.();
+  }
+
+  /** One step of `for await`: done once the listener is closed; rejects if the gate failed. */
+  async next(): Promise<IteratorResult<T, undefined>> {
+    try {
+      return { value: await this.accept(), done: false };
+    } catch (error) {
+      if (error instanceof Deno.errors.BadResource) return { value: undefined, done: true };
+      throw error;
+    }
+  }
+  /** Leaving the loop closes the listener, as it does for `Deno.listen`. */
+  return(): Promise<IteratorResult<T, undefined>> {
+    this.close();
+    return Promise.resolve({ value: undefined, done: true });
+  }
+  /** The listener itself. */
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+  /** Closes the listener. */
+  [Symbol.dispose](): void {
+    this.close();
+  }
+
+  /** Gives held connections to those who wait, and lets the pump look again. */
+  #turn(): void {
+    if (this.#activation.state === "open") {
+      while (this.#held.length > 0 && this.#waiters.length > 0) {
+        this.#waiters.shift()!.resolve(this.#held.shift()!);
+      }
+    }
+    this.#wake?.();
+  }
+
+  /** Whether a connection that is accepted now has a place to go. */
+  get #wanted(): boolean {
+    return this.#activation.state === "open"
+      ? this.#waiters.length > 0
+      : this.#held.length < this.#hold;
+  }
+
+  /** The only one that accepts: a listener refuses a second `accept` while one is pending. */
+  async #pump(): Promise<void> {
+    while (!this.#end) {
+      if (!this.#wanted) {
+        await new Promise<void>((wake) => this.#wake = wake);
+        continue;
+      }
+      if (this.#limit?.full) {
+        this.#press(true);
+        await new Promise<void>((wake) => {
+          this.#wake = wake;
+          this.#limit!.whenFree(wake);
+        });
+        continue;
+      }
+      // With no descriptor to be had the pressure lasts until an accept succeeds.
+      if (this.#backoff === 0) this.#press(false);
+      try {
+        const connection = await this.#listener.accept();
+        this.#backoff = 0;
+        this.#admit(connection);
+      } catch (error) {
+        if (this.#end) return;
+        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) {
+          this.close(); // Somebody closed the listener that we wrap.
+          return;
+        }
+        await this.#acceptFailed(error);
+      }
+    }
+  }
+
+  #admit(connection: T): void {
+    if (this.#end) {
+      this.#refused++;
+      connection.close();
+      return;
+    }
+    this.#accepted++;
+    this.#limit?.enter();
+    if (this.#burst.errors > 0 && Date.now() - this.#burst.last > BURST) {
+      this.#log("info", `accepting again after ${this.#burst.errors} errors`);
+      this.#burst.errors = 0;
+    }
+    if (this.#activation.state === "open" && this.#held.length === 0 && this.#waiters.length > 0) {
+      this.#waiters.shift()!.resolve(connection);
+    } else {
+      this.#held.push(connection);
+    }
+  }
+
+  async #acceptFailed(error: unknown): Promise<void> {
+    this.#acceptErrors++;
+    const now = Date.now();
+    if (this.#burst.errors === 0 || now - this.#burst.last > BURST) {
+      this.#burst.errors = 0;
+      this.#log("warn", `accept: ${messageOf(error)}, going on`);
+    }
+    this.#burst.errors++;
+    this.#burst.last = now;
+    if (CONNECTION_ERRORS.has((error as { code?: string }).code ?? "")) return;
+    // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever else does not go away by trying at once.
+    this.#press(true);
+    this.#backoff = Math.min(this.#backoff * 2 || BACKOFF.first, BACKOFF.last);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, this.#backoff);
+    this.#limit?.whenFree(resolve); // A connection that ends frees a descriptor.
+    const wake = () => this.#end && resolve();
+    this.#wake = wake;
+    await promise;
+    clearTimeout(timer);
+  }
+
+  #press(pressed: boolean): void {
+    if (pressed === this.#pressed) return;
+    this.#pressed = pressed;
+    this.#onPressure(pressed);
+  }
+
+  #finish(error: unknown): void {
+    if (this.#end) return;
+    this.#end = { error };
+    this.#press(false);
+    try {
+      this.#listener.close();
+    } catch (error) {
+      // It was closed already, which is what we are after.
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
+    }
+    for (const connection of this.#held.splice(0)) {
+      this.#refused++;
+      this.release();
+      closeQuietly(connection);
+    }
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
+    this.#wake?.();
+  }
+}
+
+function closeQuietly(connection: { close(): void }): void {
+  try {
+    connection.close();
+  } catch {
+    // The client was faster.
+  }
+}

@@ -1,0 +1,367 @@
+import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
+
+/** A listener whose connections and errors the test hands out. */
+class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
+  readonly addr: Deno.NetAddr = { transport: "tcp", hostname: "127.0.0.1", port: 1 };
+  closed = false;
+  accepts = 0;
+  #ready: (FakeConn | Error)[] = [];
+  #waiter?: PromiseWithResolvers<FakeConn>;
+  accept(): Promise<FakeConn> {
+    this.accepts++;
+    if (this.#waiter) return Promise.reject(new Deno.errors.Busy("another accept is pending"));
+    const next = this.#ready.shift();
+    if (next instanceof Error) return Promise.reject(next);
+    if (next) return Promise.resolve(next);
+    this.#waiter = Promise.withResolvers();
+    return this.#waiter.promise;
+  }
+  push(...items: (FakeConn | Error)[]): void {
+    for (const item of items) {
+      const waiter = this.#waiter;
+      this.#waiter = undefined;
+      if (!waiter) this.#ready.push(item);
+      else if (item instanceof Error) waiter.reject(item);
+      else waiter.resolve(item);
+    }
+  }
+  close(): void {
+    if (this.closed) throw new Deno.errors.BadResource("closed already");
+    this.closed = true;
+    this.#waiter?.reject(new Deno.errors.BadResource("Listener has been closed"));
+  }
+  get waiting(): number {
+    return this.#ready.length;
+  }
+}
+class FakeConn {
+  closed = false;
+  constructor(readonly id: number) {}
+  close(): void {
+    this.closed = true;
+  }
+}
+const conns = (n: number) => Array.from({ length: n }, (_, i) => new FakeConn(i));
+
+class CodedError extends Error {
+  constructor(readonly code: string) {
+    super(`${code} happened`);
+  }
+}
+
+/** Waits until a condition holds, however long a busy machine takes. */
+async function until(condition: () => boolean): Promise<void> {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+}
+/** Lets everything run that is ready to. */
+const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
+
+/** Whether a promise has settled yet. */
+async function isPending(promise: Promise<unknown>): Promise<boolean> {
+  await settle();
+  const pending = Symbol();
+  return await Promise.race([promise, Promise.resolve(pending)]).catch(() => {}) === pending;
+}
+
+Deno.test("Activation.opened waits until open and then resolves at once for everyone", async () => {
+  const gate = new Activation();
+  const waiting = [gate.opened, gate.opened];
+  assertEquals(gate.state, "shut");
+  assertEquals(await isPending(waiting[0]), true);
+  gate.open();
+  await Promise.all(waiting);
+  await gate.opened;
+  assertEquals(gate.state, "open");
+});
+
+Deno.test("Activation.fail rejects those who wait and those who come later with the reason", async () => {
+  const gate = new Activation();
+  const reason = new Error("no disk");
+  const early = assertRejects(() => gate.opened);
+  gate.fail(reason);
+  assertStrictEquals(await early, reason);
+  assertStrictEquals(await assertRejects(() => gate.opened), reason);
+  gate.open();
+  assertEquals(gate.state, "failed");
+});
+
+Deno.test("Activation.fail after open does nothing", async () => {
+  const gate = new Activation();
+  gate.open();
+  gate.fail(new Error("too late"));
+  await gate.opened;
+  assertEquals(gate.state, "open");
+});
+
+Deno.test("Activation.fail with nobody waiting is no unhandled rejection", async () => {
+  new Activation().fail(new Error("nobody heard"));
+  await settle();
+});
+
+Deno.test("ListenBuffer is a Deno.Listener over tcp", async () => {
+  const gate = new Activation();
+  using listener: Deno.Listener = new ListenBuffer(
+    Deno.listen({ port: 0, hostname: "127.0.0.1" }),
+    gate,
+  ) as Deno.Listener;
+  const { port } = listener.addr as Deno.NetAddr;
+  const client = await Deno.connect({ port, hostname: "127.0.0.1" });
+  const accepted = listener.accept();
+  assertEquals(await isPending(accepted), true);
+  gate.open();
+  const server = await accepted;
+  await client.write(new Uint8Array([7]));
+  const bytes = new Uint8Array(1);
+  await server.read(bytes);
+  assertEquals(bytes[0], 7);
+  listener.unref();
+  listener.ref();
+  client.close();
+  server.close();
+});
+
+Deno.test("ListenBuffer gives held unix connections in order of arrival", async () => {
+  const folder = await Deno.makeTempDir();
+  const gate = new Activation();
+  const path = `${folder}/s`;
+  using listener = new ListenBuffer(Deno.listen({ transport: "unix", path }), gate);
+  const clients: Deno.Conn[] = [];
+  for (let i = 0; i < 20; i++) {
+    const client = await Deno.connect({ transport: "unix", path });
+    await client.write(new Uint8Array([i]));
+    clients.push(client);
+  }
+  await until(() => listener.stats.held === 20);
+  gate.open();
+  const seen: number[] = [];
+  for await (const conn of listener) {
+    const bytes = new Uint8Array(1);
+    await conn.read(bytes);
+    seen.push(bytes[0]);
+    conn.close();
+    if (seen.length === 20) break;
+  }
+  assertEquals(seen, Array.from({ length: 20 }, (_, i) => i));
+  clients.forEach((client) => client.close());
+  await Deno.remove(folder, { recursive: true });
+});
+
+Deno.test("ListenBuffer holds no more than hold, and the kernel keeps the rest", async () => {
+  const fake = new Fake();
+  const gate = new Activation();
+  using buffer = new ListenBuffer(fake, gate, { hold: 3 });
+  fake.push(...conns(5));
+  await until(() => buffer.stats.held === 3);
+  await settle();
+  assertEquals([buffer.stats.held, fake.waiting], [3, 2]);
+  gate.open();
+  const ids = [];
+  for (let i = 0; i < 5; i++) ids.push((await buffer.accept()).id);
+  assertEquals(ids, [0, 1, 2, 3, 4]);
+});
+
+Deno.test("ListenBuffer with hold 0 accepts nothing before the gate opens", async () => {
+  const fake = new Fake();
+  const gate = new Activation();
+  using buffer = new ListenBuffer(fake, gate, { hold: 0 });
+  const first = buffer.accept();
+  fake.push(...conns(2));
+  await settle();
+  assertEquals(fake.accepts, 0);
+  gate.open();
+  assertEquals((await first).id, 0);
+});
+
+Deno.test("ListenBuffer behind a gate that was opened before starts open", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  using buffer = new ListenBuffer(fake, gate);
+  fake.push(...conns(1));
+  assertEquals((await buffer.accept()).id, 0);
+});
+
+Deno.test("ListenBuffer serves several waiters, and several listeners share one gate", async () => {
+  const gate = new Activation();
+  const fakes = [new Fake(), new Fake()];
+  const buffers = fakes.map((fake) => new ListenBuffer(fake, gate));
+  const accepted = buffers.map((buffer) => [buffer.accept(), buffer.accept()]);
+  fakes.forEach((fake) => fake.push(...conns(2)));
+  gate.open();
+  for (const pair of accepted) {
+    assertEquals((await Promise.all(pair)).map((conn) => conn.id), [0, 1]);
+  }
+  buffers.forEach((buffer) => buffer.close());
+});
+
+Deno.test("ListenBuffer never has two accepts pending on its listener", async () => {
+  const gate = new Activation();
+  const fake = new Fake();
+  using buffer = new ListenBuffer(fake, gate);
+  await settle();
+  const all = Array.from({ length: 10 }, () => buffer.accept());
+  gate.open();
+  for (const conn of conns(10)) {
+    fake.push(conn);
+    await settle();
+  }
+  assertEquals((await Promise.all(all)).map((conn) => conn.id), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  assertEquals(buffer.stats.acceptErrors, 0);
+});
+
+Deno.test("ListenBuffer whose gate fails closes what it holds and its listener, and rejects", async () => {
+  const gate = new Activation();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate);
+  const held = conns(3);
+  fake.push(...held);
+  await until(() => buffer.stats.held === 3);
+  const reason = new Error("the boot failed");
+  const waiting = assertRejects(() => buffer.accept());
+  gate.fail(reason);
+  assertStrictEquals(await waiting, reason);
+  assertStrictEquals(await assertRejects(() => buffer.next()), reason);
+  assertEquals(held.map((conn) => conn.closed), [true, true, true]);
+  assertEquals([fake.closed, buffer.stats.refused, buffer.stats.active], [true, 3, 0]);
+});
+
+Deno.test("ListenBuffer.close ends the loop, rejects waiters and closes what is held", async () => {
+  const gate = new Activation();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate);
+  const [held] = conns(1);
+  fake.push(held);
+  await until(() => buffer.stats.held === 1);
+  const loop = (async () => {
+    for await (const _ of buffer) throw new Error("nothing should come out");
+  })();
+  const waiting = assertRejects(() => buffer.accept(), Deno.errors.BadResource);
+  buffer.close();
+  await Promise.all([loop, waiting]);
+  assertEquals([held.closed, fake.closed], [true, true]);
+  await assertRejects(() => buffer.accept(), Deno.errors.BadResource);
+  buffer.close();
+});
+
+Deno.test("ListenBuffer ends when the listener it wraps is closed", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate);
+  const next = buffer.next();
+  await settle();
+  fake.close();
+  assertEquals(await next, { value: undefined, done: true });
+});
+
+Deno.test("ListenBuffer goes on at once after an error of one connection", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const pressure: boolean[] = [];
+  using buffer = new ListenBuffer(fake, gate, { onPressure: (on) => pressure.push(on) });
+  fake.push(new CodedError("ECONNABORTED"), new CodedError("ECONNRESET"), ...conns(1));
+  assertEquals((await buffer.accept()).id, 0);
+  assertEquals([buffer.stats.acceptErrors, pressure], [2, []]);
+});
+
+Deno.test("ListenBuffer survives EMFILE: waits, logs once a burst, tells of the pressure", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const lines: string[] = [];
+  const pressure: boolean[] = [];
+  using buffer = new ListenBuffer(fake, gate, {
+    log: (level, message) => lines.push(`${level} ${message}`),
+    onPressure: (on) => pressure.push(on),
+  });
+  const started = performance.now();
+  fake.push(...Array.from({ length: 4 }, () => new CodedError("EMFILE")), ...conns(2));
+  assertEquals((await buffer.accept()).id, 0);
+  // 5 + 10 + 20 + 40 ms, of which a timer may take a little off.
+  assertEquals(performance.now() - started > 70, true);
+  assertEquals((await buffer.accept()).id, 1);
+  assertEquals(lines, ["warn accept: EMFILE happened, going on"]);
+  assertEquals([buffer.stats.acceptErrors, pressure], [4, [true, false]]);
+});
+
+Deno.test("ListenBuffer.close ends the wait after an accept error", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate);
+  const next = buffer.next();
+  fake.push(...Array.from({ length: 20 }, () => new CodedError("ENFILE")));
+  await until(() => buffer.stats.acceptErrors >= 3);
+  buffer.close();
+  assertEquals(await next, { value: undefined, done: true });
+});
+
+Deno.test("ListenBuffer pauses at maxConnections and goes on when one is released", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const pressure: boolean[] = [];
+  using buffer = new ListenBuffer(fake, gate, {
+    maxConnections: 2,
+    onPressure: (on) => pressure.push(on),
+  });
+  fake.push(...conns(3));
+  await buffer.accept();
+  await buffer.accept();
+  const third = buffer.accept();
+  assertEquals(await isPending(third), true);
+  assertEquals([fake.waiting, buffer.stats.active, pressure], [1, 2, [true]]);
+  buffer.release();
+  assertEquals((await third).id, 2);
+  assertEquals([buffer.stats.active, pressure], [2, [true, false]]);
+});
+
+Deno.test("ConnectionLimit is shared by listeners and counts what they hold", async () => {
+  const gate = new Activation();
+  const limit = new ConnectionLimit(3);
+  const [a, b] = [new Fake(), new Fake()];
+  using first = new ListenBuffer(a, gate, { maxConnections: limit });
+  using second = new ListenBuffer(b, gate, { maxConnections: limit });
+  a.push(...conns(2));
+  await until(() => first.stats.held === 2);
+  b.push(...conns(2));
+  await until(() => second.stats.held === 1);
+  await settle();
+  assertEquals([limit.active, limit.full, b.waiting], [3, true, 1]);
+  assertThrows(() => new ConnectionLimit(0), RangeError, "expected at least 1");
+});
+
+Deno.test("ListenBuffer.drain takes what is queued before it closes", async () => {
+  const gate = new Activation();
+  gate.open();
+  using listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });
+  const { port } = listener.addr;
+  const buffer = new ListenBuffer(listener, gate);
+  const clients = await Promise.all(
+    Array.from({ length: 50 }, () => Deno.connect({ port, hostname: "127.0.0.1" })),
+  );
+  const drained = buffer.drain();
+  let count = 0;
+  for await (const conn of buffer) {
+    count++;
+    conn.close();
+  }
+  await drained;
+  assertEquals(count, 50);
+  clients.forEach((client) => client.close());
+});
+
+Deno.test("ListenBuffer lets the loop be left, which closes the listener", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate);
+  fake.push(...conns(1));
+  for await (const conn of buffer) {
+    assertEquals(conn.id, 0);
+    break;
+  }
+  assertEquals(fake.closed, true);
+});
