@@ -1,0 +1,273 @@
+/**
+ * The addresses a daemon listens on: how they are written, and how each is bound so that nobody
+ * who should not get in ever can, and no other process's socket is harmed.
+ *
+ * @module
+ */
+
+import { messageOf, TypedError, within } from "../engine.ts";
+
+/** An address as it was asked for. */
+export type Address =
+  | { readonly proto: "tcp"; readonly host: string; readonly port: number }
+  | { readonly proto: "unix"; readonly path: string };
+
+/** sockaddr_un holds 108 bytes, the last of which is a zero (unix(7)). */
+const MAX_PATH = 107;
+
+/**
+ * Reads `tcp://HOST:PORT` or `unix:///path`.
+ *
+ * @throws {TypedError} ("bad parameter") With a message that says what was wrong and what is right.
+ */
+export function parseAddress(text: string): Address {
+  const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
+  const [, proto, rest] = /^([a-z]+):\/\/(.*)$/s.exec(text) ?? [];
+  switch (proto) {
+    case "tcp": {
+      const [, v6, name, digits] = /^(?:\[([\da-fA-F:.]+)\]|([^:[\]/\s]+)):(\d+)$/.exec(rest) ?? [];
+      const host = v6 ?? name;
+      if (host === undefined) {
+        throw bad("expected tcp://HOST:PORT, such as tcp://127.0.0.1:2375 or tcp://[::1]:0");
+      }
+      const port = Number(digits);
+      if (port > 65_535) throw bad(`port ${digits} is out of range, expected 0 to 65535`);
+      return { proto, host, port };
+    }
+    case "unix": {
+      if (!rest.startsWith("/") || rest.endsWith("/")) {
+        throw bad(
+          "expected unix:// and the absolute path of a socket, such as unix:///run/api.sock",
+        );
+      }
+      const length = new TextEncoder().encode(rest).length;
+      if (length > MAX_PATH) {
+        throw bad(`a path of ${length} bytes, expected at most ${MAX_PATH} for a socket`);
+      }
+      if (rest.includes("\0")) throw bad("the path has a zero byte");
+      return { proto, path: rest };
+    }
+    default:
+      throw bad("expected tcp://HOST:PORT or unix:///path");
+  }
+}
+
+/** Whether an address can be reached from this machine only. */
+export function isLocal(address: Address): boolean {
+  return address.proto === "unix" ||
+    /^(localhost|127(\.\d{1,3}){3}|::1|::ffff:127(\.\d{1,3}){3})$/i.test(address.host);
+}
+
+/** How {@linkcode bind} binds. */
+export interface BindOptions {
+  /** The group, by name or number, that may connect to a unix socket. Default: the process's own. */
+  group?: string;
+  /** Bind beside the process that answers on a unix socket, and take its place on `publish`. */
+  takeover?: boolean;
+  /** Share a tcp port with other processes that ask for the same (SO_REUSEPORT, socket(7)). */
+  reusePort?: boolean;
+}
+
+/** An address that is bound. */
+export interface Bound {
+  /** What listens there. */
+  readonly listener: Deno.Listener;
+  /** The address with the real port. */
+  readonly address: string;
+  /** Takes a living process's place, where `takeover` bound beside it; else it is there already. */
+  publish(): Promise<void>;
+  /** Lets no new client find it: removes the socket file, if it is still ours. */
+  unpublish(): Promise<void>;
+  /** The same at once, for a process that is about to end. */
+  unpublishNow(): void;
+}
+
+/**
+ * Binds an address.
+ *
+ * @throws {TypedError} ("conflict") If it is in use, or something else is in the socket's place;
+ * ("bad parameter") if it cannot be bound as asked. The message names the address.
+ */
+export async function bind(address: Address, options: BindOptions = {}): Promise<Bound> {
+  const name = formatAddress(address);
+  try {
+    return address.proto === "tcp"
+      ? bindTcp(address, options)
+      : await bindUnix(address.path, options);
+  } catch (error) {
+    if (error instanceof TypedError) {
+      throw new TypedError(error.kind, `cannot listen on ${name}: ${error.message}`);
+    }
+    throw new TypedError("bad parameter", `cannot listen on ${name}: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+function formatAddress(address: Address): string {
+  if (address.proto === "unix") return `unix://${address.path}`;
+  const host = address.host.includes(":") ? `[${address.host}]` : address.host;
+  return `tcp://${host}:${address.port}`;
+}
+
+function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bound {
+  let listener: Deno.TcpListener;
+  try {
+    listener = Deno.listen({
+      hostname: address.host,
+      port: address.port,
+      reusePort: options.reusePort ?? false,
+      // The kernel takes as many of these as net.core.somaxconn allows: a boot that blocks the
+      // event loop has nothing but this queue.
+      tcpBacklog: 65_535,
+    });
+  } catch (error) {
+    if (error instanceof Deno.errors.AddrInUse) {
+      throw new TypedError(
+        "conflict",
+        options.reusePort
+          ? "the port is in use by a process that does not share it"
+          : "the port is in use, expected a free one, or 0 for any",
+      );
+    }
+    throw error;
+  }
+  const { hostname, port } = listener.addr;
+  return {
+    listener,
+    address: formatAddress({ proto: "tcp", host: hostname, port }),
+    publish: () => Promise.resolve(),
+    unpublish: () => Promise.resolve(),
+    unpublishNow: () => {},
+  };
+}
+
+/** Owner and group may connect, as dockerd has it. */
+const MODE = 0o660;
+
+async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
+  const folder = path.slice(0, path.lastIndexOf("/")) || "/";
+  const gid = options.group ? await groupId(options.group) : undefined;
+  return await locked(folder, async () => {
+    const beside = await occupied(path);
+    if (beside && !options.takeover) {
+      throw new TypedError(
+        "conflict",
+        "a living process answers there; stop it first, or take its place with --takeover",
+      );
+    }
+    const temporary = temporaryName(folder, path);
+    // Nobody but us can connect before the group and the mode are right: the file is born without
+    // rights for others, and under a name that nobody knows.
+    const umask = Deno.umask(0o177);
+    let listener: Deno.UnixListener;
+    try {
+      listener = Deno.listen({ transport: "unix", path: temporary });
+    } finally {
+      Deno.umask(umask);
+    }
+    let current = temporary;
+    try {
+      if (gid !== undefined) Deno.chownSync(temporary, null, gid);
+      Deno.chmodSync(temporary, MODE);
+      const { dev, ino } = Deno.lstatSync(temporary);
+      const unpublishNow = () => {
+        const found = lstat(current);
+        if (found?.dev === dev && found.ino === ino) Deno.removeSync(current);
+      };
+      const publish = () => {
+        Deno.renameSync(current, path);
+        current = path;
+      };
+      if (!beside) publish();
+      return {
+        listener,
+        address: `unix://${path}`,
+        // The folder is locked for each step that looks first and acts then, so that of two daemons
+        // that start, end, or take over at once none removes the other's file.
+        publish: async () => {
+          if (current !== path) await locked(folder, publish);
+        },
+        unpublish: () => locked(folder, unpublishNow),
+        unpublishNow,
+      };
+    } catch (error) {
+      listener.close();
+      if (lstat(current)) Deno.removeSync(current);
+      throw error;
+    }
+  });
+}
+
+/** A name beside `path` that nobody else has, and that is no longer than a socket's may be. */
+function temporaryName(folder: string, path: string): string {
+  const prefix = folder === "/" ? "/" : folder + "/";
+  const room = MAX_PATH - new TextEncoder().encode(prefix).length;
+  for (;;) {
+    const name = prefix +
+      ("." + crypto.randomUUID().replaceAll("-", "")).slice(0, Math.min(room, 20));
+    if (name !== path && name !== prefix + "." && !lstat(name)) return name;
+  }
+}
+
+/** Whether a living process answers at `path`. Removes nothing: a stale file is renamed over. */
+async function occupied(path: string): Promise<boolean> {
+  const found = lstat(path);
+  if (!found) return false;
+  if (!found.isSocket) {
+    throw new TypedError("conflict", "something that is no socket is there, and was left alone");
+  }
+  try {
+    const probe = await Deno.connect({ transport: "unix", path });
+    probe.close();
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.ConnectionRefused) return false; // Nobody listens any more.
+    if (error instanceof Deno.errors.NotFound) return false;
+    return true; // A full queue (EAGAIN), or rights that we lack: somebody is there.
+  }
+}
+
+function lstat(path: string): Deno.FileInfo | undefined {
+  try {
+    return Deno.lstatSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Runs `step` while no other floodgate does anything in the folder (flock(2)). */
+async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
+  let handle: Deno.FsFile;
+  try {
+    handle = await Deno.open(folder);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new TypedError("bad parameter", `the directory ${folder} does not exist`);
+    }
+    throw error;
+  }
+  try {
+    if (!await within(5_000, handle.lock(true))) {
+      throw new TypedError("conflict", `another process keeps ${folder} locked`);
+    }
+    return await step();
+  } finally {
+    handle.close(); // Which unlocks it.
+  }
+}
+
+async function groupId(group: string): Promise<number> {
+  if (/^\d+$/.test(group)) return Number(group);
+  // getent asks whatever the system keeps its groups in, and /etc/group serves where it is missing.
+  const lines = await new Deno.Command("getent", { args: ["group", group], stderr: "null" })
+    .output()
+    .then(({ stdout }) => new TextDecoder().decode(stdout))
+    .catch(() => Deno.readTextFile("/etc/group"));
+  for (const line of lines.split("\n")) {
+    const [name, , gid] = line.split(":");
+    if (name === group) return Number(gid);
+  }
+  throw new TypedError("bad parameter", `there is no group "${group}"`);
+}

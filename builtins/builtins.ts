@@ -1,0 +1,50 @@
+/**
+ * The jobs a daemon starts with.
+ *
+ * @module
+ */
+
+import type { Engine } from "../engine.ts";
+import { Activation } from "../listenbuffer.ts";
+import { registerEvents } from "./events.ts";
+import { registerInfo } from "./info.ts";
+import { type Fetcher, registerServeapi } from "./serveapi.ts";
+
+/** What {@linkcode registerBuiltins} can be told. */
+export interface BuiltinsOptions {
+  /**
+   * The app that `serveapi` serves: what `createRouter` gives, or any Hono app. It is waited for
+   * after the addresses are bound. Default: a router with no routes but the built-in ones, made
+   * from the env of `serveapi` (`Version`, `EnableCors`, `CorsHeaders`, `Logging`).
+   */
+  router?: Fetcher | Promise<Fetcher>;
+}
+
+/** What {@linkcode registerBuiltins} gives. */
+export interface Builtins {
+  /** The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it. */
+  readonly activation: Activation;
+}
+
+/** Registers `serveapi`, `acceptconnections`, `version`, `info`, `stats`, `events` and `log`. */
+export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
+  const activation = new Activation();
+  // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
+  if (options.router instanceof Promise) options.router.catch(() => {});
+  const events = registerEvents(engine);
+  const apis = registerServeapi(engine, {
+    activation,
+    router: async (job) => {
+      if (options.router !== undefined) return options.router;
+      // Hono is loaded after the sockets are bound.
+      const { createRouter } = await import("../router.ts");
+      return createRouter(engine, {
+        version: job.getenv("Version") || undefined,
+        cors: job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined),
+        logging: job.getenvBool("Logging"),
+      });
+    },
+  });
+  registerInfo(engine, { listeners: () => events.listeners, apis: apis.stats });
+  return { activation };
+}

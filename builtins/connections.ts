@@ -1,0 +1,336 @@
+/**
+ * Serving HTTP on connections that were accepted elsewhere: what each may cost in time, how they
+ * are ended, and what they did.
+ *
+ * @module
+ */
+
+import { type Logger, messageOf } from "../engine.ts";
+
+/** What a request handler is told besides the request. */
+export interface RequestInfo {
+  /** Where the client is. */
+  readonly remoteAddr: Deno.Addr;
+  /** Aborted when the client leaves before its answer is complete. */
+  readonly signal: AbortSignal;
+}
+
+/** Answers a request. */
+export type RequestHandler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
+
+/** How long a client may take, in milliseconds. */
+export interface Timeouts {
+  /** From connecting to the end of the first request's header. Default 10 000. */
+  header?: number;
+  /** Between the end of an answer and the end of the next request's header. Default 60 000. */
+  idle?: number;
+  /** For taking an answer that is ready, before the connection is cut. Default 300 000. */
+  send?: number;
+}
+
+/** What the connections did since the start. */
+export interface ConnectionStats {
+  /** Connections that are served now. */
+  active: number;
+  /** Requests that reached a handler. */
+  requests: number;
+  /** Connections ended because no whole request came, or no further one, in time. */
+  timedOut: number;
+  /** Idle connections ended because others had to wait. */
+  shed: number;
+  /** Connections cut in the middle of an answer: the client did not take it, or the drain was over. */
+  cut: number;
+}
+
+interface NativeServer {
+  finished: Promise<void>;
+  shutdown(): Promise<void>;
+}
+type NativeInfo = { readonly completed: Promise<void> };
+type ServeOnConnection = (
+  connection: Deno.Conn,
+  // Of an AbortSignal it only calls this, so each connection is spared the real thing.
+  signal: { addEventListener(type: "abort", listener: () => void): void },
+  handler: (request: Request, info: NativeInfo) => Response | Promise<Response>,
+  onError: (error: unknown) => Response,
+  onListen: () => void,
+) => NativeServer;
+
+/**
+ * The native HTTP loop for one connection. Deno's own tests use it, its documentation does not name
+ * it; there is no other way to serve a connection at the speed of `Deno.serve`.
+ */
+function nativeServe(): ServeOnConnection {
+  const deno = Deno as unknown as { internal: symbol } & Record<symbol, Record<string, unknown>>;
+  const serve = deno[deno.internal]?.serveHttpOnConnection;
+  if (typeof serve !== "function") {
+    throw new Error(
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno 2.1 to 2.9`,
+    );
+  }
+  return serve as ServeOnConnection;
+}
+
+/** While others wait for a place, a client that has sent no whole request yet gets this long. */
+const PRESSED_HEADER_TIMEOUT = 1_000;
+/**
+ * How long a drain leaves quiet connections open, in milliseconds. A client may be about to send on
+ * one, and it is better answered, with "Connection: close", than cut: HTTP lets it retry only some.
+ */
+const LINGER = 250;
+
+/** Serves connections and keeps them within bounds. */
+export class Connections {
+  #handler: RequestHandler;
+  #timeouts: Required<Timeouts>;
+  #log: Logger;
+  #serve = nativeServe();
+  #live = new Set<Connection>();
+  #timer?: ReturnType<typeof setInterval>;
+  #empty?: () => void;
+  #pressure = 0;
+  #since = Infinity;
+  /** @internal The counts that {@linkcode stats} adds the live ones to. */
+  readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
+
+  /** Serves with this handler. */
+  constructor(handler: RequestHandler, timeouts: Timeouts, log: Logger) {
+    this.#handler = handler;
+    this.#timeouts = {
+      header: timeouts.header ?? 10_000,
+      idle: timeouts.idle ?? 60_000,
+      send: timeouts.send ?? 300_000,
+    };
+    this.#log = log;
+  }
+
+  /** Counts for an operator. */
+  get stats(): ConnectionStats {
+    return { active: this.#live.size, ...this.counts };
+  }
+  /** @internal Whether an answer should be the connection's last. */
+  get lastAnswers(): boolean {
+    return this.#pressure > 0 || this.#since !== Infinity;
+  }
+
+  /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
+  async serve(conn: Deno.Conn): Promise<void> {
+    const connection = new Connection(conn, this, this.#handler);
+    this.#live.add(connection);
+    this.#timer ??= setInterval(() => this.#sweep(), this.#interval);
+    try {
+      await connection.run(this.#serve, (error) => this.#failed(error));
+    } catch (error) {
+      // A reset, a TLS handshake that failed, a request that was none.
+      this.#log("debug", `connection: ${messageOf(error)}`);
+    }
+    this.#live.delete(connection);
+    if (this.#live.size === 0) {
+      clearInterval(this.#timer);
+      this.#timer = undefined;
+      this.#empty?.();
+    }
+  }
+
+  /**
+   * Ends all connections, those too that come before `last` settles: quiet ones soon, busy ones
+   * after their answer, and what is left after `limit` milliseconds by cutting it.
+   */
+  async drain(limit: number, last: Promise<unknown>): Promise<void> {
+    this.#since = Date.now();
+    if (this.#timer !== undefined) {
+      clearInterval(this.#timer);
+      this.#timer = setInterval(() => this.#sweep(), this.#interval);
+    }
+    const end = setTimeout(() => {
+      for (const connection of this.#live) this.#cut(connection);
+    }, limit);
+    await last;
+    while (this.#live.size > 0) await new Promise<void>((resolve) => this.#empty = resolve);
+    clearTimeout(end);
+  }
+
+  /** While it is pressed, idle connections make room for those who wait. */
+  press(pressed: boolean): void {
+    this.#pressure += pressed ? 1 : -1;
+    if (pressed) this.#shed(1);
+  }
+
+  get #interval(): number {
+    if (this.#since !== Infinity) return 20;
+    // Often enough that a timeout is late by an eighth, and rare enough to cost nothing.
+    return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
+  }
+
+  #sweep(): void {
+    const now = Date.now();
+    const draining = this.#since !== Infinity;
+    for (const connection of this.#live) {
+      if (connection.active > 0) continue;
+      const quiet = now - connection.since;
+      if (connection.closing) {
+        if (quiet > this.#timeouts.send) this.#cut(connection);
+      } else if (draining) {
+        if (quiet > LINGER && now - this.#since > LINGER) connection.close();
+      } else if (quiet > (connection.requests > 0 ? this.#timeouts.idle : this.#timeouts.header)) {
+        this.counts.timedOut++;
+        connection.close();
+      }
+    }
+    if (this.#pressure > 0) this.#shed(Math.max(1, this.#live.size / 8));
+  }
+
+  /** Ends up to `count` connections that can go, the longest idle first. */
+  #shed(count: number): void {
+    const now = Date.now();
+    const idle = [...this.#live].filter((connection) =>
+      connection.active === 0 && !connection.closing &&
+      (connection.requests > 0 || now - connection.since > PRESSED_HEADER_TIMEOUT)
+    ).sort((a, b) => a.since - b.since);
+    for (const connection of idle.slice(0, count)) {
+      this.counts.shed++;
+      connection.close();
+    }
+  }
+
+  #cut(connection: Connection): void {
+    this.counts.cut++;
+    connection.cut();
+  }
+
+  #failed(error: unknown): Response {
+    this.#log("error", `request handler: ${messageOf(error)}`);
+    return new Response(null, { status: 500 });
+  }
+}
+
+class Connection {
+  /** Requests whose answers are not complete. */
+  active = 0;
+  requests = 0;
+  /** When something last began or ended. */
+  since = Date.now();
+  /** It was told to end after what it does now. */
+  closing = false;
+  #conn: Deno.Conn;
+  #owner: Connections;
+  #handler: RequestHandler;
+  #server?: NativeServer;
+  #cancel?: () => void;
+  #ended = false;
+  #infos = new Set<Info>();
+
+  constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
+    this.#conn = conn;
+    this.#owner = owner;
+    this.#handler = handler;
+  }
+
+  async run(serve: ServeOnConnection, onError: (error: unknown) => Response): Promise<void> {
+    const signal = {
+      addEventListener: (_type: "abort", cancel: () => void) => void (this.#cancel = cancel),
+    };
+    try {
+      this.#server = serve(
+        this.#conn,
+        signal,
+        (request, native) => this.#handle(request, native),
+        onError,
+        () => {},
+      );
+      await this.#server.finished;
+    } finally {
+      this.#ended = true;
+      for (const info of this.#infos) info.leave();
+    }
+  }
+
+  /** Ends it: at once where it is quiet, else when the answer is complete. */
+  close(): void {
+    if (this.closing || this.#ended) return;
+    this.closing = true;
+    this.since = Date.now();
+    // It rejects as `finished` does, where the reason is dealt with.
+    this.#server?.shutdown().catch(() => {});
+  }
+
+  /** Ends it at once, whatever it does. */
+  cut(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    try {
+      this.#cancel?.();
+    } catch (error) {
+      // It ended between our look and now.
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
+    }
+  }
+
+  #handle(request: Request, native: NativeInfo): Response | Promise<Response> {
+    this.active++;
+    this.requests++;
+    this.#owner.counts.requests++;
+    const info = new Info(this.#conn, this.#infos);
+    let answer: Response | Promise<Response>;
+    try {
+      answer = this.#handler(request, info);
+    } catch (error) {
+      this.#answered(info);
+      throw error;
+    }
+    if (answer instanceof Promise) {
+      return answer.then((response) => this.#answer(response, native, info), (error) => {
+        this.#answered(info);
+        throw error;
+      });
+    }
+    return this.#answer(answer, native, info);
+  }
+
+  #answer(response: Response, native: NativeInfo, info: Info): Response {
+    const answered = () => this.#answered(info);
+    native.completed.then(answered, answered);
+    if (this.#owner.lastAnswers && !this.closing) {
+      // The native loop closes the connection after this answer, but does not say so itself.
+      try {
+        response.headers.set("connection", "close");
+      } catch {
+        // The headers of a fetched response cannot be changed; the client finds out by the close.
+      }
+      this.close();
+    }
+    return response;
+  }
+
+  #answered(info: Info): void {
+    this.active--;
+    this.since = Date.now();
+    info.done();
+  }
+}
+
+/** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
+class Info implements RequestInfo {
+  #conn: Deno.Conn;
+  #watched: Set<Info>;
+  #abort?: AbortController;
+
+  constructor(conn: Deno.Conn, watched: Set<Info>) {
+    this.#conn = conn;
+    this.#watched = watched;
+  }
+  get remoteAddr(): Deno.Addr {
+    return this.#conn.remoteAddr;
+  }
+  get signal(): AbortSignal {
+    this.#abort ??= new AbortController();
+    this.#watched.add(this);
+    return this.#abort.signal;
+  }
+  done(): void {
+    if (this.#abort) this.#watched.delete(this);
+  }
+  leave(): void {
+    this.#abort?.abort(new DOMException("The client has left.", "AbortError"));
+  }
+}

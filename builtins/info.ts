@@ -1,0 +1,97 @@
+/**
+ * The jobs that tell about the daemon: `version`, `info` and `stats`.
+ *
+ * @module
+ */
+
+import type { Engine } from "../engine.ts";
+import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
+
+/** What the other built-in jobs know. */
+export interface Sources {
+  /** How many clients listen for events. */
+  listeners(): number;
+  /** The counts of each running `serveapi`. */
+  apis(): unknown[];
+}
+
+/** Registers `version`, `info` and `stats`. Each prints one JSON object. */
+export function registerInfo(engine: Engine, sources: Sources): void {
+  const id = crypto.randomUUID();
+  const started = new Date();
+  const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
+
+  engine.register("version", (job) => {
+    const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
+    return job.print(
+      JSON.stringify({
+        Platform: { Name: "Floodgate" },
+        Version: VERSION,
+        ...versions,
+        ...system,
+        DenoVersion: Deno.version.deno,
+        // The docker CLI shows these, with their details, in place of the names above.
+        Components: [
+          { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
+          {
+            Name: "Deno",
+            Version: Deno.version.deno,
+            Details: { V8: Deno.version.v8, TypeScript: Deno.version.typescript },
+          },
+        ],
+      }) + "\n",
+    );
+  });
+
+  engine.register("info", async (job) => {
+    const [operatingSystem, descriptors] = await Promise.all([osName(), countDescriptors()]);
+    return await job.print(
+      JSON.stringify({
+        ID: id,
+        Name: Deno.hostname(),
+        ServerVersion: VERSION,
+        OSType: system.Os,
+        OperatingSystem: operatingSystem,
+        Architecture: system.Arch,
+        KernelVersion: system.KernelVersion,
+        NCPU: navigator.hardwareConcurrency,
+        MemTotal: Deno.systemMemoryInfo().total,
+        SystemTime: new Date().toISOString(),
+        StartedAt: started.toISOString(),
+        NFd: descriptors,
+        NEventsListener: sources.listeners(),
+        Jobs: engine.stats,
+      }) + "\n",
+    );
+  });
+
+  engine.register("stats", (job) =>
+    job.print(
+      JSON.stringify({
+        pid: Deno.pid,
+        uptime: (Date.now() - started.getTime()) / 1_000,
+        memory: Deno.memoryUsage(),
+        jobs: engine.stats,
+        events: { listeners: sources.listeners() },
+        apis: sources.apis(),
+      }) + "\n",
+    ));
+}
+
+/** The architecture by the name that Go, and so the docker CLI, has for it. */
+function arch(): string {
+  return { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] ?? Deno.build.arch;
+}
+
+/** os-release(5): the name for people, where the system has that file. */
+async function osName(): Promise<string> {
+  const text = await Deno.readTextFile("/etc/os-release").catch(() => "");
+  return /^PRETTY_NAME="?(.*?)"?$/m.exec(text)?.[1] ?? Deno.build.os;
+}
+
+async function countDescriptors(): Promise<number> {
+  if (Deno.build.os !== "linux") return -1;
+  let count = 0;
+  for await (const _ of Deno.readDir("/proc/self/fd")) count++;
+  return count;
+}

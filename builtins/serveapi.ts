@@ -1,0 +1,220 @@
+/**
+ * The jobs `serveapi`, which binds addresses and serves an API on them, and `acceptconnections`,
+ * which opens the gate.
+ *
+ * @module
+ */
+
+import { type Engine, type Job, TypedError } from "../engine.ts";
+import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
+import { bind, type Bound, parseAddress } from "./addresses.ts";
+import { Connections, type RequestHandler } from "./connections.ts";
+import { notify } from "./systemd.ts";
+
+/** Something with the `fetch` of a Hono app. */
+export interface Fetcher {
+  /** Answers a request; `env` is what the app finds in its context's `env`. */
+  fetch(request: Request, env?: unknown): Response | Promise<Response>;
+}
+
+/** What {@linkcode registerServeapi} needs. */
+export interface ServeapiOptions {
+  /** The gate that `acceptconnections` opens. */
+  activation: Activation;
+  /** The app to serve; asked for once the addresses are bound. */
+  router: (job: Job) => Promise<Fetcher>;
+}
+
+/** What runs, for the stats. */
+export interface Apis {
+  /** The counts of each running `serveapi`. */
+  stats(): unknown[];
+}
+
+/** Registers `serveapi` and `acceptconnections`. */
+export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
+  const { activation } = options;
+  const apis = new Set<Api>();
+
+  engine.register("serveapi", async (job) => {
+    if (job.args.length === 0) {
+      throw new TypedError("bad parameter", "serveapi: no address, expected PROTO://ADDR ...");
+    }
+    if (activation.state === "failed") await activation.opened;
+    const api = new Api(job, activation);
+    apis.add(api);
+    try {
+      await api.bind();
+      await job.print(api.addresses.map((address) => address + "\n").join(""));
+      const router = await api.boot(options.router(job));
+      if (router) await api.serve((request, info) => router.fetch(request, info));
+    } finally {
+      await api.close();
+      apis.delete(api);
+    }
+  });
+
+  engine.register("acceptconnections", async (job) => {
+    for (const api of apis) await api.publish();
+    activation.open();
+    await notify("READY=1", job.engine.log);
+  });
+
+  return { stats: () => [...apis].map((api) => api.stats) };
+}
+
+/** One run of `serveapi`. */
+class Api {
+  #job: Job;
+  /** The engine's gate, and the one that our listeners are behind: the same if they are. */
+  #gate: Activation;
+  #activation: Activation;
+  #bound: { place: Bound; buffer: ListenBuffer }[] = [];
+  #limit?: ConnectionLimit;
+  #connections: Connections;
+  #handler: RequestHandler = () => new Response(null, { status: 503 });
+  #ended = Promise.withResolvers<void>();
+  #stopped = false;
+  #failure?: { reason: unknown };
+  /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
+  #unload = () => {
+    for (const { place } of this.#bound) place.unpublishNow();
+  };
+
+  constructor(job: Job, activation: Activation) {
+    this.#job = job;
+    this.#gate = this.#activation = activation;
+    if (job.getenv("BufferRequests") !== "" && !job.getenvBool("BufferRequests")) {
+      this.#activation = new Activation();
+      this.#activation.open();
+      // There is nothing to wait for, yet a boot that fails ends this one too.
+      activation.opened.catch((reason) => this.#abandon(reason));
+    }
+    this.#connections = new Connections(
+      (request, info) => this.#handler(request, info),
+      {
+        header: milliseconds(job, "HeaderTimeout"),
+        idle: milliseconds(job, "IdleTimeout"),
+        send: milliseconds(job, "SendTimeout"),
+      },
+      job.engine.log,
+    );
+    const max = number(job, "MaxConnections") || defaultLimit();
+    if (max !== undefined) this.#limit = new ConnectionLimit(max);
+    job.onStop((drain) => this.#stop(drain));
+    globalThis.addEventListener("unload", this.#unload);
+  }
+
+  get addresses(): string[] {
+    return this.#bound.map(({ place }) => place.address);
+  }
+
+  get stats(): unknown {
+    return {
+      ...this.#connections.stats,
+      maxConnections: this.#limit?.max,
+      listeners: this.#bound.map(({ place, buffer }) => ({
+        address: place.address,
+        ...buffer.stats,
+      })),
+    };
+  }
+
+  /** Binds all addresses, or throws with those that were bound left to `close`. */
+  async bind(): Promise<void> {
+    const job = this.#job;
+    // What is badly written is found before anything is bound.
+    for (const address of job.args.map(parseAddress)) {
+      const place = await bind(address, {
+        group: job.getenv("SocketGroup"),
+        takeover: job.getenvBool("Takeover"),
+        reusePort: job.getenvBool("ReusePort"),
+      });
+      const buffer = new ListenBuffer(place.listener, this.#activation, {
+        hold: number(job, "Hold"),
+        maxConnections: this.#limit,
+        onPressure: (pressed) => this.#connections.press(pressed),
+        log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
+      });
+      this.#bound.push({ place, buffer });
+    }
+  }
+
+  /** Waits for a step of the boot; undefined if the engine's shutdown comes first. */
+  boot<T>(step: Promise<T>): Promise<T | void> {
+    const failed = new Promise<never>((_, reject) => this.#gate.opened.catch(reject));
+    return Promise.race([step, this.#ended.promise, failed]);
+  }
+
+  /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
+  async serve(handler: RequestHandler): Promise<void> {
+    this.#handler = handler;
+    await Promise.all(this.#bound.map(async ({ buffer }) => {
+      for await (const connection of buffer) {
+        this.#connections.serve(connection).finally(() => buffer.release());
+      }
+    }));
+    if (this.#failure) throw this.#failure.reason;
+    if (this.#stopped) await this.#ended.promise;
+  }
+
+  async publish(): Promise<void> {
+    for (const { place } of this.#bound) await place.publish();
+  }
+
+  async #stop(drain: number): Promise<void> {
+    this.#stopped = true;
+    // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
+    // hold behind a gate that never opened cannot be.
+    const drained = Promise.all(this.#bound.map(async ({ place, buffer }) => {
+      await place.unpublish();
+      if (this.#activation.state === "open") await buffer.drain();
+      else buffer.close();
+    }));
+    await this.#connections.drain(drain, drained);
+    this.#ended.resolve();
+  }
+
+  #abandon(reason: unknown): void {
+    this.#failure = { reason };
+    for (const { buffer } of this.#bound) buffer.close();
+  }
+
+  async close(): Promise<void> {
+    for (const { place, buffer } of this.#bound) {
+      buffer.close();
+      await place.unpublish();
+    }
+    globalThis.removeEventListener("unload", this.#unload);
+  }
+}
+
+/** A setting that is a number of at least 0; undefined where it is not set. */
+function number(job: Job, key: string): number | undefined {
+  const text = job.getenv(key).trim();
+  if (text === "") return undefined;
+  const value = Number(text);
+  if (!(value >= 0)) {
+    throw new TypedError("bad parameter", `${key}=${text}: expected a number of at least 0`);
+  }
+  return value;
+}
+
+/** A setting in seconds, as milliseconds. 0 means no limit. */
+function milliseconds(job: Job, key: string): number | undefined {
+  const seconds = number(job, key);
+  return seconds === 0 ? Infinity : seconds && seconds * 1_000;
+}
+
+/**
+ * As many connections as the process may have descriptors, less a reserve for the daemon's own
+ * files and for what its jobs open. Undefined where the system does not tell.
+ */
+function defaultLimit(): number | undefined {
+  if (Deno.build.os !== "linux") return undefined;
+  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync("/proc/self/limits")) ?? [];
+  if (soft === undefined) return undefined;
+  const descriptors = Number(soft);
+  const reserve = Math.min(Math.max(descriptors / 4, 32), 512);
+  return Math.max(1, Math.floor(descriptors - reserve));
+}
