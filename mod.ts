@@ -1,0 +1,450 @@
+/**
+ * Floodgate: a daemon front end that binds its sockets first, boots at its own pace, and loses no
+ * client meanwhile.
+ *
+ * As a program:
+ *
+ * ```sh
+ * deno run -A mod.ts -H tcp://127.0.0.1:2375 -H unix:///run/floodgate.sock
+ * ```
+ *
+ * As a library:
+ *
+ * ```ts
+ * import { createRouter, Engine, registerBuiltins } from "./mod.ts";
+ *
+ * const engine = new Engine();
+ * registerBuiltins(engine, { router: createRouter(engine) });
+ * const served = engine.job("serveapi", "tcp://127.0.0.1:0").run();
+ * // ... boot, as long as it takes: clients that connect are held ...
+ * await engine.job("acceptconnections").run();
+ * await engine.shutdown();
+ * await served;
+ * ```
+ *
+ * Importing this module does nothing by itself, and needs no package but Hono.
+ *
+ * @module
+ */
+
+import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
+import { isLocal, parseAddress } from "./builtins/addresses.ts";
+import { registerBuiltins } from "./builtins/builtins.ts";
+import { API_VERSION, VERSION } from "./builtins/version.ts";
+import type { Router, RouterOptions } from "./router.ts";
+
+export {
+  createLogger,
+  Engine,
+  type EngineOptions,
+  type EngineStats,
+  Env,
+  type ErrorKind,
+  type Handler,
+  Input,
+  Job,
+  JobError,
+  type JobPhase,
+  type Logger,
+  type LoggerOptions,
+  type LogLevel,
+  Output,
+  type Sink,
+  Status,
+  type Tail,
+  tail,
+  TypedError,
+} from "./engine.ts";
+export {
+  type Acceptor,
+  Activation,
+  ConnectionLimit,
+  ListenBuffer,
+  type ListenBufferOptions,
+  type ListenBufferStats,
+} from "./listenbuffer.ts";
+export { type Builtins, type BuiltinsOptions, registerBuiltins } from "./builtins/builtins.ts";
+export type { Fetcher } from "./builtins/serveapi.ts";
+export type { Bindings, Route, Router, RouterOptions } from "./router.ts";
+
+/**
+ * What a module given to `--install` exports as `install`. It runs after the addresses are bound and
+ * before the gate opens: it boots what the daemon needs, registers jobs and adds routes. What it
+ * throws ends the daemon.
+ */
+export type Installer = (engine: Engine, router: Router) => void | Promise<void>;
+
+/**
+ * Makes the router of an engine, with the built-in routes. It is a Hono app, so `get`, `use` and the
+ * rest add to it, and `router.job` adds a route that runs a job.
+ *
+ * A promise, because Hono is loaded when it is first wanted and not before the sockets are bound;
+ * `router.ts` exports the same function without it.
+ */
+export async function createRouter(engine: Engine, options?: RouterOptions): Promise<Router> {
+  const router = await import("./router.ts");
+  return router.createRouter(engine, options);
+}
+
+const HELP = `Usage: floodgate [FLAGS]
+
+Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
+
+  -H, --host PROTO://ADDR      Listen there; repeatable. tcp://HOST:PORT or unix:///path
+                               (default ${defaultHost()})
+      --install MODULE         Boot with this module, a path or URL that exports
+                               install(engine, router); repeatable
+  -G, --group GROUP            Group of unix sockets, by name or number (default: the process's)
+      --takeover               Take the place of the daemon that answers on a unix socket once booted
+      --reuse-port             Share tcp ports with other processes that do so too (SO_REUSEPORT)
+      --insecure               Allow tcp addresses that other machines can reach: anyone there may
+                               then use the API, there is no authentication
+      --api-cors-header VALUE  Allow browsers' requests from this origin, or * for any
+      --header-timeout SEC     For a client's first request (default 10; 0: no limit)
+      --idle-timeout SEC       Between requests (default 60; 0: no limit)
+      --max-connections N      At this many wait for some to end (default: what descriptors allow)
+      --body-limit BYTES       Longest request body (default 16777216)
+      --shutdown-timeout SEC   For requests to finish at SIGTERM or SIGINT (default 10)
+  -p, --pidfile PATH           Write the process id there
+  -D, --debug                  Log at level debug, each request too
+  -l, --log-level LEVEL        debug, info, warn or error (default info)
+      --log-format FORMAT      text or json (default text)
+  -v, --version                Print the version
+  -h, --help                   Print this
+
+Signals: SIGTERM and SIGINT drain and end; a second one ends at once.
+`;
+
+const FLAGS = {
+  boolean: ["debug", "insecure", "takeover", "reuse-port", "version", "help"],
+  string: [
+    "host",
+    "install",
+    "group",
+    "pidfile",
+    "log-level",
+    "log-format",
+    "api-cors-header",
+    "shutdown-timeout",
+    "header-timeout",
+    "idle-timeout",
+    "max-connections",
+    "body-limit",
+  ],
+  collect: ["host", "install"],
+  alias: {
+    host: "H",
+    debug: "D",
+    group: "G",
+    pidfile: "p",
+    "log-level": "l",
+    version: "v",
+    help: "h",
+  },
+};
+
+interface Flags {
+  hosts: string[];
+  install: string[];
+  settings: Record<string, string>;
+  router: RouterOptions;
+  drain: number;
+  pidfile?: string;
+  logLevel: LogLevel;
+  logFormat: "text" | "json";
+  takeover: boolean;
+  show?: string;
+}
+
+/**
+ * Runs the daemon as the command line does, until it is told to stop.
+ *
+ * @param args The command line's arguments.
+ * @returns The exit status: 0 after a drain or `--help`, 1 if the boot failed, 2 if the arguments
+ * are wrong. Why is one line on standard error.
+ */
+export async function main(args: readonly string[]): Promise<number> {
+  const complain = (error: unknown) => console.error(`floodgate: ${oneLine(error)}`);
+  let flags: Flags;
+  try {
+    flags = await parseFlags(args);
+  } catch (error) {
+    if (!(error instanceof TypedError)) throw error;
+    complain(error);
+    return 2;
+  }
+  if (flags.show !== undefined) {
+    console.log(flags.show);
+    return 0;
+  }
+
+  // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
+  // so is all there is to say.
+  const write = createLogger({ level: flags.logLevel, format: flags.logFormat });
+  let early: Parameters<typeof write>[] | undefined = [];
+  const engine = new Engine({ log: (...line) => early ? early.push(line) : write(...line) });
+  const stop = stopOnSignals(engine, flags.drain);
+  const surviving = surviveErrors(engine);
+  const router = Promise.withResolvers<Router>();
+  const { activation } = registerBuiltins(engine, { router: router.promise });
+  const stopping = new Promise<void>((resolve) =>
+    engine.stopping.addEventListener("abort", () => resolve(), { once: true })
+  );
+
+  const api = engine.job("serveapi", ...flags.hosts);
+  for (const [key, value] of Object.entries(flags.settings)) api.setenv(key, value);
+  const bound = Promise.withResolvers<string[]>();
+  api.stdout.add({
+    write: (chunk) => bound.resolve(new TextDecoder().decode(chunk).trim().split("\n")),
+  });
+  const served = api.run();
+  served.catch(() => {}); // Awaited below, after the boot.
+  let releasePidfile = () => {};
+  try {
+    // While it boots, a listener that fails and a signal to stop both end the wait.
+    const booting = <T>(step: Promise<T>) =>
+      Promise.race([step, served.then(() => stopping), stopping]);
+    const addresses = await booting(bound.promise);
+    early.splice(0).forEach((line) => write(...line));
+    early = undefined;
+    if (flags.pidfile) releasePidfile = writePidfile(flags.pidfile, flags.takeover);
+    for (const address of addresses ?? []) {
+      console.log(`listening on ${address}, try: ${tryIt(address)}`);
+    }
+    await booting((async () => {
+      const app = await createRouter(engine, flags.router);
+      for (const module of flags.install) await install(module, engine, app);
+      router.resolve(app);
+    })());
+    if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
+    await served;
+    await engine.shutdown();
+    return 0;
+  } catch (error) {
+    activation.fail(error);
+    await served.catch(() => {}); // It fails for the same reason.
+    await engine.shutdown();
+    complain(error);
+    return 1;
+  } finally {
+    releasePidfile();
+    surviving();
+    stop();
+  }
+}
+
+/** Reads the command line. Throws a TypedError whose message says what is wrong and what is right. */
+async function parseFlags(args: readonly string[]): Promise<Flags> {
+  const { parseArgs } = await import("jsr:@std/cli@^1/parse-args").catch(() =>
+    // Some networks reach npm but not JSR, and a daemon should start there too.
+    import("./offline/parse_args.ts")
+  );
+  const bad = (problem: string) => new TypedError("bad parameter", problem);
+  const given = parseArgs([...args], {
+    ...FLAGS,
+    unknown(arg: string, key?: string) {
+      throw bad(
+        key === undefined
+          ? `unexpected argument "${arg}", expected only flags (--help lists them)`
+          : `unknown flag ${arg.split("=", 1)[0]}, ${suggestion(key)}`,
+      );
+    },
+  }) as Record<string, unknown>;
+  for (const name of FLAGS.string) {
+    if ([given[name]].flat().includes("")) throw bad(`--${name} needs a value`);
+  }
+  const text = (name: string) => given[name] as string | undefined;
+  const number = (name: string, least: number, whole = false) => {
+    const value = text(name) === undefined ? undefined : Number(text(name));
+    if (value === undefined || value >= least && (!whole || Number.isInteger(value))) return value;
+    const kind = whole ? "a whole number" : "a number of seconds";
+    throw bad(`--${name} ${text(name)}: expected ${kind} of at least ${least}`);
+  };
+  const choice = <T extends string>(name: string, choices: readonly T[]): T | undefined => {
+    const value = text(name);
+    if (value === undefined || (choices as readonly string[]).includes(value)) return value as T;
+    throw bad(`--${name} ${value}: expected one of ${choices.join(", ")}`);
+  };
+
+  const show = given.help
+    ? HELP.trimEnd()
+    : given.version
+    ? `floodgate ${VERSION} (API ${API_VERSION}, Deno ${Deno.version.deno})`
+    : undefined;
+  const hosts = (given.host as string[] | undefined)?.length
+    ? given.host as string[]
+    : [defaultHost()];
+  for (const host of hosts) {
+    if (!isLocal(parseAddress(host)) && !given.insecure) {
+      throw bad(
+        `address "${host}": other machines can reach it and could do as they like, expected a local one, or --insecure`,
+      );
+    }
+  }
+  const debug = given.debug === true;
+  const settings: Record<string, string> = {
+    Takeover: given.takeover ? "1" : "",
+    ReusePort: given["reuse-port"] ? "1" : "",
+    SocketGroup: text("group") ?? "",
+    HeaderTimeout: String(number("header-timeout", 0) ?? ""),
+    IdleTimeout: String(number("idle-timeout", 0) ?? ""),
+    MaxConnections: String(number("max-connections", 1, true) ?? ""),
+  };
+  return {
+    hosts,
+    install: given.install as string[] | undefined ?? [],
+    settings,
+    router: {
+      cors: text("api-cors-header"),
+      bodyLimit: number("body-limit", 0, true),
+      logging: debug,
+    },
+    drain: (number("shutdown-timeout", 0) ?? 10) * 1_000,
+    pidfile: text("pidfile"),
+    logLevel: choice("log-level", ["debug", "info", "warn", "error"]) ?? (debug ? "debug" : "info"),
+    logFormat: choice("log-format", ["text", "json"]) ?? "text",
+    takeover: given.takeover === true,
+    show,
+  };
+}
+
+/** The flag that somebody most likely meant. */
+function suggestion(key: string): string {
+  const names = [...FLAGS.boolean, ...FLAGS.string];
+  const [distance, closest] = names.map((name): [number, string] => [editDistance(key, name), name])
+    .sort(([a], [b]) => a - b)[0];
+  return distance <= 3 && distance < closest.length
+    ? `did you mean --${closest}? (--help lists them all)`
+    : "expected one of those that --help lists";
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next[j] = Math.min(next[j - 1] + 1, row[j] + 1, row[j - 1] + Number(a[i - 1] !== b[j - 1]));
+    }
+    row = next;
+  }
+  return row[b.length];
+}
+
+/** Where a daemon listens that was not told: where its user's sockets are. */
+function defaultHost(): string {
+  const folder = Deno.env.get("XDG_RUNTIME_DIR") || (Deno.uid() === 0 ? "/run" : undefined);
+  if (folder) return `unix://${folder.replace(/\/+$/, "")}/floodgate.sock`;
+  return `unix://${Deno.env.get("TMPDIR") || "/tmp"}/floodgate-${Deno.uid()}.sock`;
+}
+
+function tryIt(address: string): string {
+  const socket = /^unix:\/\/(.*)$/.exec(address)?.[1];
+  return socket === undefined
+    ? `curl ${address.replace("tcp:", "http:")}/version`
+    : `curl --unix-socket ${socket} http://localhost/version`;
+}
+
+async function install(module: string, engine: Engine, router: Router): Promise<void> {
+  const { pathToFileURL } = await import("node:url");
+  const url = /^[a-z][a-z\d+.-]+:/i.test(module) ? module : pathToFileURL(module).href;
+  let loaded: { install?: unknown };
+  try {
+    loaded = await import(url);
+  } catch (error) {
+    throw new Error(
+      `cannot load --install ${module}, expected the path or URL of a module: ${oneLine(error)}`,
+      { cause: error },
+    );
+  }
+  if (typeof loaded.install !== "function") {
+    throw new Error(`--install ${module} exports no function install(engine, router)`);
+  }
+  try {
+    await loaded.install(engine, router);
+  } catch (error) {
+    throw new Error(`install of ${module} failed: ${oneLine(error)}`, { cause: error });
+  }
+}
+
+function oneLine(error: unknown): string {
+  return messageOf(error).split("\n", 1)[0];
+}
+
+/** Writes the pidfile, and gives what removes it again if it is still ours. */
+function writePidfile(path: string, takeover: boolean): () => void {
+  const read = () => {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return undefined;
+      throw error;
+    }
+  };
+  const other = read();
+  if (other !== undefined && /^\d+$/.test(other) && !takeover && isRunning(other)) {
+    throw new TypedError("conflict", `--pidfile ${path}: process ${other} runs already`);
+  }
+  try {
+    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
+  } catch (error) {
+    throw new Error(`cannot write --pidfile ${path}: ${oneLine(error)}`, { cause: error });
+  }
+  const remove = () => {
+    if (read() === String(Deno.pid)) Deno.removeSync(path);
+    globalThis.removeEventListener("unload", remove);
+  };
+  globalThis.addEventListener("unload", remove);
+  return remove;
+}
+
+function isRunning(pid: string): boolean {
+  if (Number(pid) === Deno.pid) return false;
+  try {
+    return Deno.statSync(`/proc/${pid}`).isDirectory;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+
+/** The first signal drains, the second ends the process with the status a shell expects of it. */
+function stopOnSignals(engine: Engine, drain: number): () => void {
+  const listeners = Object.entries(SIGNALS).map(([name, number]) => {
+    const listener = () => {
+      if (engine.stopping.aborted) Deno.exit(128 + number);
+      engine.log("info", `${name}: draining`);
+      engine.shutdown({ drain });
+    };
+    Deno.addSignalListener(name as Deno.Signal, listener);
+    return () => Deno.removeSignalListener(name as Deno.Signal, listener);
+  });
+  return () => listeners.forEach((remove) => remove());
+}
+
+/** What a handler leaves behind and nobody awaits must not end a daemon that others rely on. */
+function surviveErrors(engine: Engine): () => void {
+  const onRejection = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    engine.log("error", `unhandled rejection: ${stackOf(event.reason)}`);
+  };
+  const onError = (event: ErrorEvent) => {
+    event.preventDefault();
+    engine.log("error", `uncaught error: ${stackOf(event.error)}`);
+  };
+  globalThis.addEventListener("unhandledrejection", onRejection);
+  globalThis.addEventListener("error", onError);
+  return () => {
+    globalThis.removeEventListener("unhandledrejection", onRejection);
+    globalThis.removeEventListener("error", onError);
+  };
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}
+
+// Not awaited: a module that main installs may import this one, which is loaded only when its own
+// top level is done.
+if (import.meta.main) main(Deno.args).then(Deno.exit);

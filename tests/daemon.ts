@@ -1,0 +1,173 @@
+/**
+ * A daemon in a process of its own, for tests and benches.
+ *
+ * @module
+ */
+
+import { fileURLToPath } from "node:url";
+
+/** The path of a file of the project. */
+export function project(path: string): string {
+  return fileURLToPath(new URL(`../${path}`, import.meta.url));
+}
+
+/** What {@linkcode Daemon.start} can be told. */
+export interface DaemonOptions {
+  /** Variables of the environment, besides our own. */
+  env?: Record<string, string>;
+  /** The most descriptors it may have (ulimit -n). */
+  descriptors?: number;
+  /** The program, in place of mod.ts. */
+  program?: string;
+}
+
+/** `deno run -A mod.ts ARGS`, its output, and its end. */
+export class Daemon implements AsyncDisposable {
+  /** What it wrote so far. */
+  stdout = "";
+  /** What it wrote so far, without what Deno says while it looks for @std/cli. */
+  stderr = "";
+  /** Its exit status, once it has ended. */
+  readonly status: Promise<Deno.CommandStatus>;
+  /** Its process id. */
+  readonly pid: number;
+  #process: Deno.ChildProcess;
+  #readers: Promise<void>[];
+  #changed = Promise.withResolvers<void>();
+  #ended = false;
+
+  private constructor(process: Deno.ChildProcess) {
+    this.#process = process;
+    this.pid = process.pid;
+    this.#readers = [
+      this.#read(process.stdout, (text) => this.stdout += text),
+      this.#read(process.stderr, (text) => {
+        this.stderr = (this.stderr + text).replace(/^Download .*\n/gm, "");
+      }),
+    ];
+    this.status = process.status.then(async (status) => {
+      await Promise.all(this.#readers);
+      this.#ended = true;
+      this.#changed.resolve();
+      return status;
+    });
+  }
+
+  async #read(stream: ReadableStream<Uint8Array>, add: (text: string) => void): Promise<void> {
+    const decoder = new TextDecoder();
+    for await (const chunk of stream) {
+      add(decoder.decode(chunk, { stream: true }));
+      this.#changed.resolve();
+      this.#changed = Promise.withResolvers();
+    }
+  }
+
+  /** Starts one; waits for nothing. */
+  static start(args: string[], options: DaemonOptions = {}): Daemon {
+    const command = [
+      Deno.execPath(),
+      "run",
+      "-A",
+      options.program ?? project("mod.ts"),
+      ...args,
+    ];
+    const limited = options.descriptors
+      ? ["sh", "-c", `ulimit -n ${options.descriptors}; exec "$@"`, "sh", ...command]
+      : command;
+    return new Daemon(
+      new Deno.Command(limited[0], {
+        args: limited.slice(1),
+        env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...options.env },
+        stdin: "null",
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn(),
+    );
+  }
+
+  /** Waits for what matches in its output, and gives the match. Throws if it ends without. */
+  async says(pattern: RegExp): Promise<RegExpExecArray> {
+    for (;;) {
+      const match = pattern.exec(this.stdout) ?? pattern.exec(this.stderr);
+      if (match) return match;
+      if (this.#ended) throw new Error(`no ${pattern} in\n${this.stdout}\n${this.stderr}`);
+      await this.#changed.promise;
+    }
+  }
+
+  /** Waits until its tcp address is bound, and gives the port. */
+  async port(): Promise<number> {
+    return Number((await this.says(/listening on tcp:\/\/.*:(\d+)/))[1]);
+  }
+
+  /** Waits until the gate is open. */
+  async open(): Promise<void> {
+    await this.says(/-job acceptconnections\(\) = OK/);
+  }
+
+  /** Sends a signal. */
+  kill(signal: Deno.Signal): void {
+    this.#process.kill(signal);
+  }
+
+  /** Sends a signal, and waits for the exit status. */
+  async end(signal: Deno.Signal = "SIGTERM"): Promise<number> {
+    if (!this.#ended) this.kill(signal);
+    return (await this.status).code;
+  }
+
+  /** Kills it if it still runs. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#ended) {
+      try {
+        this.kill("SIGKILL");
+      } catch {
+        // It ended between our look and now.
+      }
+    }
+    await this.status;
+  }
+}
+
+/** A folder for one test. */
+export class TempFolder implements AsyncDisposable {
+  private constructor(readonly path: string) {}
+  /** Makes one. */
+  static async make(): Promise<TempFolder> {
+    return new TempFolder(await Deno.makeTempDir({ prefix: "floodgate-" }));
+  }
+  /** The names in it, sorted. */
+  names(): string[] {
+    return [...Deno.readDirSync(this.path)].map(({ name }) => name).sort();
+  }
+  /** Removes it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Deno.remove(this.path, { recursive: true });
+  }
+}
+
+/** Runs a program to its end. */
+export async function run(
+  command: string,
+  args: string[],
+  options: { signal?: AbortSignal; env?: Record<string, string> } = {},
+): Promise<{ code: number; stdout: string; stderr: string }> {
+  const { code, stdout, stderr } = await new Deno.Command(command, {
+    args,
+    stdin: "null",
+    ...options,
+  })
+    .output();
+  const decoder = new TextDecoder();
+  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** Sends bytes to an address and gives all that comes back until the other side closes. */
+export async function exchange(
+  address: Deno.ConnectOptions | Deno.UnixConnectOptions,
+  text: string,
+): Promise<string> {
+  const conn = "path" in address ? await Deno.connect(address) : await Deno.connect(address);
+  await conn.write(new TextEncoder().encode(text));
+  return await new Response(conn.readable).text();
+}
