@@ -15,8 +15,7 @@
  * @module
  */
 
-import { type Context, Hono } from "npm:hono@^4.13";
-import { getPath } from "npm:hono@^4.13/utils/url";
+import type { Context } from "npm:hono@^4.13";
 import {
   type Engine,
   Env,
@@ -28,6 +27,15 @@ import {
   TypedError,
 } from "./engine.ts";
 import { API_VERSION, VERSION } from "./builtins/version.ts";
+import {
+  type Bindings,
+  compareVersions,
+  RequestBindings,
+  versionedApp,
+  versionProblem,
+} from "./builtins/versioned.ts";
+
+export type { Bindings };
 
 /** What {@linkcode createRouter} can be told. */
 export interface RouterOptions {
@@ -67,20 +75,6 @@ export interface Route {
   bodyLimit?: number;
 }
 
-/** What handlers find in `c.env`. */
-export interface Bindings {
-  /** The path without its version. */
-  readonly path: string;
-  /** The API version asked for, such as `1.24`. Undefined in a path without one. */
-  readonly version?: string;
-  /** How long this request's body may be, in bytes. A handler may change it before reading. */
-  bodyLimit: number;
-  /** Where the client is; undefined where the request did not come over a socket. */
-  readonly remoteAddr?: Deno.Addr;
-  /** Aborted when the client leaves before its answer is complete. */
-  readonly signal?: AbortSignal;
-}
-
 /** The routes that every daemon has. */
 const ROUTES: readonly Route[] = [
   { method: "GET", path: "/version", job: "version" },
@@ -103,7 +97,7 @@ const ROUTES: readonly Route[] = [
 
 /** A router for this engine's jobs, with the built-in routes. */
 export function createRouter(engine: Engine, options: RouterOptions = {}): Router {
-  const router = new Router(engine, options);
+  const { router } = new Dispatcher(engine, options);
   const ping = {
     "Content-Type": "text/plain; charset=utf-8",
     "Api-Version": API_VERSION,
@@ -127,35 +121,48 @@ const BODY_LIMIT = 16 * 1024 * 1024;
 const BODY_TIMEOUT = 60_000;
 const SEND_TIMEOUT = 300_000;
 
+/** What a {@linkcode Router} can besides what every Hono app can. */
+export interface JobRoutes {
+  /** Adds a row to the route table. */
+  job(route: Route): Router;
+}
+
 /** A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. */
-export class Router extends Hono<{ Bindings: Bindings }> {
+export type Router =
+  & ReturnType<(typeof import("./builtins/versioned.ts"))["versionedApp"]>
+  & JobRoutes;
+
+type Fetch = Router["fetch"];
+
+/** Between Hono, which finds the route, and the engine, which runs its job. */
+class Dispatcher {
+  readonly router: Router;
   #engine: Engine;
   #options: RouterOptions;
 
-  /** Use {@linkcode createRouter}, which adds the built-in routes. */
-  constructor(engine: Engine, options: RouterOptions = {}) {
-    super({ getPath: (_request, given) => (given?.env as Bindings).path });
+  constructor(engine: Engine, options: RouterOptions) {
     this.#engine = engine;
     this.#options = options;
-    const dispatch = this.fetch;
-    this.fetch = (request, env, context) => this.#fetch(dispatch, request, env, context);
-    this.notFound((c) => this.#notFound(c));
-    this.onError((error, c) => this.#error(error, c.env));
+    const app = versionedApp();
+    const dispatch = app.fetch;
+    app.fetch = (request, env, context) => this.#fetch(dispatch, request, env, context);
+    app.notFound((c) => this.#notFound(c));
+    app.onError((error, c) => this.#error(error, c.env));
+    this.router = Object.assign(app, { job: (route: Route) => this.#add(route) });
   }
 
-  /** Adds a row to the route table. */
-  job(route: Route): this {
+  #add(route: Route): Router {
     const names = [...route.path.matchAll(/:(\w+)/g)].map(([, name]) => name);
     const headers = { "Content-Type": route.contentType ?? "application/json" };
-    this.on(route.method, route.path, (c) => this.#run(c, route, names, headers));
-    return this;
+    this.router.on(route.method, route.path, (c) => this.#run(c, route, names, headers));
+    return this.router;
   }
 
   #fetch(
-    dispatch: Router["fetch"],
+    dispatch: Fetch,
     request: Request,
     info: object | undefined,
-    context: Parameters<Router["fetch"]>[2],
+    context: Parameters<Fetch>[2],
   ): Response | Promise<Response> {
     const env = new RequestBindings(request, info, this.#options.bodyLimit ?? BODY_LIMIT);
     let answer: Response | Promise<Response>;
@@ -321,7 +328,7 @@ export class Router extends Hono<{ Bindings: Bindings }> {
   /** The methods that a path has handlers for. */
   #methods(path: string): string[] {
     return ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((method) =>
-      this.router.match(method, path)[0].some(([[, route]]) => route.method === method)
+      this.router.router.match(method, path)[0].some(([[, route]]) => route.method === method)
     );
   }
 
@@ -340,52 +347,6 @@ export class Router extends Hono<{ Bindings: Bindings }> {
     }
     return Response.json({ message }, { status });
   }
-}
-
-/** Splits the version off a request's path. */
-class RequestBindings implements Bindings {
-  readonly path: string;
-  readonly version?: string;
-  bodyLimit: number;
-  #info: Partial<Bindings> | undefined;
-
-  constructor(request: Request, info: object | undefined, bodyLimit: number) {
-    const path = getPath(request);
-    this.#info = info as Partial<Bindings> | undefined;
-    this.bodyLimit = bodyLimit;
-    const code = path.charCodeAt(2);
-    // /v1 and the like; /version and /volumes are no versions.
-    if (path.charCodeAt(1) === 0x76 && code >= 0x30 && code <= 0x39) {
-      const end = path.indexOf("/", 2);
-      this.version = path.slice(2, end < 0 ? undefined : end);
-      this.path = end < 0 ? "/" : path.slice(end);
-    } else {
-      this.path = path;
-    }
-  }
-  get remoteAddr(): Deno.Addr | undefined {
-    return this.#info?.remoteAddr;
-  }
-  get signal(): AbortSignal | undefined {
-    return this.#info?.signal;
-  }
-}
-
-const [MAX_MAJOR, MAX_MINOR] = API_VERSION.split(".").map(Number);
-
-function versionProblem(version: string | undefined): string | undefined {
-  if (version === undefined) return undefined;
-  if (!/^\d{1,4}\.\d{1,4}$/.test(version)) {
-    return `malformed version "v${version}", expected vMAJOR.MINOR such as v${API_VERSION}`;
-  }
-  if (compareVersions(version, [MAX_MAJOR, MAX_MINOR]) > 0) {
-    return `client version ${version} is too new. Maximum supported API version is ${API_VERSION}`;
-  }
-}
-
-function compareVersions(version: string, other: readonly number[]): number {
-  const [major, minor] = version.split(".").map(Number);
-  return major - other[0] || minor - other[1];
 }
 
 const STATUS_OF: Record<ErrorKind, number> = {

@@ -1,0 +1,76 @@
+/**
+ * API versions: a Hono app that routes by a path without its version.
+ *
+ * @module
+ */
+
+import { Hono } from "npm:hono@^4.13";
+import { getPath } from "npm:hono@^4.13/utils/url";
+import { API_VERSION } from "./version.ts";
+
+/** What handlers find in `c.env`. */
+export interface Bindings {
+  /** The path without its version. */
+  readonly path: string;
+  /** The API version asked for, such as `1.24`. Undefined in a path without one. */
+  readonly version?: string;
+  /** How long this request's body may be, in bytes. A handler may change it before reading. */
+  bodyLimit: number;
+  /** Where the client is; undefined where the request did not come over a socket. */
+  readonly remoteAddr?: Deno.Addr;
+  /** Aborted when the client leaves before its answer is complete. */
+  readonly signal?: AbortSignal;
+}
+
+/** A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
+export function versionedApp(): Hono<{ Bindings: Bindings }> {
+  return new Hono({ getPath: (_request, given) => (given?.env as Bindings).path });
+}
+
+/** Splits the version off a request's path, and passes on what the connection told of the client. */
+export class RequestBindings implements Bindings {
+  readonly path: string;
+  readonly version?: string;
+  bodyLimit: number;
+  #info: Partial<Bindings> | undefined;
+
+  constructor(request: Request, info: object | undefined, bodyLimit: number) {
+    const path = getPath(request);
+    this.#info = info as Partial<Bindings> | undefined;
+    this.bodyLimit = bodyLimit;
+    const code = path.charCodeAt(2);
+    // /v1 and the like; /version and /volumes are no versions.
+    if (path.charCodeAt(1) === 0x76 && code >= 0x30 && code <= 0x39) {
+      const end = path.indexOf("/", 2);
+      this.version = path.slice(2, end < 0 ? undefined : end);
+      this.path = end < 0 ? "/" : path.slice(end);
+    } else {
+      this.path = path;
+    }
+  }
+  get remoteAddr(): Deno.Addr | undefined {
+    return this.#info?.remoteAddr;
+  }
+  get signal(): AbortSignal | undefined {
+    return this.#info?.signal;
+  }
+}
+
+const [MAX_MAJOR, MAX_MINOR] = API_VERSION.split(".").map(Number);
+
+/** What is wrong with the version of a path, if anything. */
+export function versionProblem(version: string | undefined): string | undefined {
+  if (version === undefined) return undefined;
+  if (!/^\d{1,4}\.\d{1,4}$/.test(version)) {
+    return `malformed version "v${version}", expected vMAJOR.MINOR such as v${API_VERSION}`;
+  }
+  if (compareVersions(version, [MAX_MAJOR, MAX_MINOR]) > 0) {
+    return `client version ${version} is too new. Maximum supported API version is ${API_VERSION}`;
+  }
+}
+
+/** Below 0 if the version is older than the other, 0 if it is the same, else above 0. */
+export function compareVersions(version: string, other: readonly number[]): number {
+  const [major, minor] = version.split(".").map(Number);
+  return major - other[0] || minor - other[1];
+}
