@@ -625,7 +625,7 @@ export class Env {
   getList(key: string): string[] {
     const text = this.get(key);
     if (text === "") return [];
-    const parsed = tryParse(text);
+    const parsed = tryParse(text, keepDigits);
     if (!Array.isArray(parsed?.value)) return [text];
     return parsed.value.map((item) => typeof item === "string" ? item : toJson(item));
   }
@@ -710,11 +710,11 @@ export class Env {
   static decode(text: string): Env {
     let value: unknown;
     try {
-      value = JSON.parse(text, keepDigits as Parameters<typeof JSON.parse>[1]);
+      value = parseJson(text, keepDigits);
     } catch (error) {
       throw new SyntaxError(`expected a JSON object: ${messageOf(error)}`, { cause: error });
     }
-    if (!isObject(value)) {
+    if (!isObject(value) || isRawJSON(value)) {
       throw new SyntaxError(`expected a JSON object, got ${compact(text).slice(0, 40)}`);
     }
     const env = new Env();
@@ -725,7 +725,12 @@ export class Env {
 
 // JSON.parse source text access (ES2026): a number that JavaScript would print differently from how
 // it was written is kept as it was written.
-const rawJSON = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON;
+const { parse: parseJson, rawJSON, isRawJSON } = JSON as unknown as {
+  parse(text: string, reviver?: Reviver): unknown;
+  rawJSON(text: string): unknown;
+  isRawJSON(value: unknown): boolean;
+};
+type Reviver = (key: string, value: unknown, context: { source?: string }) => unknown;
 function keepDigits(_key: string, value: unknown, context: { source?: string }): unknown {
   return typeof value === "number" && context.source !== undefined &&
       String(value) !== context.source
@@ -740,9 +745,9 @@ function toJson(value: unknown): string {
   );
 }
 
-function tryParse(text: string): { value: unknown } | undefined {
+function tryParse(text: string, reviver?: Reviver): { value: unknown } | undefined {
   try {
-    return { value: JSON.parse(text) };
+    return { value: parseJson(text, reviver) };
   } catch {
     return undefined; // The question was whether it is JSON, and it is not.
   }
@@ -750,7 +755,12 @@ function tryParse(text: string): { value: unknown } | undefined {
 
 /** JSON text without the white space between its tokens. */
 function compact(json: string): string {
-  return json.replace(/("(?:[^"\\]|\\.)*")|\s+/g, "$1");
+  // A token at a time: a pattern for a whole string overflows the stack where that has megabytes.
+  let quoted = false;
+  return json.replace(/\\.|"|\s+/g, (token) => {
+    if (token === '"') quoted = !quoted;
+    return quoted || token === '"' ? token : "";
+  });
 }
 
 function isObject(value: unknown): value is Record<string, unknown> {
@@ -781,8 +791,8 @@ export class Input {
     return this.#source ??= streamOf("");
   }
   /** All of it, decoded as UTF-8. */
-  text(): Promise<string> {
-    return new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+  async text(): Promise<string> {
+    return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
   }
   /** All of it, parsed as JSON. Rejects with a SyntaxError if it is none. */
   async json(): Promise<unknown> {

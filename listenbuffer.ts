@@ -177,6 +177,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #wake?: () => void;
   #end?: { error: unknown };
   #pressed = false;
+  #accepting = false;
   #backoff = 0;
   #burst = { errors: 0, last: 0 };
   #accepted = 0;
@@ -243,17 +244,23 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
 
   /**
    * Closes the listener once the kernel's queue is empty, so that clients which were let in are
-   * served. Clients may go on to arrive: `limit` bounds that.
+   * served. Between our last look into the queue and the close a client may still slip in, and the
+   * kernel resets it: at a unix socket only if its path can still be found, over tcp always.
    *
-   * @param options `quiet`: the queue counts as empty when nothing came for so many milliseconds,
-   * default 20. `limit`: the longest it may take in milliseconds, default 500.
+   * @param options `quiet`: for how long nobody may have come, in milliseconds, for the queue to
+   * count as empty; default 0, a turn of the event loop. Longer is safer where no new clients can
+   * come, and futile where they always do. `limit`: the longest it may take, in milliseconds; default 1 000.
    */
   async drain(options: { quiet?: number; limit?: number } = {}): Promise<void> {
-    const { quiet = 20, limit = 500 } = options;
+    const { quiet = 0, limit = 1_000 } = options;
     const deadline = Date.now() + limit;
-    for (let seen = -1; seen !== this.#accepted && !this.#end && Date.now() < deadline;) {
+    for (let seen = -1; !this.#end && Date.now() < deadline;) {
+      // Nobody came although an accept was pending all the while.
+      if (this.#accepting && seen === this.#accepted) break;
       seen = this.#accepted;
-      await new Promise((resolve) => setTimeout(resolve, quiet));
+      await new Promise((resolve) =>
+        quiet > 0 ? setTimeout(resolve, quiet) : setImmediate(resolve)
+      );
     }
     this.close();
   }
@@ -329,7 +336,8 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
       // With no descriptor to be had the pressure lasts until an accept succeeds.
       if (this.#backoff === 0) this.#press(false);
       try {
-        const connection = await this.#listener.accept();
+        this.#accepting = true;
+        const connection = await this.#listener.accept().finally(() => this.#accepting = false);
         this.#backoff = 0;
         this.#admit(connection);
       } catch (error) {

@@ -225,7 +225,7 @@ class Dispatcher {
           timeout,
         );
         try {
-          const { value, done } = await Promise.race([source.read(), late]);
+          const { value, done } = await Promise.race([source.read().catch(brokenOff), late]);
           if (done) return controller.close();
           size += value.length;
           if (size > env.bodyLimit) throw tooLarge(env.bodyLimit);
@@ -401,6 +401,13 @@ function noSuchPage(path: string): TypedError {
 
 function notRegistered(job: string): TypedError {
   return new TypedError("not implemented", `no such job registered: ${job}`);
+}
+
+/** A body that ends early, or whose chunks are none, is the client's mistake. */
+function brokenOff(error: unknown): never {
+  throw new TypedError("bad parameter", "the request body broke off or is malformed", {
+    cause: error,
+  });
 }
 
 function tooLarge(limit: number): TypedError {

@@ -174,7 +174,7 @@ export class Load {
         }
       } catch (error) {
         this.#failed(`${fresh ? "fresh" : "kept"}: ${(error as Error).message}`);
-        client.close();
+        client?.close();
         client = undefined;
       }
     }

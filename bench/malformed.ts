@@ -42,7 +42,7 @@ export function malformed(number: number): Attack {
     Array.from({ length: n }, () => String.fromCharCode(97 + int(26))).join("");
   const host = "Host: a\r\n";
   const answers = (n: number) => (text: string) =>
-    (text.match(/^HTTP\/1\.[01] \d{3}/gm)?.length ?? 0) >= n &&
+    (text.match(/HTTP\/1\.[01] \d{3} /g)?.length ?? 0) >= n &&
     (/\r\n\r\n[^]*(\}|>|OK)$/.test(text) || /content-length: 0\r\n[^]*\r\n\r\n$/i.test(text));
   const attack = (name: string, parts: Attack["parts"], more: Partial<Attack> = {}): Attack => ({
     name,

@@ -370,7 +370,7 @@ async function tryOne(
       if (attack.complete && attack.done(client.rest)) break;
     }
     const text = client.rest;
-    const statuses = [...text.matchAll(/^HTTP\/1\.[01] (\d{3})/gm)].map(([, status]) => status);
+    const statuses = [...text.matchAll(/HTTP\/1\.[01] (\d{3}) /g)].map(([, status]) => status);
     let problem: string | undefined;
     if (performance.now() > late) problem = "hung";
     else if (statuses.some((status) => status >= "500")) problem = `answered ${statuses}`;

@@ -144,6 +144,8 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
 
 /** Owner and group may connect, as dockerd has it. */
 const MODE = 0o660;
+/** A gid has 32 bits, all of which set mean "leave it as it is" (chown(2)). */
+const MAX_GID = 2 ** 32 - 2;
 
 async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
   const folder = path.slice(0, path.lastIndexOf("/")) || "/";
@@ -171,7 +173,11 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       if (gid !== undefined) Deno.chownSync(temporary, null, gid);
       Deno.chmodSync(temporary, MODE);
       const { dev, ino } = Deno.lstatSync(temporary);
+      let unpublished = false;
       const unpublishNow = () => {
+        // Once only: when the listener is closed, another's new file may get our file's number.
+        if (unpublished) return;
+        unpublished = true;
         const found = lstat(current);
         if (found?.dev === dev && found.ino === ino) Deno.removeSync(current);
       };
@@ -203,11 +209,13 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
 function temporaryName(folder: string, path: string): string {
   const prefix = folder === "/" ? "/" : folder + "/";
   const room = MAX_PATH - new TextEncoder().encode(prefix).length;
-  for (;;) {
-    const name = prefix +
-      ("." + crypto.randomUUID().replaceAll("-", "")).slice(0, Math.min(room, 20));
-    if (name !== path && name !== prefix + "." && !lstat(name)) return name;
+  // In a folder whose own path is nearly as long as can be there are few such names.
+  for (let tries = 0; tries < 1_000; tries++) {
+    const random = crypto.randomUUID().replaceAll("-", "");
+    const name = prefix + (room > 1 ? "." + random : random).slice(0, Math.min(room, 20));
+    if (name !== path && !lstat(name)) return name;
   }
+  throw new TypedError("conflict", `no temporary name is free in ${folder}`);
 }
 
 /** Whether a living process answers at `path`. Removes nothing: a stale file is renamed over. */
@@ -259,7 +267,7 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
 }
 
 async function groupId(group: string): Promise<number> {
-  if (/^\d+$/.test(group)) return Number(group);
+  if (/^\d+$/.test(group) && Number(group) <= MAX_GID) return Number(group);
   // getent asks whatever the system keeps its groups in, and /etc/group serves where it is missing.
   const lines = await new Deno.Command("getent", { args: ["group", group], stderr: "null" })
     .output()

@@ -133,10 +133,10 @@ export class Connections {
   }
 
   /**
-   * Ends all connections, those too that come before `last` settles: quiet ones soon, busy ones
-   * after their answer, and what is left after `limit` milliseconds by cutting it.
+   * Ends all connections: quiet ones soon, busy ones after their answer, and what is left after
+   * `limit` milliseconds by cutting it.
    */
-  async drain(limit: number, last: Promise<unknown>): Promise<void> {
+  async drain(limit: number): Promise<void> {
     this.#since = Date.now();
     if (this.#timer !== undefined) {
       clearInterval(this.#timer);
@@ -144,8 +144,7 @@ export class Connections {
     }
     const end = setTimeout(() => {
       for (const connection of this.#live) this.#cut(connection);
-    }, limit);
-    await last;
+    }, Math.max(0, limit));
     while (this.#live.size > 0) await new Promise<void>((resolve) => this.#empty = resolve);
     clearTimeout(end);
   }

@@ -161,7 +161,7 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   if (seconds !== undefined) {
     return BigInt(seconds) * 1_000_000_000n + BigInt(decimals.padEnd(9, "0"));
   }
-  if (/^(?:\d+(?:\.\d+)?(?:ms|s|m|h))+$/.test(text)) {
+  if (/^(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h))+$/.test(text)) {
     let ago = 0;
     for (const [, amount, unit] of text.matchAll(/([\d.]+)(ms|s|m|h)/g)) {
       ago += Number(amount) * UNITS[unit];
@@ -215,7 +215,7 @@ function fits(event: Event, name: string, value: string): boolean {
     case "scope":
       return event.scope === value;
     case "label": {
-      const [key, wanted] = value.split("=", 2);
+      const [, key, wanted] = /^([^=]*)(?:=(.*))?$/s.exec(value)!;
       return Object.hasOwn(Attributes, key) && (wanted === undefined || Attributes[key] === wanted);
     }
     case "image":

@@ -164,14 +164,18 @@ class Api {
 
   async #stop(drain: number): Promise<void> {
     this.#stopped = true;
+    const started = Date.now();
     // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
     // hold behind a gate that never opened cannot be.
-    const drained = Promise.all(this.#bound.map(async ({ place, buffer }) => {
+    await Promise.all(this.#bound.map(async ({ place, buffer }) => {
       await place.unpublish();
-      if (this.#activation.state === "open") await buffer.drain();
+      // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
+      const quiet = place.address.startsWith("unix:") ? 20 : 0;
+      if (this.#activation.state === "open") await buffer.drain({ quiet });
       else buffer.close();
     }));
-    await this.#connections.drain(drain, drained);
+    // Only now, because a client that is told to close comes back at once.
+    await this.#connections.drain(drain - (Date.now() - started));
     this.#ended.resolve();
   }
 
