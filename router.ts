@@ -109,7 +109,10 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
   };
   router.get(
     "/_ping",
-    (c) => new Response(c.req.raw.method === "HEAD" ? null : "OK", { headers: ping }),
+    (c) => {
+      c.env.answersSmall();
+      return new Response(c.req.raw.method === "HEAD" ? null : "OK", { headers: ping });
+    },
   );
   for (const route of ROUTES) router.job(route);
   return router;
@@ -254,6 +257,7 @@ class Dispatcher {
   ): Response | Promise<Response> {
     const request = c.req.raw;
     if (route.stream && c.req.raw.method === "HEAD") return this.#notFound(c);
+    c.env.answersSmall();
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
     const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
     job.quiet = true;
@@ -339,6 +343,7 @@ class Dispatcher {
   }
 
   #text(env: Bindings, status: number, message: string): Response {
+    env.answersSmall();
     if (env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0) {
       return new Response(message + "\n", {
         status,

@@ -119,7 +119,7 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
       reusePort: options.reusePort ?? false,
       // The kernel takes as many of these as net.core.somaxconn allows: a boot that blocks the
       // event loop has nothing but this queue.
-      tcpBacklog: 65_535,
+      tcpBacklog: BACKLOG,
     });
   } catch (error) {
     if (error instanceof Deno.errors.AddrInUse) {
@@ -173,6 +173,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       if (gid !== undefined) Deno.chownSync(temporary, null, gid);
       Deno.chmodSync(temporary, MODE);
       const { dev, ino } = Deno.lstatSync(temporary);
+      deepenQueue(temporary);
       let unpublished = false;
       const unpublishNow = () => {
         // Once only: when the listener is closed, another's new file may get our file's number.
@@ -203,6 +204,45 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       throw error;
     }
   });
+}
+
+/** More than any kernel's net.core.somaxconn: as many as it allows. */
+const BACKLOG = 65_535;
+
+/**
+ * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on
+ * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue a
+ * client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
+ * changes nothing but that number. Only where foreign functions are allowed, and no prompt asks.
+ */
+function deepenQueue(path: string): void {
+  if (Deno.build.os !== "linux") return;
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return;
+  const row = Deno.readTextFileSync("/proc/net/unix").split("\n")
+    .find((line) => line.endsWith(` ${path}`));
+  const inode = row?.trim().split(/\s+/)[6];
+  const descriptor = [...Deno.readDirSync("/proc/self/fd")].find(({ name }) =>
+    linkTarget(`/proc/self/fd/${name}`) === `socket:[${inode}]`
+  );
+  if (!descriptor) return;
+  let library;
+  try {
+    library = Deno.dlopen("libc.so.6", { listen: { parameters: ["i32", "i32"], result: "i32" } });
+  } catch {
+    return; // A system with another C library keeps what Deno gives.
+  }
+  library.symbols.listen(Number(descriptor.name), BACKLOG);
+  library.close();
+}
+
+/** Where a link points; undefined if it went away, as the descriptor of the listing itself does. */
+function linkTarget(path: string): string | undefined {
+  try {
+    return Deno.readLinkSync(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 /** A name beside `path` that nobody else has, and that is no longer than a socket's may be. */

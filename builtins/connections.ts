@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Logger, messageOf } from "../engine.ts";
+import { type Logger, messageOf, within } from "../engine.ts";
 
 /** What a request handler is told besides the request. */
 export interface RequestInfo {
@@ -13,6 +13,12 @@ export interface RequestInfo {
   readonly remoteAddr: Deno.Addr;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
+  /**
+   * Set by a handler whose answer is a stream, or so small that a socket's buffers take it at once.
+   * Of any other answer nobody can tell whether the client has taken it yet, and its connection is
+   * given `send` and not `idle` to do so.
+   */
+  small: boolean;
 }
 
 /** Answers a request. */
@@ -24,7 +30,7 @@ export interface Timeouts {
   header?: number;
   /** Between the end of an answer and the end of the next request's header. Default 60 000. */
   idle?: number;
-  /** For taking an answer that is ready, before the connection is cut. Default 300 000. */
+  /** For taking an answer, where nothing tells whether that is done. Default 300 000. */
   send?: number;
 }
 
@@ -78,6 +84,11 @@ const PRESSED_HEADER_TIMEOUT = 1_000;
  * one, and it is better answered, with "Connection: close", than cut: HTTP lets it retry only some.
  */
 const LINGER = 250;
+/**
+ * How long connections may take to be gone once they are cut, in milliseconds. One that was told to
+ * end after its answer cannot be cut any more (the native loop forgets it), and ends with the process.
+ */
+const CUT_TIMEOUT = 500;
 
 /** Serves connections and keeps them within bounds. */
 export class Connections {
@@ -142,11 +153,15 @@ export class Connections {
       clearInterval(this.#timer);
       this.#timer = setInterval(() => this.#sweep(), this.#interval);
     }
-    const end = setTimeout(() => {
-      for (const connection of this.#live) this.#cut(connection);
-    }, Math.max(0, limit));
-    while (this.#live.size > 0) await new Promise<void>((resolve) => this.#empty = resolve);
-    clearTimeout(end);
+    if (await this.#emptied(limit)) return;
+    for (const connection of this.#live) this.#end(connection, "cut");
+    await this.#emptied(CUT_TIMEOUT);
+  }
+
+  /** Whether all connections have ended within so many milliseconds. */
+  #emptied(limit: number): Promise<boolean> {
+    if (this.#live.size === 0) return Promise.resolve(true);
+    return within(limit, new Promise<void>((resolve) => this.#empty = resolve));
   }
 
   /** While it is pressed, idle connections make room for those who wait. */
@@ -163,17 +178,20 @@ export class Connections {
 
   #sweep(): void {
     const now = Date.now();
-    const draining = this.#since !== Infinity;
+    const drainTime = now - this.#since; // Negative where there is no drain.
     for (const connection of this.#live) {
-      if (connection.active > 0) continue;
+      if (connection.active > 0 || connection.closing) continue;
       const quiet = now - connection.since;
-      if (connection.closing) {
-        if (quiet > this.#timeouts.send) this.#cut(connection);
-      } else if (draining) {
-        if (quiet > LINGER && now - this.#since > LINGER) connection.close();
-      } else if (quiet > (connection.requests > 0 ? this.#timeouts.idle : this.#timeouts.header)) {
-        this.counts.timedOut++;
+      if (drainTime > LINGER && quiet > LINGER) {
         connection.close();
+      } else if (
+        connection.requests === 0
+          ? quiet > this.#timeouts.header
+          : connection.owes
+          ? quiet > Math.max(this.#timeouts.send, this.#timeouts.idle)
+          : quiet > this.#timeouts.idle
+      ) {
+        this.#end(connection, connection.owes ? "cut" : "timedOut");
       }
     }
     if (this.#pressure > 0) this.#shed(Math.max(1, this.#live.size / 8));
@@ -183,18 +201,14 @@ export class Connections {
   #shed(count: number): void {
     const now = Date.now();
     const idle = [...this.#live].filter((connection) =>
-      connection.active === 0 && !connection.closing &&
+      connection.active === 0 && !connection.closing && !connection.owes &&
       (connection.requests > 0 || now - connection.since > PRESSED_HEADER_TIMEOUT)
     ).sort((a, b) => a.since - b.since);
-    for (const connection of idle.slice(0, count)) {
-      this.counts.shed++;
-      connection.close();
-    }
+    for (const connection of idle.slice(0, count)) this.#end(connection, "shed");
   }
 
-  #cut(connection: Connection): void {
-    this.counts.cut++;
-    connection.cut();
+  #end(connection: Connection, why: "timedOut" | "shed" | "cut"): void {
+    if (connection.end()) this.counts[why]++;
   }
 
   #failed(error: unknown): Response {
@@ -209,8 +223,10 @@ class Connection {
   requests = 0;
   /** When something last began or ended. */
   since = Date.now();
-  /** It was told to end after what it does now. */
+  /** It was told to end after its answer. */
   closing = false;
+  /** It has an answer of unknown size, which the client may or may not have taken. */
+  owes = false;
   #conn: Deno.Conn;
   #owner: Connections;
   #handler: RequestHandler;
@@ -244,32 +260,33 @@ class Connection {
     }
   }
 
-  /** Ends it: at once where it is quiet, else when the answer is complete. */
+  /** Ends it when its answer is sent: at once where there is none. */
   close(): void {
     if (this.closing || this.#ended) return;
     this.closing = true;
-    this.since = Date.now();
     // It rejects as `finished` does, where the reason is dealt with.
     this.#server?.shutdown().catch(() => {});
   }
 
-  /** Ends it at once, whatever it does. */
-  cut(): void {
-    if (this.#ended) return;
+  /** Ends it at once, whatever it does. False if it is beyond that. */
+  end(): boolean {
+    if (this.closing || this.#ended) return false;
     this.#ended = true;
     try {
       this.#cancel?.();
     } catch (error) {
       // It ended between our look and now.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
+      return false;
     }
+    return true;
   }
 
   #handle(request: Request, native: NativeInfo): Response | Promise<Response> {
     this.active++;
     this.requests++;
     this.#owner.counts.requests++;
-    const info = new Info(this.#conn, this.#infos);
+    const info = new Info(this.#conn, request, this.#infos);
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -287,22 +304,29 @@ class Connection {
   }
 
   #answer(response: Response, native: NativeInfo, info: Info): Response {
-    const answered = () => this.#answered(info);
-    native.completed.then(answered, answered);
-    if (this.#owner.lastAnswers && !this.closing) {
-      // The native loop closes the connection after this answer, but does not say so itself.
+    const last = this.#owner.lastAnswers;
+    if (last) {
+      // The native loop does not read this; it is told to close once the answer is complete.
       try {
         response.headers.set("connection", "close");
       } catch {
         // The headers of a fetched response cannot be changed; the client finds out by the close.
       }
-      this.close();
     }
+    const answered = () => {
+      this.#answered(info);
+      if (last) this.close();
+    };
+    native.completed.then(answered, () => {
+      info.leave();
+      answered();
+    });
     return response;
   }
 
   #answered(info: Info): void {
     this.active--;
+    this.owes = !info.small;
     this.since = Date.now();
     info.done();
   }
@@ -310,26 +334,57 @@ class Connection {
 
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
+  small = false;
   #conn: Deno.Conn;
+  #request: Request;
   #watched: Set<Info>;
   #abort?: AbortController;
+  #done = false;
 
-  constructor(conn: Deno.Conn, watched: Set<Info>) {
+  constructor(conn: Deno.Conn, request: Request, watched: Set<Info>) {
     this.#conn = conn;
+    this.#request = request;
     this.#watched = watched;
   }
   get remoteAddr(): Deno.Addr {
     return this.#conn.remoteAddr;
   }
   get signal(): AbortSignal {
-    this.#abort ??= new AbortController();
-    this.#watched.add(this);
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController();
+      this.#watched.add(this);
+      silenceLegacyAbort();
+      // The native loop looks whether the client is there only while somebody listens to this. It
+      // aborts after a complete answer too; by the microtask's turn we have heard of that.
+      this.#request.signal.addEventListener("abort", () => queueMicrotask(() => this.leave()));
+    }
     return this.#abort.signal;
   }
+  /** The answer is complete. */
   done(): void {
+    this.#done = true;
     if (this.#abort) this.#watched.delete(this);
   }
+  /** The client has left, unless the answer is complete. */
   leave(): void {
-    this.#abort?.abort(new DOMException("The client has left.", "AbortError"));
+    if (!this.#done) this.#abort?.abort(new DOMException("The client has left.", "AbortError"));
   }
+}
+
+const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
+let silenced = false;
+
+/**
+ * Deno warns, once a process, that a request's signal aborts after a complete answer as well. Here
+ * nobody is misled by that, and a user who never called Deno.serve would be puzzled.
+ */
+function silenceLegacyAbort(): void {
+  if (silenced) return;
+  silenced = true;
+  const { warn } = console;
+  const filter = (...args: unknown[]) => {
+    if (!String(args[0]).startsWith(legacyAbort)) return warn.apply(console, args);
+    if (console.warn === filter) console.warn = warn;
+  };
+  console.warn = filter;
 }

@@ -211,14 +211,15 @@ function milliseconds(job: Job, key: string): number | undefined {
 }
 
 /**
- * As many connections as the process may have descriptors, less a reserve for the daemon's own
- * files and for what its jobs open. Undefined where the system does not tell.
+ * As many connections as there are descriptors left, less a reserve for the boot and for what jobs
+ * open. Undefined where the system does not tell.
  */
 function defaultLimit(): number | undefined {
   if (Deno.build.os !== "linux") return undefined;
   const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync("/proc/self/limits")) ?? [];
   if (soft === undefined) return undefined;
   const descriptors = Number(soft);
-  const reserve = Math.min(Math.max(descriptors / 4, 32), 512);
-  return Math.max(1, Math.floor(descriptors - reserve));
+  const used = [...Deno.readDirSync("/proc/self/fd")].length;
+  const reserve = Math.min(Math.max(descriptors / 8, 32), 512);
+  return Math.max(1, Math.floor(descriptors - used - reserve));
 }

@@ -20,7 +20,15 @@ export interface Bindings {
   readonly remoteAddr?: Deno.Addr;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal?: AbortSignal;
+  /**
+   * Says that the answer is a stream, or at most some 64 KiB: then the connection counts as idle as
+   * soon as it is given, and not only when a client had the time to take more than that. Routes that
+   * run a job say so by themselves.
+   */
+  answersSmall(): void;
 }
+
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "signal">> & { small?: boolean };
 
 /** A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
 export function versionedApp(): Hono<{ Bindings: Bindings }> {
@@ -32,11 +40,11 @@ export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
   bodyLimit: number;
-  #info: Partial<Bindings> | undefined;
+  #info: Connected | undefined;
 
   constructor(request: Request, info: object | undefined, bodyLimit: number) {
     const path = getPath(request);
-    this.#info = info as Partial<Bindings> | undefined;
+    this.#info = info as Connected | undefined;
     this.bodyLimit = bodyLimit;
     const code = path.charCodeAt(2);
     // /v1 and the like; /version and /volumes are no versions.
@@ -53,6 +61,9 @@ export class RequestBindings implements Bindings {
   }
   get signal(): AbortSignal | undefined {
     return this.#info?.signal;
+  }
+  answersSmall(): void {
+    if (this.#info) this.#info.small = true;
   }
 }
 

@@ -130,6 +130,10 @@ class FakeClock implements Disposable {
     }) as unknown as typeof setTimeout;
     globalThis.clearTimeout = (id) => void this.#timers.delete(id as number);
   }
+  /** How many timers still wait. */
+  get timers(): number {
+    return this.#timers.size;
+  }
   /** Lets that many milliseconds go by, and everything happen that they bring about. */
   async pass(ms: number): Promise<void> {
     const end = this.#now + ms;
@@ -417,13 +421,6 @@ Deno.test("JobError says the status where stderr is empty", async () => {
   assertEquals((await failureOf(jobOf(() => 3))).message, "test: exit status 3");
 });
 
-Deno.test("JobError keeps its message where stderr was made to go elsewhere only", async () => {
-  const job = jobOf((job) => job.error("no such thing"));
-  const stderr = recorded(job.stderr);
-  assertEquals((await failureOf(job)).message, "no such thing");
-  assertEquals(stderr.text, "no such thing\n");
-});
-
 // Job.print, Job.error
 
 Deno.test("Job.print writes to stdout", async () => {
@@ -501,14 +498,20 @@ Deno.test("Job.run fails a job whose output could not be delivered, awaited or n
   for (const handler of handlers) {
     for (const [name, destination] of Object.entries(failing(problem))) {
       const job = jobOf(handler);
-      const other = new Recorder();
       job.stdout.add(destination);
-      job.stdout.add(other);
+      const other = recorded(job.stdout);
       const error = await failureOf(job);
       assertEquals([error.status, error.message, other.text], [1, "disk full", "x"], name);
       assertStrictEquals(error.cause, problem, name);
     }
   }
+});
+
+Deno.test("Job.run takes what a destination fails with that is no Error as text", async () => {
+  const job = jobOf((job) => void job.print("x"));
+  job.stdout.add({ write: () => Promise.reject("only words") });
+  const error = await failureOf(job);
+  assertEquals([error.message, error.status, error.cause], ["only words", 1, "only words"]);
 });
 
 Deno.test("Job.run keeps the handler's status where output fails as well", async () => {
@@ -583,13 +586,14 @@ Deno.test("Engine.onJob hears of a job's start, and of its end with its status",
 Deno.test("Engine.onJob logs an observer that throws, and the others and the job go on", async () => {
   const { engine, lines } = logged();
   const heard: string[] = [];
+  engine.onJob((_job, phase) => heard.push(`first ${phase}`));
   engine.onJob((_job, phase) => {
     throw new Error(`no ${phase}`);
   });
-  engine.onJob((_job, phase) => heard.push(phase));
+  engine.onJob((_job, phase) => heard.push(`last ${phase}`));
   const job = engine.job("commands");
   await job.run();
-  assertEquals(heard, ["start", "end"]);
+  assertEquals(heard, ["first start", "last start", "first end", "last end"]);
   assertEquals(lines.filter((line) => line.startsWith("error")), [
     "error observer of job commands: no start",
     "error observer of job commands: no end",
@@ -754,7 +758,7 @@ Deno.test("Env.getInt gives the integer", () => {
   ];
   for (const [text, value] of cases) {
     env.set("a", text);
-    assertEquals(env.getInt("a"), value, text);
+    assertStrictEquals(env.getInt("a"), value, text);
   }
 });
 
@@ -1149,10 +1153,9 @@ Deno.test("Output.set makes a destination the only one, and closes none before i
 Deno.test("Output.write rejects with the error after the others got the data, each time", async () => {
   for (const [name, destination] of Object.entries(failing(new Error("disk full")))) {
     const out = new Output();
-    const [before, after] = [new Recorder(), new Recorder()];
-    out.add(before);
+    const before = recorded(out);
     out.add(destination);
-    out.add(after);
+    const after = recorded(out);
     await assertRejects(() => out.write("a"), Error, "disk full", name);
     await assertRejects(() => out.write("b"), Error, "disk full", name);
     assertEquals([before.text, after.text], ["ab", "ab"], name);
@@ -1177,9 +1180,9 @@ Deno.test("Output.write reports the first error of several", async () => {
 Deno.test("Output.write of which nobody awaits the failure is reported by close", async () => {
   for (const [name, destination] of Object.entries(failing(new Error("disk full")))) {
     const out = new Output();
-    const other = new Recorder();
+    out.add({ async write() {} });
     out.add(destination);
-    out.add(other);
+    const other = recorded(out);
     out.write("a");
     out.write("b");
     await settle(); // A rejection that nobody handles would end the process here.
@@ -1206,9 +1209,8 @@ Deno.test("Output.close reports the first error of all writes, though later ones
 Deno.test("Output.write waits for a destination before it writes to the next", async () => {
   const out = new Output();
   const slow = new SlowRecorder();
-  const next = new Recorder();
   out.add(slow);
-  out.add(next);
+  const next = recorded(out);
   const written = out.write("a");
   assert(await isPending(written));
   assertEquals([slow.text, next.text], ["a", ""]);
@@ -1245,6 +1247,23 @@ Deno.test("Output.write waits for a stream that is slow", async () => {
   assert(await isPending(writes[1]));
   await slow.finish();
   await writes[1];
+});
+
+Deno.test("Output.write waits for all earlier writes, not only for some", async () => {
+  const out = new Output();
+  const slow = new SlowRecorder();
+  out.add(slow);
+  const writes = [out.write("a"), out.write("b")];
+  await slow.finish();
+  await writes[0];
+  writes.push(out.write("c"));
+  await settle();
+  assertEquals(slow.text, "ab");
+  await slow.finish();
+  await writes[1];
+  assertEquals(slow.text, "abc");
+  await slow.finish();
+  await writes[2];
 });
 
 Deno.test("Output.write keeps the order of writes that nobody awaits", async () => {
@@ -1347,15 +1366,14 @@ Deno.test("Output.addPipe gives a stream of what is written, which ends with the
 Deno.test("Output.addPipe waits for the reader once it holds 64 KiB", async () => {
   const out = new Output();
   const reader = out.addPipe().getReader();
-  const half = new Uint8Array(32 * 1024);
-  await out.write(half);
-  await out.write(half);
-  const waiting = out.write("more");
+  await out.write(new Uint8Array(64 * 1024 - 1));
+  await out.write("b");
+  const waiting = out.write("c");
   assert(await isPending(waiting));
-  assertEquals((await reader.read()).value?.length, half.length);
+  assertEquals((await reader.read()).value?.length, 64 * 1024 - 1);
   await waiting;
-  assertEquals((await reader.read()).value?.length, half.length);
-  assertEquals(decoded((await reader.read()).value!), "more");
+  assertEquals(decoded((await reader.read()).value!), "b");
+  assertEquals(decoded((await reader.read()).value!), "c");
 });
 
 Deno.test("Output.addPipe holds 64 KiB of small writes", async () => {
@@ -1423,6 +1441,9 @@ Deno.test("Output.addTail keeps the last lines of far more than it holds on to",
     const lines = out.addTail(3);
     for (let i = 0; i < 20_000; i++) await out.write(`line ${i}${i < 19_999 ? "\n" : end}`);
     assertEquals(lines.text, "line 19997\nline 19998\nline 19999");
+    await out.write("x\n".repeat(100_000) + `y${end}`);
+    await out.write("z\n");
+    assertEquals(lines.text, end ? "x\ny\nz" : "x\nx\nyz");
   }
 });
 
@@ -1511,9 +1532,8 @@ Deno.test("Output.addEnv and Output.addTable make close reject on anything but o
       const text of ["word", "1", '{"a":1},{}', "[{}]", "}", '{"a":}', "{]", '{"a":1', '{"a":"}']
     ) {
       const out = new Output();
-      const other = new Recorder();
       attach(out);
-      out.add(other);
+      const other = recorded(out);
       out.write(text);
       await assertRejects(() => out.close(), SyntaxError, "JSON object", text);
       assertEquals([other.text, other.closes], [text, 1]);
@@ -1992,7 +2012,7 @@ Deno.test("messageOf gives an error's message, or its name, or what was thrown a
   );
 });
 
-Deno.test("within tells whether a promise settled in time", async () => {
+Deno.test("within tells whether a promise settled in time, and leaves no timer", async () => {
   using clock = new FakeClock();
   const { promise, resolve } = Promise.withResolvers<void>();
   const [early, late] = [within(10, promise), within(20, promise)];
@@ -2000,5 +2020,7 @@ Deno.test("within tells whether a promise settled in time", async () => {
   assertEquals(await early, false);
   resolve();
   assertEquals(await late, true);
+  assertEquals(clock.timers, 0);
   await assertRejects(() => within(10, Promise.reject(new Error("no"))), Error, "no");
+  assertEquals(clock.timers, 0);
 });
