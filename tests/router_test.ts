@@ -605,11 +605,10 @@ Deno.test("Router answers the other errors with 500 and logs them", async () => 
   assertEquals(lines.filter((line) => line.startsWith("error ")), []);
 });
 
-Deno.test("Router answers 500 when what was thrown is no Error", async () => {
+Deno.test("Router answers 500 when what a job threw is no Error", async () => {
   for (const [thrown, message] of [["boom", "boom"], [{}, "[object Object]"]] as const) {
-    const { router, paths } = thrower(() => thrown);
-    for (const path of paths) await assertJsonError(await router.request(path), 500, message);
-    for (const path of paths) await assertJsonError(await router.request(path), 500, message);
+    const { router } = thrower(() => thrown);
+    await assertJsonError(await router.request("/job"), 500, message);
   }
 });
 
@@ -684,6 +683,7 @@ Deno.test("Router names no file of the host and shows no stack in an error", asy
       'Module not found "file:///secret/shadow.ts".',
       "no module at file:///secret/shadow.ts:1:2",
       "cannot listen on unix:///secret/shadow",
+      "cannot open '/srv/my own secret/shadow': denied",
     ]
   ) {
     const { router, paths } = thrower(() => new Error(message));
@@ -691,6 +691,19 @@ Deno.test("Router names no file of the host and shows no stack in an error", asy
       await assertDiscreet(await router.request(path), 500);
       await assertDiscreet(await router.request(`/v1.23${path}`), 500);
     }
+  }
+});
+
+Deno.test("Router leaves names and URLs with slashes in an error", async () => {
+  for (
+    const message of [
+      "cannot pull http://example.com/v2/busybox:1.2: refused",
+      "library/busybox:latest is of no use here",
+      "localhost:5000/busybox, 1/2 done, and/or / so",
+    ]
+  ) {
+    const { router, paths } = thrower(() => new Error(message));
+    for (const path of paths) await assertJsonError(await router.request(path), 500, message);
   }
 });
 
@@ -1408,6 +1421,9 @@ Deno.test("Router answers others while a handler waits for ever or fails", async
     router.get("/plain/throws", () => {
       throw new Error("boom");
     });
+    router.get("/plain/odd", () => {
+      throw "no Error";
+    });
     router.get("/plain/late", async () => {
       await settle();
       throw new Error("late boom");
@@ -1426,6 +1442,7 @@ Deno.test("Router answers others while a handler waits for ever or fails", async
     assertEquals(await get("/late"), [500, '{"message":"late boom"}']);
     assertEquals(await get("/plain/throws"), [500, '{"message":"boom"}']);
     assertEquals(await get("/plain/late"), [500, '{"message":"late boom"}']);
+    assertEquals((await get("/plain/odd"))[0], 500);
     assertEquals(await get("/_ping"), [200, "OK"]);
   }
   release.resolve();
