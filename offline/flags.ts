@@ -11,12 +11,13 @@
 
 /**
  * The flags that put the stand-ins in place, for use in the project's root. An import map given on
- * the command line replaces the imports of `deno.json`. The lock file is left out of it, since a run
- * that sees none of JSR's packages would rewrite it or find it out of date.
+ * the command line replaces the imports of `deno.json`. The lock file holds what comes from npm; it
+ * can hold nothing of JSR, so it is used only here, and nothing may change it by the way.
  */
 export const OFFLINE_FLAGS: readonly string[] = [
   "--import-map=offline/import_map.json",
-  "--no-lock",
+  "--lock=deno.lock",
+  "--frozen",
 ];
 
 /** Says why the registry cannot be used, or `undefined` if it answers within `timeout` ms. */
