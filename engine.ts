@@ -49,15 +49,29 @@ export function createLogger(options: LoggerOptions = {}): Logger {
     if (LEVELS.indexOf(level) < least) return;
     const time = new Date().toISOString();
     if (json) {
-      write(JSON.stringify({ time, level, message, ...fields }) + "\n");
+      write(JSON.stringify({ time, level, message, ...fields }, jsonField) + "\n");
       return;
     }
-    let line = `${time} ${level.toUpperCase().padEnd(5)} ${message}`;
+    // One event is one line, whatever a client has put into it.
+    let line = `${time} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
     for (const [key, value] of Object.entries(fields ?? {})) {
-      line += ` ${key}=${typeof value === "string" ? JSON.stringify(value) : String(value)}`;
+      line += ` ${key}=${
+        typeof value === "string" ? JSON.stringify(value) : printable(String(value))
+      }`;
     }
     write(line + "\n");
   };
+}
+
+/** Text whose control characters are spelled out. */
+function printable(text: string): string {
+  // deno-lint-ignore no-control-regex -- they are what this is about
+  return text.replace(/[\0-\x1f\x7f]/g, (char) => JSON.stringify(char).slice(1, -1));
+}
+
+function jsonField(_key: string, value: unknown): unknown {
+  if (value instanceof Error) return value.stack ?? messageOf(value);
+  return typeof value === "bigint" ? String(value) : value;
 }
 
 function writeToStderr(line: string): void {
@@ -180,7 +194,15 @@ export class Engine {
 
   /** An engine with one job, `commands`, which prints the names of all jobs, sorted, a line each. */
   constructor(options: EngineOptions = {}) {
-    this.log = options.log ?? createLogger();
+    const log = options.log ?? createLogger();
+    this.log = (...line) => {
+      try {
+        log(...line);
+      } catch (error) {
+        // A log that is broken must not break the jobs that are logged.
+        writeToStderr(`log: ${messageOf(error)}\n`);
+      }
+    };
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
   }
@@ -355,7 +377,7 @@ export class Job {
   #stdin?: Input;
   #stdout?: Output;
   #stderr?: Output;
-  #lastWords?: Tail;
+  #lastWords?: TailSink;
   #cause?: unknown;
   #started = false;
   #abort?: AbortController;
@@ -389,8 +411,8 @@ export class Job {
   /** What the job complains of. */
   get stderr(): Output {
     if (this.#stderr === undefined) {
-      this.#stderr = new Output();
-      this.#lastWords = this.#stderr.addTail(1);
+      this.#lastWords = new TailSink(1);
+      this.#stderr = new Output(this.#lastWords);
     }
     return this.#stderr;
   }
@@ -424,12 +446,13 @@ export class Job {
    */
   onStop(stop: (drain: number) => unknown): void {
     this[STOP].push(stop);
+    // The engine has asked already; a service that starts so late ends at once.
+    if (this.engine.stopping.aborted) queueMicrotask(() => stop(0));
   }
 
   /** @internal Resolves when the job has ended. */
   get [ENDED](): Promise<void> {
     this.#ended ??= Promise.withResolvers();
-    if (this.endTime) this.#ended.resolve();
     return this.#ended.promise;
   }
 
@@ -703,7 +726,8 @@ export class Env {
     return text + "}";
   }
   /**
-   * The Env of a JSON object's members, by {@linkcode Env.setAuto}. Numbers keep their digits.
+   * The Env of a JSON object's members, by {@linkcode Env.setAuto}. Numbers keep their digits. Keys
+   * that are integers come first, as in every JavaScript object.
    *
    * @throws {SyntaxError} If the text is not a JSON object.
    */
@@ -842,6 +866,13 @@ export class Output {
   #queue?: Promise<void>;
   #failure?: { error: unknown };
   #closed?: Promise<void>;
+  #observer?: TailSink;
+
+  /** An output with no destination. A job's streams are made by the job. */
+  constructor(observer?: unknown) {
+    // Sees what is written whatever the destinations are, and is none itself.
+    this.#observer = observer as TailSink | undefined;
+  }
 
   /** Attaches a destination. It is closed with the output. */
   add(destination: WritableStream<Uint8Array> | Sink): void {
@@ -849,12 +880,13 @@ export class Output {
       const writer = destination.getWriter();
       // The writer's own promise rejects as well when a write does; the write is what we report.
       writer.closed.catch(() => {});
-      this.#sinks.push({
+      this.add({
         write: (chunk) => writer.write(chunk),
         close: () => writer.close(),
       });
     } else {
-      this.#sinks.push(destination);
+      // A new list, so that what is being written goes to those who were there.
+      this.#sinks = [...this.#sinks, destination];
     }
   }
   /** Makes `destination` the only one. Those before are not closed. */
@@ -879,21 +911,9 @@ export class Output {
   }
   /** Keeps the last `n` lines. */
   addTail(n: number): Tail {
-    const decoder = new TextDecoder();
-    let kept = "";
-    this.add({
-      write(chunk) {
-        kept += decoder.decode(chunk, { stream: true });
-        if (kept.length > PIPE_SIZE) {
-          kept = tail(kept, n) + (kept.endsWith("\n") ? "\n" : "");
-        }
-      },
-    });
-    return {
-      get text() {
-        return tail(kept, n);
-      },
-    };
+    const sink = new TailSink(n);
+    this.add(sink);
+    return sink;
   }
   /**
    * Gives an Env that holds, once the output is closed, the last JSON object written. Text that is
@@ -901,24 +921,25 @@ export class Output {
    */
   addEnv(): Env {
     const env = new Env();
-    let last: string | undefined;
-    this.#addObjects((text) => last = text, () => {
-      for (const [key, value] of last === undefined ? [] : Env.decode(last)) env.set(key, value);
+    let last: Env | undefined;
+    this.#addObjects((object) => last = object, () => {
+      for (const [key, value] of last ?? []) env.set(key, value);
     });
     return env;
   }
   /** Gives a list that holds, once the output is closed, every JSON object written. See `addEnv`. */
   addTable(): Env[] {
     const table: Env[] = [];
-    this.#addObjects((text) => void table.push(Env.decode(text)));
+    this.#addObjects((object) => void table.push(object));
     return table;
   }
-  #addObjects(each: (text: string) => void, end?: () => void): void {
+  #addObjects(each: (object: Env) => void, end?: () => void): void {
     const decoder = new TextDecoder();
-    const splitter = new ObjectSplitter(each);
+    const splitter = new ObjectSplitter((text) => each(Env.decode(text)));
     this.add({
       write: (chunk) => splitter.push(decoder.decode(chunk, { stream: true })),
       close() {
+        splitter.push(decoder.decode());
         splitter.end();
         end?.();
       },
@@ -933,11 +954,15 @@ export class Output {
    * that is not awaited ends no process: `close` reports the error again.
    */
   write(data: Uint8Array | string): Promise<void> {
-    if (this.#closed || this.#sinks.length === 0) return DONE;
-    const chunk = typeof data === "string" ? encoder.encode(data) : data;
+    if (this.#closed) return DONE;
+    const sinks = this.#sinks;
+    if (sinks.length === 0 && this.#observer === undefined) return DONE;
+    // A copy, because the caller may use its buffer again before everyone has taken what it holds.
+    const chunk = typeof data === "string" ? encoder.encode(data) : data.slice();
+    this.#observer?.write(chunk);
     const delivered = this.#queue
-      ? this.#queue.then(() => this.#deliver(chunk))
-      : this.#deliver(chunk);
+      ? this.#queue.then(() => this.#deliver(chunk, sinks))
+      : this.#deliver(chunk, sinks);
     if (delivered === undefined) return DONE;
     const settled = delivered.then(() => {}, () => {});
     this.#queue = settled;
@@ -948,8 +973,7 @@ export class Output {
   }
 
   /** Undefined where every destination took the chunk at once, which spares most writes a promise. */
-  #deliver(chunk: Uint8Array): Promise<void> | undefined {
-    const sinks = this.#sinks;
+  #deliver(chunk: Uint8Array, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
       try {
@@ -963,7 +987,7 @@ export class Output {
   }
   async #deliverRest(
     chunk: Uint8Array,
-    sinks: Sink[],
+    sinks: readonly Sink[],
     i: number,
     pending: void | Promise<void>,
     failure?: { error: unknown },
@@ -985,6 +1009,8 @@ export class Output {
     if (failure) await this.#fail(failure);
   }
   #fail(failure: { error: unknown }): Promise<never> {
+    // Whoever cancels a pipe need not say why, but whoever writes to it should read something.
+    failure.error ??= new Error("the reader has gone away");
     this.#failure ??= failure;
     return Promise.reject(failure.error);
   }
@@ -1007,6 +1033,26 @@ export class Output {
       }
     }
     if (this.#failure) throw this.#failure.error;
+  }
+}
+
+/** Keeps the last lines. */
+class TailSink implements Sink, Tail {
+  #n: number;
+  #decoder = new TextDecoder();
+  #kept = "";
+
+  constructor(n: number) {
+    this.#n = n;
+  }
+  write(chunk: Uint8Array): void {
+    this.#kept += this.#decoder.decode(chunk, { stream: true });
+    if (this.#kept.length > PIPE_SIZE) {
+      this.#kept = tail(this.#kept, this.#n) + (this.#kept.endsWith("\n") ? "\n" : "");
+    }
+  }
+  get text(): string {
+    return tail(this.#kept, this.#n);
   }
 }
 
@@ -1077,11 +1123,11 @@ export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message || error.name : String(error);
 }
 
-/** Whether `promise` settled within `ms` milliseconds. Rejects if it does. */
+/** Whether `promise` settled within `ms` milliseconds, `Infinity` for any. Rejects if it does. */
 export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const timeout = new Promise<boolean>((resolve) => {
-    timer = setTimeout(() => resolve(false), Math.max(0, ms));
+    if (ms !== Infinity) timer = setTimeout(() => resolve(false), Math.max(0, ms));
   });
   try {
     return await Promise.race([promise.then(() => true), timeout]);

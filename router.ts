@@ -25,6 +25,7 @@ import {
   messageOf,
   type Sink,
   TypedError,
+  within,
 } from "./engine.ts";
 import { API_VERSION, VERSION } from "./builtins/version.ts";
 import {
@@ -118,6 +119,8 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
   return router;
 }
 
+const BODIED = ["POST", "PUT", "PATCH", "DELETE"];
+const METHODS = ["GET", "HEAD", ...BODIED];
 /** From this version on errors are JSON; before, they are text. */
 const JSON_ERRORS = [1, 24];
 const BODY_LIMIT = 16 * 1024 * 1024;
@@ -155,9 +158,13 @@ class Dispatcher {
   }
 
   #add(route: Route): Router {
+    const init = {
+      status: route.status ?? 200,
+      headers: { "Content-Type": route.contentType ?? "application/json" },
+    };
+    new Response("", init); // Throws now, and not at the first request, if it can't be answered so.
     const names = [...route.path.matchAll(/:(\w+)/g)].map(([, name]) => name);
-    const headers = { "Content-Type": route.contentType ?? "application/json" };
-    this.router.on(route.method, route.path, (c) => this.#run(c, route, names, headers));
+    this.router.on(route.method, route.path, (c) => this.#run(c, route, names, init));
     return this.router;
   }
 
@@ -175,8 +182,7 @@ class Dispatcher {
     } else if (request.method === "OPTIONS") {
       answer = this.#allow(env);
     } else {
-      const { method } = request;
-      const bodied = method !== "GET" && method !== "HEAD" && request.body !== null;
+      const bodied = BODIED.includes(request.method) && request.body !== null;
       answer = dispatch(bodied ? this.#limited(request, env) : request, env, context);
     }
     if (this.#options.cors === undefined && !this.#options.logging) return answer;
@@ -189,19 +195,23 @@ class Dispatcher {
     answer: Response | Promise<Response>,
   ): Promise<Response> {
     const started = performance.now();
-    const response = await answer;
+    let response = await answer;
     const { cors } = this.#options;
     if (cors !== undefined) {
-      response.headers.set("Access-Control-Allow-Origin", cors);
-      response.headers.set(
+      // A copy, because the headers of a redirect or of a fetched answer cannot be changed.
+      const headers = new Headers(response.headers);
+      headers.set("Access-Control-Allow-Origin", cors);
+      headers.set("Access-Control-Allow-Methods", [...METHODS, "OPTIONS"].join(", "));
+      headers.set(
         "Access-Control-Allow-Headers",
         "Origin, X-Requested-With, Content-Type, Accept, X-Registry-Auth",
       );
-      response.headers.set(
-        "Access-Control-Allow-Methods",
-        "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
-      );
-      if (cors !== "*") response.headers.append("Vary", "Origin");
+      if (cors !== "*") headers.append("Vary", "Origin");
+      response = new Response(response.body, {
+        status: response.status,
+        statusText: response.statusText,
+        headers,
+      });
     }
     if (this.#options.logging) {
       this.#engine.log("info", `${request.method} ${env.path} ${response.status}`, {
@@ -221,21 +231,15 @@ class Dispatcher {
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
         if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(env.bodyLimit);
-        const { promise: late, reject } = Promise.withResolvers<never>();
-        const timer = setTimeout(
-          () =>
-            reject(new TypedError("timeout", `no more of the body came for ${timeout / 1_000} s`)),
-          timeout,
-        );
-        try {
-          const { value, done } = await Promise.race([source.read().catch(brokenOff), late]);
-          if (done) return controller.close();
-          size += value.length;
-          if (size > env.bodyLimit) throw tooLarge(env.bodyLimit);
-          controller.enqueue(value);
-        } finally {
-          clearTimeout(timer);
+        const read = source.read().catch(brokenOff);
+        if (!await within(timeout, read)) {
+          throw new TypedError("timeout", `no more of the body came for ${timeout / 1_000} s`);
         }
+        const { value, done } = await read;
+        if (done) return controller.close();
+        size += value.length;
+        if (size > env.bodyLimit) throw tooLarge(env.bodyLimit);
+        controller.enqueue(value);
       },
       cancel: (reason) => source.cancel(reason),
     }, { highWaterMark: 0 });
@@ -253,15 +257,15 @@ class Dispatcher {
     c: Context<{ Bindings: Bindings }>,
     route: Route,
     names: string[],
-    headers: Record<string, string>,
+    init: ResponseInit,
   ): Response | Promise<Response> {
     const request = c.req.raw;
-    if (route.stream && c.req.raw.method === "HEAD") return this.#notFound(c);
+    if (route.stream && request.method === "HEAD") return this.#notAllowed(c.env, "HEAD", ["GET"]);
     c.env.answersSmall();
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
     const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
     job.quiet = true;
-    job.abortWith(() => c.env.signal ?? request.signal);
+    job.abortWith(() => c.env.signal);
     if (route.query !== undefined) {
       for (const name of route.query) {
         const value = c.req.query(name);
@@ -269,35 +273,19 @@ class Dispatcher {
       }
     }
     if (route.bodyLimit !== undefined) c.env.bodyLimit = route.bodyLimit;
-    if (route.body === "env") return this.#runWithEnv(job, request, route, headers);
+    const answer = () => this.#answer(job, c.env, route.stream ?? false, init);
+    if (route.body === "env") return bodyToEnv(request, job).then(answer);
     if (route.body === "stdin" && request.body) job.stdin.add(request.body);
-    return this.#answer(job, route, headers);
+    if (request.method !== "HEAD") return answer();
+    // Hono drops the body, and a job must not wait for somebody who reads it.
+    return answer().then((response) => {
+      response.body?.cancel();
+      return response;
+    });
   }
 
-  async #runWithEnv(
-    job: Job,
-    request: Request,
-    route: Route,
-    headers: Record<string, string>,
-  ): Promise<Response> {
-    const text = await request.text();
-    let env: Env;
-    try {
-      env = text.trim() === "" ? new Env() : Env.decode(text);
-    } catch (error) {
-      throw new TypedError("bad parameter", `request body: ${messageOf(error)}`);
-    }
-    for (const [key, value] of env) job.setenv(key, value);
-    return await this.#answer(job, route, headers);
-  }
-
-  #answer(job: Job, route: Route, headers: Record<string, string>): Promise<Response> {
-    const answer = new Answer(
-      job,
-      { status: route.status ?? 200, headers },
-      route.stream ?? false,
-      this.#options.sendTimeout ?? SEND_TIMEOUT,
-    );
+  #answer(job: Job, env: Bindings, streams: boolean, init: ResponseInit): Promise<Response> {
+    const answer = new Answer(job, init, streams, this.#options.sendTimeout ?? SEND_TIMEOUT, env);
     job.stdout.add(answer);
     job.run().then(() => answer.end(), (error) => {
       if (answer.fail(error)) return;
@@ -317,13 +305,21 @@ class Dispatcher {
   }
 
   #notFound(c: Context<{ Bindings: Bindings }>): Response {
+    const { method } = c.req.raw;
     const methods = this.#methods(c.env.path);
-    if (methods.length === 0) return this.#error(noSuchPage(c.env.path), c.env);
+    // A handler may say "not found" of a path that it does handle.
+    if (methods.length === 0 || methods.includes(method === "HEAD" ? "GET" : method)) {
+      return this.#error(noSuchPage(c.env.path), c.env);
+    }
+    return this.#notAllowed(c.env, method, methods);
+  }
+
+  #notAllowed(env: Bindings, method: string, methods: string[]): Response {
     const allow = methods.join(", ");
     const response = this.#text(
-      c.env,
+      env,
       405,
-      `method ${c.req.raw.method} is not allowed for ${c.env.path}, expected ${allow}`,
+      `method ${method} is not allowed for ${env.path}, expected ${allow}`,
     );
     response.headers.set("Allow", allow);
     return response;
@@ -331,12 +327,15 @@ class Dispatcher {
 
   /** The methods that a path has handlers for. */
   #methods(path: string): string[] {
-    return ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].filter((method) =>
+    return METHODS.filter((method) =>
       this.router.router.match(method, path)[0].some(([[, route]]) => route.method === method)
     );
   }
 
   #error(error: unknown, env: Bindings): Response {
+    if (isHttpException(error)) {
+      return error.res ?? this.#text(env, error.status, error.message);
+    }
     const { status, message } = toHttp(error);
     if (status === 500) this.#engine.log("error", `${env.path}: ${messageOf(error)}`);
     return this.#text(env, status, message);
@@ -378,26 +377,53 @@ const WORDING: readonly [string, number][] = [
 ];
 
 function toHttp(error: unknown): { status: number; message: string } {
-  const cause = error instanceof JobError ? error.cause ?? error : error;
-  const kind = (cause as Partial<TypedError> | undefined)?.kind;
-  // By its kind and not its class, which a module that was loaded twice has twice.
-  if (cause instanceof Error && kind !== undefined && Object.hasOwn(STATUS_OF, kind)) {
-    return { status: STATUS_OF[kind], message: cause.message };
+  // What the innermost job threw, where jobs run jobs; its last words, where it only said them.
+  let cause = error;
+  while (cause instanceof JobError && cause.cause instanceof Error) cause = cause.cause;
+  if (cause instanceof Error && !(cause instanceof JobError)) {
+    // By its kind and not its class, which a module that was loaded twice has twice.
+    const { kind } = cause as Partial<TypedError>;
+    if (kind !== undefined && Object.hasOwn(STATUS_OF, kind)) {
+      return { status: STATUS_OF[kind], message: cause.message };
+    }
   }
-  const message = withoutPaths(messageOf(error).split("\n", 1)[0]);
+  const text = messageOf(cause).trimStart().split("\n", 1)[0];
+  const message = /^at .*:\d+\)?$/.test(text) ? "internal error" : withoutPaths(text);
   // "No such file or directory" is the system's wording about our files, not ours about the client's.
-  const ours = (cause as { code?: unknown } | undefined)?.code === undefined;
-  const lower = message.toLowerCase();
-  const rule = ours ? WORDING.find(([words]) => lower.includes(words)) : undefined;
-  return { status: rule?.[1] ?? 500, message };
+  const lower = isSystemError(cause) ? "" : message.toLowerCase();
+  return { status: WORDING.find(([words]) => lower.includes(words))?.[1] ?? 500, message };
+}
+
+function isSystemError(error: unknown): boolean {
+  return Object.values(Deno.errors).some((kind) => error instanceof kind) ||
+    typeof (error as { code?: unknown } | undefined)?.code === "string";
+}
+
+/** Hono's own error with a status, without the module that it is in. */
+function isHttpException(error: unknown): error is Error & { status: number; res?: Response } {
+  return error instanceof Error && "getResponse" in error && "status" in error;
 }
 
 /** A message nobody wrote for a client may name files of the host; those are nobody's business. */
 function withoutPaths(message: string): string {
+  // In quotes, after a scheme without a host, or by itself; not the path of a URL or of an image.
   return message.replace(
-    /(?:file:\/\/)?(?<![\w.:/-])\/[^\s'"`,:;()]*/g,
-    (path) => path.length > 1 ? "(path)" : path,
+    /(?<=(["'`]))\/(?=.*\1)(?:(?!\1).)*|(?:\b[a-z][\w+.-]*:\/\/(?=\/)|(?<![\w./:-])|(?<=:)(?!\/\/))\/[^\s'"`,:;()[\]]+(?::\d+)*/gi,
+    "(path)",
   );
+}
+
+/** Decodes a request's body, a JSON object, into a job's env. */
+async function bodyToEnv(request: Request, job: Job): Promise<void> {
+  const text = await request.text();
+  if (text.trim() === "") return;
+  let env: Env;
+  try {
+    env = Env.decode(text);
+  } catch (error) {
+    throw new TypedError("bad parameter", `request body: ${messageOf(error)}`);
+  }
+  for (const [key, value] of env) job.setenv(key, value);
 }
 
 function noSuchPage(path: string): TypedError {
@@ -424,6 +450,7 @@ const BUFFER = 65_536;
 
 /** A job's stdout as a response: whole when the job has ended, or a stream as soon as it must be. */
 class Answer implements Sink {
+  #env: Bindings;
   #job: Job;
   #init: ResponseInit;
   #timeout: number;
@@ -435,7 +462,14 @@ class Answer implements Sink {
   #gone?: { reason: unknown };
   #taken?: PromiseWithResolvers<void>;
 
-  constructor(job: Job, init: ResponseInit, streams: boolean, timeout: number) {
+  constructor(
+    job: Job,
+    init: ResponseInit,
+    streams: boolean,
+    timeout: number,
+    env: Bindings,
+  ) {
+    this.#env = env;
     this.#job = job;
     this.#init = init;
     this.#streams = streams;
@@ -460,13 +494,12 @@ class Answer implements Sink {
       if (!this.#gone) this.#controller.close();
       return;
     }
-    const [first] = this.#chunks;
-    const body = this.#chunks.length < 2 ? first : joined(this.#chunks, this.#size);
-    this.#response.resolve(
-      body === undefined
-        ? new Response(null, { status: 204 })
-        : new Response(body as Uint8Array<ArrayBuffer>, this.#init),
-    );
+    if (this.#size === 0) {
+      this.#response.resolve(new Response(null, { status: 204 }));
+      return;
+    }
+    const body = this.#chunks.length === 1 ? this.#chunks[0] : joined(this.#chunks, this.#size);
+    this.#response.resolve(new Response(body as Uint8Array<ArrayBuffer>, this.#init));
   }
 
   /** The job has failed. False if it is too late to answer so. */
@@ -502,13 +535,11 @@ class Answer implements Sink {
   async #room(): Promise<void> {
     while (!this.#gone && this.#controller!.desiredSize! <= 0) {
       this.#taken = Promise.withResolvers();
-      const timer = setTimeout(() => {
-        const error = new TypedError("timeout", "the client does not take its answer");
-        this.#leave(error);
-        this.#controller!.error(error);
-      }, this.#timeout);
-      await this.#taken.promise;
-      clearTimeout(timer);
+      if (await within(this.#timeout, this.#taken.promise)) continue;
+      const error = new TypedError("timeout", "the client does not take its answer");
+      this.#leave(error);
+      this.#controller!.error(error);
+      this.#env.cut();
     }
     if (this.#gone) throw this.#gone.reason;
   }

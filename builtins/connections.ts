@@ -19,6 +19,8 @@ export interface RequestInfo {
    * given `send` and not `idle` to do so.
    */
   small: boolean;
+  /** Ends the connection at once, whatever it has not sent yet. */
+  cut(): void;
 }
 
 /** Answers a request. */
@@ -207,6 +209,11 @@ export class Connections {
     for (const connection of idle.slice(0, count)) this.#end(connection, "shed");
   }
 
+  /** @internal Ends a connection in the middle of what it does. */
+  cut(connection: Connection): void {
+    this.#end(connection, "cut");
+  }
+
   #end(connection: Connection, why: "timedOut" | "shed" | "cut"): void {
     if (connection.end()) this.counts[why]++;
   }
@@ -286,7 +293,7 @@ class Connection {
     this.active++;
     this.requests++;
     this.#owner.counts.requests++;
-    const info = new Info(this.#conn, request, this.#infos);
+    const info = new Info(this.#conn, request, this.#infos, () => this.#owner.cut(this));
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -340,8 +347,10 @@ class Info implements RequestInfo {
   #watched: Set<Info>;
   #abort?: AbortController;
   #done = false;
+  readonly cut: () => void;
 
-  constructor(conn: Deno.Conn, request: Request, watched: Set<Info>) {
+  constructor(conn: Deno.Conn, request: Request, watched: Set<Info>, cut: () => void) {
+    this.cut = cut;
     this.#conn = conn;
     this.#request = request;
     this.#watched = watched;

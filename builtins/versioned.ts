@@ -19,16 +19,19 @@ export interface Bindings {
   /** Where the client is; undefined where the request did not come over a socket. */
   readonly remoteAddr?: Deno.Addr;
   /** Aborted when the client leaves before its answer is complete. */
-  readonly signal?: AbortSignal;
+  readonly signal: AbortSignal;
   /**
    * Says that the answer is a stream, or at most some 64 KiB: then the connection counts as idle as
    * soon as it is given, and not only when a client had the time to take more than that. Routes that
    * run a job say so by themselves.
    */
   answersSmall(): void;
+  /** Ends the connection at once, whatever it has not sent yet. */
+  cut(): void;
 }
 
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "signal">> & { small?: boolean };
+/** What the connection passes on; nothing where a request did not come over one. */
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "signal" | "cut">> & { small?: boolean };
 
 /** A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
 export function versionedApp(): Hono<{ Bindings: Bindings }> {
@@ -40,10 +43,12 @@ export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
   bodyLimit: number;
+  #request: Request;
   #info: Connected | undefined;
 
   constructor(request: Request, info: object | undefined, bodyLimit: number) {
     const path = getPath(request);
+    this.#request = request;
     this.#info = info as Connected | undefined;
     this.bodyLimit = bodyLimit;
     const code = path.charCodeAt(2);
@@ -59,11 +64,14 @@ export class RequestBindings implements Bindings {
   get remoteAddr(): Deno.Addr | undefined {
     return this.#info?.remoteAddr;
   }
-  get signal(): AbortSignal | undefined {
-    return this.#info?.signal;
+  get signal(): AbortSignal {
+    return this.#info?.signal ?? this.#request.signal;
   }
   answersSmall(): void {
     if (this.#info) this.#info.small = true;
+  }
+  cut(): void {
+    this.#info?.cut?.();
   }
 }
 

@@ -83,9 +83,13 @@ function seconds(nanos: string): string {
   return `${nanos.slice(0, -9)}.${nanos.slice(-9)}`;
 }
 
-/** Waits until a condition holds, however long a busy machine takes. */
+/** Waits until a condition holds. */
 async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
+  const deadline = performance.now() + 20_000;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`not so after 20 s: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
 }
 
 async function assertBadParameter(engine: Engine, env: Record<string, string>, part: string) {
