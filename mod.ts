@@ -86,6 +86,16 @@ export async function createRouter(engine: Engine, options?: RouterOptions): Pro
   return router.createRouter(engine, options);
 }
 
+/**
+ * Adds routes for profiles that `go tool pprof` reads, `/debug/pprof/profile` (CPU) and
+ * `/debug/pprof/heap`, and the jobs behind them, `cpuprofile` and `heapprofile`. The command line does
+ * so with `--debug` only: whoever reaches them sees how the program is made, and can slow it down.
+ */
+export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
+  const profiler = await import("./builtins/profiler.ts");
+  await profiler.attachProfiler(router, engine);
+}
+
 const HELP = `Usage: floodgate [FLAGS]
 
 Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
@@ -106,7 +116,7 @@ Binds its sockets, boots, and then serves: clients that connect meanwhile are he
       --body-limit BYTES       Longest request body (default 16777216)
       --shutdown-timeout SEC   For requests to finish at SIGTERM or SIGINT (default 10)
   -p, --pidfile PATH           Write the process id there
-  -D, --debug                  Log at level debug, each request too
+  -D, --debug                  Log at level debug, each request too; serve profiles for go tool pprof
   -l, --log-level LEVEL        debug, info, warn or error (default info)
       --log-format FORMAT      text or json (default text)
   -v, --version                Print the version
@@ -153,6 +163,7 @@ interface Flags {
   logLevel: LogLevel;
   logFormat: "text" | "json";
   takeover: boolean;
+  debug: boolean;
   show?: string;
 }
 
@@ -213,6 +224,7 @@ export async function main(args: readonly string[]): Promise<number> {
     }
     await booting((async () => {
       const app = await createRouter(engine, flags.router);
+      if (flags.debug) await attachProfiler(app, engine);
       for (const module of flags.install) await install(module, engine, app);
       router.resolve(app);
     })());
@@ -304,6 +316,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     logLevel: choice("log-level", ["debug", "info", "warn", "error"]) ?? (debug ? "debug" : "info"),
     logFormat: choice("log-format", ["text", "json"]) ?? "text",
     takeover: given.takeover === true,
+    debug,
     show,
   };
 }

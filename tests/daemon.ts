@@ -19,6 +19,8 @@ export interface DaemonOptions {
   descriptors?: number;
   /** The program, in place of mod.ts. */
   program?: string;
+  /** The folder it runs in, in place of ours. */
+  cwd?: string;
 }
 
 /** `deno run -A mod.ts ARGS`, its output, and its end. */
@@ -77,6 +79,7 @@ export class Daemon implements AsyncDisposable {
     return new Daemon(
       new Deno.Command(limited[0], {
         args: limited.slice(1),
+        cwd: options.cwd,
         env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...options.env },
         stdin: "null",
         stdout: "piped",

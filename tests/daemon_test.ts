@@ -258,6 +258,30 @@ Deno.test("mod.ts has no side effects when imported, and needs no JSR", async ()
   assertEquals(folder.names(), ["embed.ts"]);
 });
 
+Deno.test("mod.ts runs from a URL, and installs a module from one", async () => {
+  await using folder = await TempFolder.make();
+  await using web = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    async (request) =>
+      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
+        headers: { "Content-Type": "application/typescript" },
+      }),
+  );
+  const base = `http://127.0.0.1:${web.addr.port}`;
+  await using daemon = Daemon.start(
+    ["-H", `unix://${folder.path}/s`, "--install", `${base}/examples/containers.ts`],
+    // It must not find a deno.json, as nothing that is run from a URL does.
+    { program: `${base}/mod.ts`, cwd: folder.path },
+  );
+  await daemon.open();
+  const answer = await exchange(
+    { transport: "unix", path: `${folder.path}/s` },
+    "GET /containers/json HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+  );
+  assertMatch(answer, /"Names":\["\/web"\]/);
+  assertEquals(await daemon.end(), 0);
+});
+
 Deno.test("the docker CLI gets version, info, events, and a clean error for ps", {
   ignore: NO_DOCKER,
 }, async () => {
