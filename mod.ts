@@ -22,7 +22,7 @@
  * await served;
  * ```
  *
- * Importing this module does nothing by itself, and needs no package but Hono.
+ * Importing this module does nothing by itself, and needs nothing from JSR.
  *
  * @module
  */

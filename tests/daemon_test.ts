@@ -258,6 +258,18 @@ Deno.test("mod.ts has no side effects when imported, and needs no JSR", async ()
   assertEquals(folder.names(), ["embed.ts"]);
 });
 
+Deno.test("acceptconnections tells systemd READY=1 when the gate opens", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/notify`;
+  const systemd = Deno.listenDatagram({ transport: "unixpacket", path });
+  const received = systemd.receive();
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0"], { env: { NOTIFY_SOCKET: path } });
+  const [bytes] = await received;
+  assertEquals(new TextDecoder().decode(bytes), "READY=1");
+  systemd.close();
+  assertEquals(await daemon.end(), 0);
+});
+
 Deno.test("mod.ts runs from a URL, and installs a module from one", async () => {
   await using folder = await TempFolder.make();
   await using web = Deno.serve(
