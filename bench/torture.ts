@@ -94,7 +94,7 @@ async function crowd(name: string, rounds: number, args: string[]): Promise<void
     if (status !== 200) outcomes.push(`after the round: ${status}`);
     for (const client of kept) client.close();
   }
-  const { apis: [{ shed, listeners: [{ acceptErrors }] }] } = await stats(target);
+  const { apis: [{ listeners: [{ shed, acceptErrors }] }] } = await stats(target);
   const logged = daemon.stderr.match(/accept: /g)?.length ?? 0;
   report(
     outcomes.every((outcome) => outcome === "answered 200") && slowest < 1_000 &&

@@ -156,8 +156,13 @@ export class Connections {
       this.#timer = setInterval(() => this.#sweep(), this.#interval);
     }
     if (await this.#emptied(limit)) return;
-    for (const connection of this.#live) this.#end(connection, "cut");
+    this.cutAll();
     await this.#emptied(CUT_TIMEOUT);
+  }
+
+  /** Ends all connections at once. */
+  cutAll(): void {
+    for (const connection of this.#live) this.#end(connection, "cut");
   }
 
   /** Whether all connections have ended within so many milliseconds. */

@@ -8,7 +8,7 @@
 import { type Engine, type Job, TypedError } from "../engine.ts";
 import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
 import { bind, type Bound, parseAddress } from "./addresses.ts";
-import { Connections, type RequestHandler } from "./connections.ts";
+import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
 import { notify } from "./systemd.ts";
 
 /** Something with the `fetch` of a Hono app. */
@@ -63,22 +63,29 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   return { stats: () => [...apis].map((api) => api.stats) };
 }
 
+/** An address, who comes there, and who is served. */
+interface Listening {
+  place: Bound;
+  buffer: ListenBuffer;
+  connections: Connections;
+}
+
 /** One run of `serveapi`. */
 class Api {
   #job: Job;
   /** The engine's gate, and the one that our listeners are behind: the same if they are. */
   #gate: Activation;
   #activation: Activation;
-  #bound: { place: Bound; buffer: ListenBuffer }[] = [];
+  #listening: Listening[] = [];
   #limit?: ConnectionLimit;
-  #connections: Connections;
+  #timeouts: Timeouts;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
   #stopped = false;
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
-    for (const { place } of this.#bound) place.unpublishNow();
+    for (const { place } of this.#listening) place.unpublishNow();
   };
 
   constructor(job: Job, activation: Activation) {
@@ -90,15 +97,11 @@ class Api {
       // There is nothing to wait for, yet a boot that fails ends this one too.
       activation.opened.catch((reason) => this.#abandon(reason));
     }
-    this.#connections = new Connections(
-      (request, info) => this.#handler(request, info),
-      {
-        header: milliseconds(job, "HeaderTimeout"),
-        idle: milliseconds(job, "IdleTimeout"),
-        send: milliseconds(job, "SendTimeout"),
-      },
-      job.engine.log,
-    );
+    this.#timeouts = {
+      header: milliseconds(job, "HeaderTimeout"),
+      idle: milliseconds(job, "IdleTimeout"),
+      send: milliseconds(job, "SendTimeout"),
+    };
     const max = number(job, "MaxConnections") || defaultLimit();
     if (max !== undefined) this.#limit = new ConnectionLimit(max);
     job.onStop((drain) => this.#stop(drain));
@@ -106,18 +109,16 @@ class Api {
   }
 
   get addresses(): string[] {
-    return this.#bound.map(({ place }) => place.address);
+    return this.#listening.map(({ place }) => place.address);
   }
 
   get stats(): unknown {
-    return {
-      ...this.#connections.stats,
-      maxConnections: this.#limit?.max,
-      listeners: this.#bound.map(({ place, buffer }) => ({
-        address: place.address,
-        ...buffer.stats,
-      })),
-    };
+    const listeners = this.#listening.map(({ place, buffer, connections }) => ({
+      address: place.address,
+      ...buffer.stats,
+      ...connections.stats,
+    }));
+    return { maxConnections: this.#limit?.max, listeners };
   }
 
   /** Binds all addresses, or throws with those that were bound left to `close`. */
@@ -130,13 +131,19 @@ class Api {
         takeover: job.getenvBool("Takeover"),
         reusePort: job.getenvBool("ReusePort"),
       });
+      const connections = new Connections(
+        (request, info) => this.#handler(request, info),
+        this.#timeouts,
+        job.engine.log,
+      );
       const buffer = new ListenBuffer(place.listener, this.#activation, {
         hold: number(job, "Hold"),
         maxConnections: this.#limit,
-        onPressure: (pressed) => this.#connections.press(pressed),
+        // Whoever comes to one address may have the place of somebody who is idle at another.
+        onPressure: (pressed) => this.#each((connections) => connections.press(pressed)),
         log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
       });
-      this.#bound.push({ place, buffer });
+      this.#listening.push({ place, buffer, connections });
     }
   }
 
@@ -149,9 +156,9 @@ class Api {
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(handler: RequestHandler): Promise<void> {
     this.#handler = handler;
-    await Promise.all(this.#bound.map(async ({ buffer }) => {
+    await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
-        this.#connections.serve(connection).finally(() => buffer.release());
+        connections.serve(connection).finally(() => buffer.release());
       }
     }));
     if (this.#failure) throw this.#failure.reason;
@@ -159,7 +166,7 @@ class Api {
   }
 
   async publish(): Promise<void> {
-    for (const { place } of this.#bound) await place.publish();
+    for (const { place } of this.#listening) await place.publish();
   }
 
   async #stop(drain: number): Promise<void> {
@@ -167,7 +174,7 @@ class Api {
     const started = Date.now();
     // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
     // hold behind a gate that never opened cannot be.
-    await Promise.all(this.#bound.map(async ({ place, buffer }) => {
+    await Promise.all(this.#listening.map(async ({ place, buffer }) => {
       await place.unpublish();
       // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
       const quiet = place.address.startsWith("unix:") ? 20 : 0;
@@ -175,20 +182,26 @@ class Api {
       else buffer.close();
     }));
     // Only now, because a client that is told to close comes back at once.
-    await this.#connections.drain(drain - (Date.now() - started));
+    const left = drain - (Date.now() - started);
+    await Promise.all(this.#listening.map(({ connections }) => connections.drain(left)));
     this.#ended.resolve();
+  }
+
+  #each(step: (connections: Connections) => void): void {
+    for (const { connections } of this.#listening) step(connections);
   }
 
   #abandon(reason: unknown): void {
     this.#failure = { reason };
-    for (const { buffer } of this.#bound) buffer.close();
+    for (const { buffer } of this.#listening) buffer.close();
   }
 
   async close(): Promise<void> {
-    for (const { place, buffer } of this.#bound) {
+    for (const { place, buffer } of this.#listening) {
       buffer.close();
       await place.unpublish();
     }
+    this.#each((connections) => connections.cutAll());
     globalThis.removeEventListener("unload", this.#unload);
   }
 }

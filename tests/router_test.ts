@@ -1293,7 +1293,7 @@ Deno.test("Router.job cuts a client that reads nothing of a big answer", async (
   using client = await Client.connect(server.port, "GET /endless");
   await until(() => engine.stats.failed === 1);
   // The daemon has nothing of it any more, whatever the client does.
-  await until(async () => (await ask(engine, "stats")).apis[0].active === 0);
+  await until(async () => (await ask(engine, "stats")).apis[0].listeners[0].active === 0);
   assertNotMatch(await client.ended(), /\r\n0\r\n\r\n$/);
 });
 
@@ -1395,7 +1395,7 @@ Deno.test("Router.job leaves the signal of an answered request alone", async () 
   using client = await Client.connect(server.port, "GET /keep");
   await client.sees(/\{\}$/);
   client[Symbol.dispose]();
-  await until(async () => (await ask(server.engine, "stats")).apis[0].active === 0);
+  await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].active === 0);
   assertEquals(signals.map(({ aborted }) => aborted), [false]);
 });
 
@@ -1436,7 +1436,7 @@ Deno.test("Router answers others while a handler waits for ever or fails", async
   };
   using never = await Client.connect(server.port, "GET /never", "Connection: close");
   using plain = await Client.connect(server.port, "GET /plain/never", "Connection: close");
-  await until(async () => (await ask(server.engine, "stats")).apis[0].requests === 2);
+  await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].requests === 2);
   for (let i = 0; i < 3; i++) {
     assertEquals(await get("/throws"), [500, '{"message":"boom"}']);
     assertEquals(await get("/late"), [500, '{"message":"late boom"}']);
