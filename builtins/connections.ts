@@ -239,17 +239,18 @@ class Connection {
   closing = false;
   /** It has an answer of unknown size, which the client may or may not have taken. */
   owes = false;
-  #conn: Deno.Conn;
-  #owner: Connections;
+  /** Requests whose handlers look at their signal. */
+  readonly watched = new Set<Info>();
+  readonly conn: Deno.Conn;
+  readonly owner: Connections;
   #handler: RequestHandler;
   #server?: NativeServer;
   #cancel?: () => void;
   #ended = false;
-  #infos = new Set<Info>();
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
-    this.#conn = conn;
-    this.#owner = owner;
+    this.conn = conn;
+    this.owner = owner;
     this.#handler = handler;
   }
 
@@ -259,7 +260,7 @@ class Connection {
     };
     try {
       this.#server = serve(
-        this.#conn,
+        this.conn,
         signal,
         (request, native) => this.#handle(request, native),
         onError,
@@ -268,7 +269,7 @@ class Connection {
       await this.#server.finished;
     } finally {
       this.#ended = true;
-      for (const info of this.#infos) info.leave();
+      for (const info of this.watched) info.leave();
     }
   }
 
@@ -297,8 +298,8 @@ class Connection {
   #handle(request: Request, native: NativeInfo): Response | Promise<Response> {
     this.active++;
     this.requests++;
-    this.#owner.counts.requests++;
-    const info = new Info(this.#conn, request, this.#infos, () => this.#owner.cut(this));
+    this.owner.counts.requests++;
+    const info = new Info(this, request);
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -316,7 +317,7 @@ class Connection {
   }
 
   #answer(response: Response, native: NativeInfo, info: Info): Response {
-    const last = this.#owner.lastAnswers;
+    const last = this.owner.lastAnswers;
     if (last) {
       // The native loop does not read this; it is told to close once the answer is complete.
       try {
@@ -347,26 +348,25 @@ class Connection {
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
   small = false;
-  #conn: Deno.Conn;
+  #connection: Connection;
   #request: Request;
-  #watched: Set<Info>;
   #abort?: AbortController;
   #done = false;
-  readonly cut: () => void;
 
-  constructor(conn: Deno.Conn, request: Request, watched: Set<Info>, cut: () => void) {
-    this.cut = cut;
-    this.#conn = conn;
+  constructor(connection: Connection, request: Request) {
+    this.#connection = connection;
     this.#request = request;
-    this.#watched = watched;
   }
   get remoteAddr(): Deno.Addr {
-    return this.#conn.remoteAddr;
+    return this.#connection.conn.remoteAddr;
+  }
+  cut(): void {
+    this.#connection.owner.cut(this.#connection);
   }
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
-      this.#watched.add(this);
+      this.#connection.watched.add(this);
       silenceLegacyAbort();
       // The native loop looks whether the client is there only while somebody listens to this. It
       // aborts after a complete answer too; by the microtask's turn we have heard of that.
@@ -377,7 +377,7 @@ class Info implements RequestInfo {
   /** The answer is complete. */
   done(): void {
     this.#done = true;
-    if (this.#abort) this.#watched.delete(this);
+    if (this.#abort) this.#connection.watched.delete(this);
   }
   /** The client has left, unless the answer is complete. */
   leave(): void {
