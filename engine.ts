@@ -332,6 +332,7 @@ export class Engine {
       const handler = this.#handlers.get(job.name);
       return handler ?? (job.name === "" ? undefined : this.#catchall);
     },
+    stopNow: (stop) => void this.#guard(() => stop(0)),
     end: (job) => {
       this.#running.delete(job);
       if (job.status !== Status.OK) this.#failed++;
@@ -353,6 +354,7 @@ export class Engine {
 interface EngineInternals {
   begin(job: Job): Handler | undefined;
   end(job: Job): void;
+  stopNow(stop: (drain: number) => unknown): void;
 }
 
 const STOP = Symbol("stop");
@@ -447,7 +449,7 @@ export class Job {
   onStop(stop: (drain: number) => unknown): void {
     this[STOP].push(stop);
     // The engine has asked already; a service that starts so late ends at once.
-    if (this.engine.stopping.aborted) queueMicrotask(() => stop(0));
+    if (this.engine.stopping.aborted) this.#internals.stopNow(stop);
   }
 
   /** @internal Resolves when the job has ended. */
@@ -1127,7 +1129,10 @@ export function messageOf(error: unknown): string {
 export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const timeout = new Promise<boolean>((resolve) => {
-    if (ms !== Infinity) timer = setTimeout(() => resolve(false), Math.max(0, ms));
+    // A timer takes 31 bits, and with more it fires at once.
+    if (ms !== Infinity) {
+      timer = setTimeout(() => resolve(false), Math.min(Math.max(0, ms), 2 ** 31 - 1));
+    }
   });
   try {
     return await Promise.race([promise.then(() => true), timeout]);

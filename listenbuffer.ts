@@ -136,6 +136,8 @@ export interface ListenBufferStats {
 const HOLD = 16_384;
 /** The shortest and the longest wait after an accept error that will not go away by itself, in milliseconds. */
 const BACKOFF = { first: 5, last: 1_000 };
+/** How long a queue that never empties is served before it is closed, in milliseconds. */
+const BUSY_DRAIN = 1_000;
 /** Errors this close together, in milliseconds, are one burst: logged once. */
 const BURST = 1_000;
 /**
@@ -198,8 +200,8 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     this.#limit = typeof maxConnections === "number" && maxConnections !== Infinity
       ? new ConnectionLimit(maxConnections)
       : maxConnections as ConnectionLimit | undefined;
-    this.#onPressure = options.onPressure ?? (() => {});
     this.#log = options.log ?? (() => {});
+    this.#onPressure = options.onPressure ?? (() => {});
     activation.opened.then(() => this.#turn(), (reason) => this.#finish(reason));
     this.#pump();
   }
@@ -249,12 +251,15 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
    *
    * @param options `quiet`: for how long nobody may have come, in milliseconds, for the queue to
    * count as empty; default 0, a turn of the event loop. Longer is safer where no new clients can
-   * come, and futile where they always do. `limit`: the longest it may take, in milliseconds; default 1 000.
+   * come, and futile where they always do: without it, it takes at most 1 s, unless there is no room
+   * for those who wait. `limit`: the longest it may take in any case; default 10 000.
    */
   async drain(options: { quiet?: number; limit?: number } = {}): Promise<void> {
-    const { quiet = 0, limit = 1_000 } = options;
-    const deadline = Date.now() + limit;
-    for (let seen = -1; !this.#end && Date.now() < deadline;) {
+    const { quiet = 0, limit = 10_000 } = options;
+    const started = performance.now();
+    for (let seen = -1; !this.#end;) {
+      const patience = quiet > 0 || this.#limit?.full ? limit : Math.min(limit, BUSY_DRAIN);
+      if (performance.now() - started > patience) break;
       // Nobody came although an accept was pending all the while.
       if (this.#accepting && seen === this.#accepted) break;
       seen = this.#accepted;
@@ -342,7 +347,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
         this.#admit(connection);
       } catch (error) {
         if (this.#end) return;
-        if (error instanceof Deno.errors.BadResource || error instanceof Deno.errors.Interrupted) {
+        if (error instanceof Deno.errors.BadResource) {
           this.close(); // Somebody closed the listener that we wrap.
           return;
         }
@@ -359,7 +364,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     }
     this.#accepted++;
     this.#limit?.enter();
-    if (this.#burst.errors > 0 && Date.now() - this.#burst.last > BURST) {
+    if (this.#burst.errors > 0 && performance.now() - this.#burst.last > BURST) {
       this.#log("info", `accepting again after ${this.#burst.errors} errors`);
       this.#burst.errors = 0;
     }
@@ -372,7 +377,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
 
   async #acceptFailed(error: unknown): Promise<void> {
     this.#acceptErrors++;
-    const now = Date.now();
+    const now = performance.now();
     if (this.#burst.errors === 0 || now - this.#burst.last > BURST) {
       this.#burst.errors = 0;
       this.#log("warn", `accept: ${messageOf(error)}, going on`);
@@ -395,19 +400,17 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #press(pressed: boolean): void {
     if (pressed === this.#pressed) return;
     this.#pressed = pressed;
-    this.#onPressure(pressed);
+    try {
+      this.#onPressure(pressed);
+    } catch (error) {
+      this.#log("error", `onPressure: ${messageOf(error)}`);
+    }
   }
 
   #finish(error: unknown): void {
     if (this.#end) return;
     this.#end = { error };
     this.#press(false);
-    try {
-      this.#listener.close();
-    } catch (error) {
-      // It was closed already, which is what we are after.
-      if (!(error instanceof Deno.errors.BadResource)) throw error;
-    }
     for (const connection of this.#held.splice(0)) {
       this.#refused++;
       this.release();
@@ -415,6 +418,13 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     }
     for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
     this.#wake?.();
+    try {
+      this.#listener.close();
+    } catch (error) {
+      // It was closed already, which is what we are after.
+      if (error instanceof Deno.errors.BadResource) return;
+      this.#log("warn", `closing the listener: ${messageOf(error)}`);
+    }
   }
 }
 

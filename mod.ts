@@ -96,7 +96,9 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   await profiler.attachProfiler(router, engine);
 }
 
-const HELP = `Usage: floodgate [FLAGS]
+// A function, because importing this module must not look at the environment.
+const help = () =>
+  `Usage: floodgate [FLAGS]
 
 Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
 
@@ -112,7 +114,10 @@ Binds its sockets, boots, and then serves: clients that connect meanwhile are he
       --api-cors-header VALUE  Allow browsers' requests from this origin, or * for any
       --header-timeout SEC     For a client's first request (default 10; 0: no limit)
       --idle-timeout SEC       Between requests (default 60; 0: no limit)
-      --max-connections N      At this many wait for some to end (default: what descriptors allow)
+      --send-timeout SEC       For taking an answer that the daemon cannot see being taken: one that
+                               a plain Hono route gives whole (default 300; 0: no limit)
+      --max-connections N      At this many idle ones are ended, and clients wait (default: what
+                               descriptors allow)
       --body-limit BYTES       Longest request body (default 16777216)
       --shutdown-timeout SEC   For requests to finish at SIGTERM or SIGINT (default 10)
   -p, --pidfile PATH           Write the process id there
@@ -138,6 +143,7 @@ const FLAGS = {
     "shutdown-timeout",
     "header-timeout",
     "idle-timeout",
+    "send-timeout",
     "max-connections",
     "body-limit",
   ],
@@ -279,7 +285,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
   };
 
   const show = given.help
-    ? HELP.trimEnd()
+    ? help().trimEnd()
     : given.version
     ? `floodgate ${VERSION} (API ${API_VERSION}, Deno ${Deno.version.deno})`
     : undefined;
@@ -300,6 +306,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     SocketGroup: text("group") ?? "",
     HeaderTimeout: String(number("header-timeout", 0) ?? ""),
     IdleTimeout: String(number("idle-timeout", 0) ?? ""),
+    SendTimeout: String(number("send-timeout", 0) ?? ""),
     MaxConnections: String(number("max-connections", 1, true) ?? ""),
   };
   return {

@@ -46,7 +46,11 @@ export interface RouterOptions {
   cors?: string;
   /** The longest request body in bytes, unless a route lifts it. Default 16 MiB. */
   bodyLimit?: number;
-  /** How long a client may send nothing of a body it has announced, in ms. Default 60 000. */
+  /**
+   * How long a client may send nothing of a body it has announced, in milliseconds; default 60 000.
+   * After that long a body has to come with 500 bytes a second on average, unless its route lifts the
+   * limit of its length.
+   */
   bodyTimeout?: number;
   /** How long a client may take nothing of an answer that is ready, in ms. Default 300 000. */
   sendTimeout?: number;
@@ -126,6 +130,8 @@ const JSON_ERRORS = [1, 24];
 const BODY_LIMIT = 16 * 1024 * 1024;
 const BODY_TIMEOUT = 60_000;
 const SEND_TIMEOUT = 300_000;
+/** Bytes a second that a body has to come with on average, once its timeout has passed. */
+const MIN_RATE = 500;
 
 /** What a {@linkcode Router} can besides what every Hono app can. */
 export interface JobRoutes {
@@ -226,14 +232,19 @@ class Dispatcher {
     const source = request.body!.getReader();
     const announced = Number(request.headers.get("content-length") ?? 0);
     const timeout = this.#options.bodyTimeout ?? BODY_TIMEOUT;
+    const started = performance.now();
     let size = 0;
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
         if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(env.bodyLimit);
         const read = source.read().catch(brokenOff);
-        if (!await within(timeout, read)) {
-          throw new TypedError("timeout", `no more of the body came for ${timeout / 1_000} s`);
+        // A body that may be of any length may take any time, as long as it goes forward.
+        const all = env.bodyLimit === Infinity
+          ? Infinity
+          : timeout + (size / MIN_RATE) * 1_000 - (performance.now() - started);
+        if (!await within(Math.min(timeout, all), read)) {
+          throw new TypedError("timeout", "the request body comes too slowly, or no more");
         }
         const { value, done } = await read;
         if (done) return controller.close();

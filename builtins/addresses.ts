@@ -158,6 +158,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         "a living process answers there; stop it first, or take its place with --takeover",
       );
     }
+    await sweepTemporaries(folder);
     const temporary = temporaryName(folder, path);
     // Nobody but us can connect before the group and the mode are right: the file is born without
     // rights for others, and under a name that nobody knows.
@@ -183,6 +184,8 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         if (found?.dev === dev && found.ino === ino) Deno.removeSync(current);
       };
       const publish = () => {
+        if (current === path) return;
+        refuseOthers(path);
         Deno.renameSync(current, path);
         current = path;
       };
@@ -192,10 +195,11 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         address: `unix://${path}`,
         // The folder is locked for each step that looks first and acts then, so that of two daemons
         // that start, end, or take over at once none removes the other's file.
-        publish: async () => {
-          if (current !== path) await locked(folder, publish);
+        publish: () => locked(folder, publish),
+        unpublish: async () => {
+          // Whoever removed the folder has removed the file.
+          if (lstat(folder)) await locked(folder, unpublishNow);
         },
-        unpublish: () => locked(folder, unpublishNow),
         unpublishNow,
       };
     } catch (error) {
@@ -218,6 +222,7 @@ const BACKLOG = 65_535;
 function deepenQueue(path: string): void {
   if (Deno.build.os !== "linux") return;
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return;
+  if (!lstat("/proc/net/unix")) return;
   const row = Deno.readTextFileSync("/proc/net/unix").split("\n")
     .find((line) => line.endsWith(` ${path}`));
   const inode = row?.trim().split(/\s+/)[6];
@@ -245,14 +250,26 @@ function linkTarget(path: string): string | undefined {
   }
 }
 
+/** How the names begin under which sockets are bound before they are renamed into place. */
+const TEMPORARY = ".floodgate-";
+
+/** Removes what daemons left behind that were killed between binding and taking their place. */
+async function sweepTemporaries(folder: string): Promise<void> {
+  for (const { name } of [...Deno.readDirSync(folder)]) {
+    if (!name.startsWith(TEMPORARY)) continue;
+    const path = `${folder}/${name}`;
+    if (lstat(path)?.isSocket && !await answers(path)) Deno.removeSync(path);
+  }
+}
+
 /** A name beside `path` that nobody else has, and that is no longer than a socket's may be. */
 function temporaryName(folder: string, path: string): string {
   const prefix = folder === "/" ? "/" : folder + "/";
   const room = MAX_PATH - new TextEncoder().encode(prefix).length;
   // In a folder whose own path is nearly as long as can be there are few such names.
   for (let tries = 0; tries < 1_000; tries++) {
-    const random = crypto.randomUUID().replaceAll("-", "");
-    const name = prefix + (room > 1 ? "." + random : random).slice(0, Math.min(room, 20));
+    const random = crypto.randomUUID().slice(0, 8);
+    const name = prefix + (TEMPORARY + random).slice(-Math.min(room, TEMPORARY.length + 8));
     if (name !== path && !lstat(name)) return name;
   }
   throw new TypedError("conflict", `no temporary name is free in ${folder}`);
@@ -260,14 +277,20 @@ function temporaryName(folder: string, path: string): string {
 
 /** Whether a living process answers at `path`. Removes nothing: a stale file is renamed over. */
 async function occupied(path: string): Promise<boolean> {
-  const found = lstat(path);
-  if (!found) return false;
-  if (!found.isSocket) {
+  refuseOthers(path);
+  return lstat(path) !== undefined && await answers(path);
+}
+
+function refuseOthers(path: string): void {
+  if (lstat(path)?.isSocket === false) {
     throw new TypedError("conflict", "something that is no socket is there, and was left alone");
   }
+}
+
+/** Whether somebody listens at a socket. */
+async function answers(path: string): Promise<boolean> {
   try {
-    const probe = await Deno.connect({ transport: "unix", path });
-    probe.close();
+    (await Deno.connect({ transport: "unix", path })).close();
     return true;
   } catch (error) {
     if (error instanceof Deno.errors.ConnectionRefused) return false; // Nobody listens any more.
@@ -285,7 +308,13 @@ function lstat(path: string): Deno.FileInfo | undefined {
   }
 }
 
-/** Runs `step` while no other floodgate does anything in the folder (flock(2)). */
+/** How long to wait for somebody else's lock, in milliseconds. */
+const LOCK_TIMEOUT = 2_000;
+
+/**
+ * Runs `step` while no other floodgate does anything in the folder (flock(2)). Anybody who can read
+ * a folder can lock it for ever; so after a while it is done all the same.
+ */
 async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
   let handle: Deno.FsFile;
   try {
@@ -297,9 +326,7 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
     throw error;
   }
   try {
-    if (!await within(5_000, handle.lock(true))) {
-      throw new TypedError("conflict", `another process keeps ${folder} locked`);
-    }
+    await within(LOCK_TIMEOUT, handle.lock(true));
     return await step();
   } finally {
     handle.close(); // Which unlocks it.

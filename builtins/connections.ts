@@ -86,6 +86,8 @@ const PRESSED_HEADER_TIMEOUT = 1_000;
  * one, and it is better answered, with "Connection: close", than cut: HTTP lets it retry only some.
  */
 const LINGER = 250;
+/** The same for a connection that has sent no whole request yet: it is in the middle of one, or new. */
+const FIRST_LINGER = 1_000;
 /**
  * How long connections may take to be gone once they are cut, in milliseconds. One that was told to
  * end after its answer cannot be cut any more (the native loop forgets it), and ends with the process.
@@ -150,7 +152,7 @@ export class Connections {
    * `limit` milliseconds by cutting it.
    */
   async drain(limit: number): Promise<void> {
-    this.#since = Date.now();
+    this.#since = performance.now();
     if (this.#timer !== undefined) {
       clearInterval(this.#timer);
       this.#timer = setInterval(() => this.#sweep(), this.#interval);
@@ -184,29 +186,31 @@ export class Connections {
   }
 
   #sweep(): void {
-    const now = Date.now();
+    const now = performance.now();
     const drainTime = now - this.#since; // Negative where there is no drain.
     for (const connection of this.#live) {
       if (connection.active > 0 || connection.closing) continue;
       const quiet = now - connection.since;
-      if (drainTime > LINGER && quiet > LINGER) {
-        connection.close();
-      } else if (
-        connection.requests === 0
-          ? quiet > this.#timeouts.header
-          : connection.owes
-          ? quiet > Math.max(this.#timeouts.send, this.#timeouts.idle)
-          : quiet > this.#timeouts.idle
-      ) {
+      const linger = connection.requests > 0 ? LINGER : FIRST_LINGER;
+      if (drainTime > linger && quiet > linger) connection.close();
+      else if (quiet > this.#patience(connection)) {
         this.#end(connection, connection.owes ? "cut" : "timedOut");
       }
     }
     if (this.#pressure > 0) this.#shed(Math.max(1, this.#live.size / 8));
   }
 
+  /** How long a connection may be quiet. */
+  #patience({ requests, owes }: Connection): number {
+    const { header, idle, send } = this.#timeouts;
+    if (requests === 0) return header;
+    // While others wait for a place, nobody gets longer for an answer that may have been taken.
+    return owes && this.#pressure === 0 ? Math.max(send, idle) : idle;
+  }
+
   /** Ends up to `count` connections that can go, the longest idle first. */
   #shed(count: number): void {
-    const now = Date.now();
+    const now = performance.now();
     const idle = [...this.#live].filter((connection) =>
       connection.active === 0 && !connection.closing && !connection.owes &&
       (connection.requests > 0 || now - connection.since > PRESSED_HEADER_TIMEOUT)
@@ -234,7 +238,7 @@ class Connection {
   active = 0;
   requests = 0;
   /** When something last began or ended. */
-  since = Date.now();
+  since = performance.now();
   /** It was told to end after its answer. */
   closing = false;
   /** It has an answer of unknown size, which the client may or may not have taken. */
@@ -328,7 +332,8 @@ class Connection {
     }
     const answered = () => {
       this.#answered(info);
-      if (last) this.close();
+      // Not one that may have to be cut: once told to close, it cannot be.
+      if (last && info.small) this.close();
     };
     native.completed.then(answered, () => {
       info.leave();
@@ -340,7 +345,7 @@ class Connection {
   #answered(info: Info): void {
     this.active--;
     this.owes = !info.small;
-    this.since = Date.now();
+    this.since = performance.now();
     info.done();
   }
 }
@@ -366,6 +371,7 @@ class Info implements RequestInfo {
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
+      if (this.#done) return this.#abort.signal;
       this.#connection.watched.add(this);
       silenceLegacyAbort();
       // The native loop looks whether the client is there only while somebody listens to this. It

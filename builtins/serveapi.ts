@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Engine, type Job, TypedError } from "../engine.ts";
+import { type Engine, type Job, messageOf, TypedError } from "../engine.ts";
 import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
 import { bind, type Bound, parseAddress } from "./addresses.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
@@ -35,13 +35,15 @@ export interface Apis {
 export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
   const { activation } = options;
   const apis = new Set<Api>();
+  // All that is left of the process's descriptors, shared by those that are not told otherwise.
+  const limit = lazily(defaultLimit);
 
   engine.register("serveapi", async (job) => {
     if (job.args.length === 0) {
       throw new TypedError("bad parameter", "serveapi: no address, expected PROTO://ADDR ...");
     }
     if (activation.state === "failed") await activation.opened;
-    const api = new Api(job, activation);
+    const api = new Api(job, activation, limit);
     apis.add(api);
     try {
       await api.bind();
@@ -88,7 +90,7 @@ class Api {
     for (const { place } of this.#listening) place.unpublishNow();
   };
 
-  constructor(job: Job, activation: Activation) {
+  constructor(job: Job, activation: Activation, limit: () => ConnectionLimit | undefined) {
     this.#job = job;
     this.#gate = this.#activation = activation;
     if (job.getenv("BufferRequests") !== "" && !job.getenvBool("BufferRequests")) {
@@ -102,8 +104,8 @@ class Api {
       idle: milliseconds(job, "IdleTimeout"),
       send: milliseconds(job, "SendTimeout"),
     };
-    const max = number(job, "MaxConnections") || defaultLimit();
-    if (max !== undefined) this.#limit = new ConnectionLimit(max);
+    const max = number(job, "MaxConnections");
+    this.#limit = max ? new ConnectionLimit(max) : limit();
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
   }
@@ -126,6 +128,7 @@ class Api {
     const job = this.#job;
     // What is badly written is found before anything is bound.
     for (const address of job.args.map(parseAddress)) {
+      if (this.#stopped) return;
       const place = await bind(address, {
         group: job.getenv("SocketGroup"),
         takeover: job.getenvBool("Takeover"),
@@ -145,6 +148,10 @@ class Api {
       });
       this.#listening.push({ place, buffer, connections });
     }
+    // acceptconnections may have run before, or while we were at it.
+    this.#gate.opened.then(() => this.publish()).catch((error) => {
+      if (this.#gate.state === "open") job.engine.log("error", messageOf(error));
+    });
   }
 
   /** Waits for a step of the boot; undefined if the engine's shutdown comes first. */
@@ -156,6 +163,7 @@ class Api {
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(handler: RequestHandler): Promise<void> {
     this.#handler = handler;
+    if (this.#stopped) await this.close();
     await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
         connections.serve(connection).finally(() => buffer.release());
@@ -171,20 +179,29 @@ class Api {
 
   async #stop(drain: number): Promise<void> {
     this.#stopped = true;
-    const started = Date.now();
+    const deadline = performance.now() + drain;
     // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
     // hold behind a gate that never opened cannot be.
     await Promise.all(this.#listening.map(async ({ place, buffer }) => {
-      await place.unpublish();
+      await this.#unpublish(place);
       // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
       const quiet = place.address.startsWith("unix:") ? 20 : 0;
-      if (this.#activation.state === "open") await buffer.drain({ quiet });
+      if (this.#activation.state === "open") await buffer.drain({ quiet, limit: drain });
       else buffer.close();
     }));
     // Only now, because a client that is told to close comes back at once.
-    const left = drain - (Date.now() - started);
+    const left = deadline - performance.now();
     await Promise.all(this.#listening.map(({ connections }) => connections.drain(left)));
     this.#ended.resolve();
+  }
+
+  /** Whatever is wrong with one address's file must not keep the others from ending. */
+  async #unpublish(place: Bound): Promise<void> {
+    try {
+      await place.unpublish();
+    } catch (error) {
+      this.#job.engine.log("warn", `${place.address}: cannot remove the file: ${messageOf(error)}`);
+    }
   }
 
   #each(step: (connections: Connections) => void): void {
@@ -199,7 +216,7 @@ class Api {
   async close(): Promise<void> {
     for (const { place, buffer } of this.#listening) {
       buffer.close();
-      await place.unpublish();
+      await this.#unpublish(place);
     }
     this.#each((connections) => connections.cutAll());
     globalThis.removeEventListener("unload", this.#unload);
@@ -227,12 +244,24 @@ function milliseconds(job: Job, key: string): number | undefined {
  * As many connections as there are descriptors left, less a reserve for the boot and for what jobs
  * open. Undefined where the system does not tell.
  */
-function defaultLimit(): number | undefined {
+function defaultLimit(): ConnectionLimit | undefined {
   if (Deno.build.os !== "linux") return undefined;
-  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync("/proc/self/limits")) ?? [];
+  let limits: string;
+  let used: number;
+  try {
+    limits = Deno.readTextFileSync("/proc/self/limits");
+    used = [...Deno.readDirSync("/proc/self/fd")].length;
+  } catch {
+    return undefined; // A system without /proc.
+  }
+  const [, soft] = /^Max open files +(\d+)/m.exec(limits) ?? [];
   if (soft === undefined) return undefined;
   const descriptors = Number(soft);
-  const used = [...Deno.readDirSync("/proc/self/fd")].length;
   const reserve = Math.min(Math.max(descriptors / 8, 32), 512);
-  return Math.max(1, Math.floor(descriptors - used - reserve));
+  return new ConnectionLimit(Math.max(1, Math.floor(descriptors - used - reserve)));
+}
+
+function lazily<T>(make: () => T): () => T {
+  let made: { value: T } | undefined;
+  return () => (made ??= { value: make() }).value;
 }

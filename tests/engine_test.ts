@@ -2024,3 +2024,29 @@ Deno.test("within tells whether a promise settled in time, and leaves no timer",
   await assertRejects(() => within(10, Promise.reject(new Error("no"))), Error, "no");
   assertEquals(clock.timers, 0);
 });
+
+Deno.test("Job.onStop that comes late is called at once, and what it throws is logged", async () => {
+  const logged = Promise.withResolvers<string>();
+  const engine = new Engine({
+    log: (level, message) => level === "error" && logged.resolve(message),
+  });
+  const drained = Promise.withResolvers<void>();
+  engine.register("service", async (job) => {
+    const stopped = Promise.withResolvers<void>();
+    job.onStop(() => stopped.resolve());
+    await stopped.promise;
+    await drained.promise;
+  });
+  engine.register("late", (job) => {
+    job.onStop(() => {
+      throw new Error("not now");
+    });
+  });
+  const service = engine.job("service").run();
+  const shutdown = engine.shutdown({ drain: 30_000 });
+  await engine.job("late").run();
+  assertEquals(await logged.promise, "shutdown handler: not now");
+  drained.resolve();
+  await service;
+  await shutdown;
+});

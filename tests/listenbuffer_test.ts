@@ -365,3 +365,42 @@ Deno.test("ListenBuffer lets the loop be left, which closes the listener", async
   }
   assertEquals(fake.closed, true);
 });
+
+Deno.test("ListenBuffer goes on after EINTR", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  using buffer = new ListenBuffer(fake, gate);
+  fake.push(
+    Object.assign(new Deno.errors.Interrupted("interrupted"), { code: "EINTR" }),
+    ...conns(1),
+  );
+  assertEquals((await buffer.accept()).id, 0);
+});
+
+Deno.test("ListenBuffer.close rejects waiters although the listener's close throws", async () => {
+  const gate = new Activation();
+  const fake = new Fake();
+  fake.close = () => {
+    throw new Error("stuck");
+  };
+  const lines: string[] = [];
+  const buffer = new ListenBuffer(fake, gate, { log: (_, message) => lines.push(message) });
+  const waiting = assertRejects(() => buffer.accept(), Deno.errors.BadResource);
+  buffer.close();
+  await waiting;
+  assertEquals(lines, ["closing the listener: stuck"]);
+});
+
+Deno.test("ListenBuffer survives an onPressure that throws", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  using buffer = new ListenBuffer(fake, gate, {
+    onPressure: () => {
+      throw new Error("no");
+    },
+  });
+  fake.push(new CodedError("EMFILE"), ...conns(1));
+  assertEquals((await buffer.accept()).id, 0);
+});

@@ -403,6 +403,137 @@ Deno.test("a request whose client leaves aborts its job and disturbs no other", 
   await until(() => served.engine.stats.running <= 2);
 });
 
+Deno.test("shutdown ends a serveapi whose folder is gone, or kept locked by somebody", async () => {
+  for (const harm of ["gone", "locked"]) {
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/s`;
+    const served = await Served.open({}, [`unix://${path}`, "tcp://127.0.0.1:0"]);
+    const lock = await Deno.open(folder.path);
+    if (harm === "locked") await lock.lock(true);
+    else await Deno.remove(path);
+    if (harm === "gone") await Deno.remove(folder.path);
+    await served.engine.shutdown({ drain: 5_000 });
+    assertEquals(await served.ended, undefined);
+    lock.close();
+    if (harm === "gone") await Deno.mkdir(folder.path);
+    assertEquals(folder.names(), []);
+  }
+});
+
+Deno.test("shutdown in the middle of binding leaves nothing bound", async () => {
+  await using folder = await TempFolder.make();
+  const engine = new Engine({ log: () => {} });
+  registerBuiltins(engine, { router: createRouter(engine) });
+  const job = engine.job(
+    "serveapi",
+    ...["a", "b", "c"].map((name) => `unix://${folder.path}/${name}`),
+  );
+  const ended = job.run();
+  await until(() => folder.names().length > 0);
+  await engine.shutdown({ drain: 1_000 });
+  await ended;
+  assertEquals(folder.names(), []);
+});
+
+Deno.test("serveapi with Takeover behind a gate that is open already takes its place at once", async () => {
+  await using folder = await TempFolder.make();
+  const address = `unix://${folder.path}/s`;
+  const old = await Served.open({}, [address]);
+  await using next = await Served.bind({}, ["tcp://127.0.0.1:0"]);
+  await next.accept();
+  const second = next.engine.job("serveapi", address);
+  second.setenvBool("Takeover", true);
+  const ended = second.run();
+  // The old one's file has been replaced when its own end leaves one there.
+  const inode = (await Deno.stat(`${folder.path}/s`)).ino;
+  await until(async () => (await Deno.stat(`${folder.path}/s`)).ino !== inode);
+  await old[Symbol.asyncDispose]();
+  const client = await Client.to({ transport: "unix", path: `${folder.path}/s` });
+  assertEquals((await client.ask(PING)).status, 200);
+  client.close();
+  await next.engine.shutdown({ drain: 100 });
+  await ended;
+  assertEquals(folder.names(), []);
+});
+
+Deno.test("serveapi with Takeover does not replace a file that came into its place", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/s`;
+  const old = await Served.open({}, [`unix://${path}`]);
+  await using next = await Served.bind({ Takeover: "1" }, [`unix://${path}`]);
+  await old[Symbol.asyncDispose]();
+  await Deno.writeTextFile(path, "precious");
+  await assertRejects(() => next.accept(), JobError, "no socket");
+  assertEquals(await Deno.readTextFile(path), "precious");
+});
+
+Deno.test("serveapi at MaxConnections is not blocked for ever by clients that take no answer", async () => {
+  await using served = await Served.open({ MaxConnections: "2", IdleTimeout: "0.2" });
+  served.router.get("/big", () => new Response(new Uint8Array(32 * 1024 * 1024)));
+  const stalled: Client[] = [];
+  for (let i = 0; i < 2; i++) {
+    const client = await Client.to(served.target);
+    await client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+    stalled.push(client);
+  }
+  await until(async () => (await served.stats()).requests === 2);
+  const next = await Client.to(served.target);
+  assertEquals((await next.ask(PING)).status, 200);
+  next.close();
+  stalled.forEach((client) => client.close());
+});
+
+Deno.test("shutdown waits for the rest of a header that has begun", async () => {
+  const served = await Served.open();
+  const client = await Client.to(served.target);
+  await client.send("GET /_ping HT");
+  await until(async () => (await served.stats()).active === 1);
+  const shutdown = served.engine.shutdown({ drain: 30_000 });
+  await until(() => Client.to(served.target).then((late) => (late.close(), false), () => true));
+  await client.send("TP/1.1\r\nHost: a\r\n\r\n");
+  const answer = await client.answer();
+  assertEquals([answer.status, answer.last], [200, true]);
+  client.close();
+  await shutdown;
+});
+
+Deno.test("shutdown serves those who wait for a place", async () => {
+  const served = await Served.open({ MaxConnections: "1" });
+  const go = Promise.withResolvers<void>();
+  served.engine.register("wait", (job) => go.promise.then(() => job.print("done")));
+  served.router.job({ method: "GET", path: "/wait", job: "wait" });
+  const busy = await Client.to(served.target);
+  await busy.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+  await until(async () => (await served.stats()).requests === 1);
+  const waiting = await Client.to(served.target);
+  await waiting.send(PING);
+  const shutdown = served.engine.shutdown({ drain: 30_000 });
+  // More than the second that a queue which never empties would be given.
+  await new Promise((resolve) => setTimeout(resolve, 1_200));
+  go.resolve();
+  assertEquals((await busy.answer()).body, "done");
+  assertEquals((await waiting.answer()).status, 200);
+  busy.close();
+  waiting.close();
+  await shutdown;
+});
+
+Deno.test("serveapi jobs of one engine share what descriptors allow", async () => {
+  await using served = await Served.open();
+  const second = served.engine.job("serveapi", "tcp://127.0.0.1:0");
+  const out = second.stdout.addTail(1);
+  const ended = second.run();
+  await until(() => out.text !== "");
+  const client = await Client.to({ hostname: "127.0.0.1", port: Number(out.text.split(":")[2]) });
+  const { body } = await client.ask("GET /debug/vars HTTP/1.1\r\nHost: a\r\n\r\n");
+  const [a, b] = JSON.parse(body).apis;
+  assert(a.maxConnections > 0);
+  assertEquals(a.maxConnections, b.maxConnections);
+  client.close();
+  await served.engine.shutdown({ drain: 100 });
+  await ended;
+});
+
 Deno.test("stats counts per listener", async () => {
   await using folder = await TempFolder.make();
   await using served = await Served.open({}, ["tcp://127.0.0.1:0", `unix://${folder.path}/s`]);
