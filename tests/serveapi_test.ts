@@ -142,6 +142,34 @@ Deno.test("serveapi holds clients until acceptconnections, on all its addresses"
   }
 });
 
+Deno.test("serveapi drops held clients quietly that went away before the gate opened", async () => {
+  await using served = await Served.bind();
+  const leavers = await Promise.all(Array.from({ length: 20 }, () => Client.to(served.target)));
+  await Promise.all(leavers.map((client, i) => client.send(i % 2 ? PING : "GET /_pi")));
+  const stayer = await Client.to(served.target);
+  await stayer.send(PING);
+  await until(async () => (await served.stats()).listeners[0].held === 21);
+  leavers.forEach((client) => client.close());
+  await served.accept();
+  assertEquals((await stayer.answer()).status, 200);
+  stayer.close();
+  await until(async () => (await served.stats()).active === 0);
+  assertEquals((await served.stats()).listeners[0].held, 0);
+  assertEquals(served.lines.filter((line) => /^(warn|error)/.test(line)), []);
+});
+
+Deno.test("serveapi holds at most Hold clients", async () => {
+  await using served = await Served.bind({ Hold: "3" });
+  const clients = await Promise.all(Array.from({ length: 8 }, () => Client.to(served.target)));
+  await Promise.all(clients.map((client) => client.send(PING)));
+  await until(async () => (await served.stats()).listeners[0].held === 3);
+  await served.accept();
+  for (const client of clients) {
+    assertEquals((await client.answer()).status, 200);
+    client.close();
+  }
+});
+
 Deno.test("serveapi with BufferRequests=0 serves at once", async () => {
   await using served = await Served.bind({ BufferRequests: "0" });
   const client = await Client.to(served.target);
