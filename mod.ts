@@ -30,6 +30,7 @@
 import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
 import { isLocal, parseAddress } from "./builtins/addresses.ts";
 import { registerBuiltins } from "./builtins/builtins.ts";
+import { milliseconds } from "./builtins/serveapi.ts";
 import { API_VERSION, VERSION } from "./builtins/version.ts";
 import type { Router, RouterOptions } from "./router.ts";
 
@@ -316,6 +317,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     router: {
       cors: text("api-cors-header"),
       bodyLimit: number("body-limit", 0, true),
+      sendTimeout: milliseconds(number("send-timeout", 0)),
       logging: debug,
     },
     drain: (number("shutdown-timeout", 0) ?? 10) * 1_000,

@@ -8,14 +8,14 @@ import type { Engine } from "../engine.ts";
 import { Activation } from "../listenbuffer.ts";
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
-import { type Fetcher, registerServeapi } from "./serveapi.ts";
+import { type Fetcher, milliseconds, number, registerServeapi } from "./serveapi.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {
   /**
    * The app that `serveapi` serves: what `createRouter` gives, or any Hono app. It is waited for
    * after the addresses are bound. Default: a router with no routes but the built-in ones, made
-   * from the env of `serveapi` (`Version`, `EnableCors`, `CorsHeaders`, `Logging`).
+   * from the env of `serveapi` (`Version`, `EnableCors`, `CorsHeaders`, `Logging`, `SendTimeout`).
    */
   router?: Fetcher | Promise<Fetcher>;
 }
@@ -42,6 +42,7 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
         version: job.getenv("Version") || undefined,
         cors: job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined),
         logging: job.getenvBool("Logging"),
+        sendTimeout: milliseconds(number(job, "SendTimeout")),
       });
     },
   });

@@ -100,9 +100,9 @@ class Api {
       activation.opened.catch((reason) => this.#abandon(reason));
     }
     this.#timeouts = {
-      header: milliseconds(job, "HeaderTimeout"),
-      idle: milliseconds(job, "IdleTimeout"),
-      send: milliseconds(job, "SendTimeout"),
+      header: milliseconds(number(job, "HeaderTimeout")),
+      idle: milliseconds(number(job, "IdleTimeout")),
+      send: milliseconds(number(job, "SendTimeout")),
     };
     const max = number(job, "MaxConnections");
     this.#limit = max ? new ConnectionLimit(max) : limit();
@@ -224,7 +224,7 @@ class Api {
 }
 
 /** A setting that is a number of at least 0; undefined where it is not set. */
-function number(job: Job, key: string): number | undefined {
+export function number(job: Job, key: string): number | undefined {
   const text = job.getenv(key).trim();
   if (text === "") return undefined;
   const value = Number(text);
@@ -234,9 +234,8 @@ function number(job: Job, key: string): number | undefined {
   return value;
 }
 
-/** A setting in seconds, as milliseconds. 0 means no limit. */
-function milliseconds(job: Job, key: string): number | undefined {
-  const seconds = number(job, key);
+/** A time in seconds as milliseconds, where 0 means that there is no limit. */
+export function milliseconds(seconds: number | undefined): number | undefined {
   return seconds === 0 ? Infinity : seconds && seconds * 1_000;
 }
 
