@@ -138,6 +138,8 @@ const HOLD = 16_384;
 const BACKOFF = { first: 5, last: 1_000 };
 /** How long a queue that never empties is served before it is closed, in milliseconds. */
 const BUSY_DRAIN = 1_000;
+/** How often a drain looks whether there is room again, in milliseconds. */
+const FULL_PAUSE = 20;
 /** Errors this close together, in milliseconds, are one burst: logged once. */
 const BURST = 1_000;
 /**
@@ -263,8 +265,9 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
       // Nobody came although an accept was pending all the while.
       if (this.#accepting && seen === this.#accepted) break;
       seen = this.#accepted;
+      const pause = quiet || (this.#limit?.full ? FULL_PAUSE : 0);
       await new Promise((resolve) =>
-        quiet > 0 ? setTimeout(resolve, quiet) : setImmediate(resolve)
+        pause > 0 ? setTimeout(resolve, pause) : setImmediate(resolve)
       );
     }
     this.close();

@@ -188,8 +188,10 @@ class Dispatcher {
     } else if (request.method === "OPTIONS") {
       answer = this.#allow(env);
     } else {
-      const bodied = BODIED.includes(request.method) && request.body !== null;
-      answer = dispatch(bodied ? this.#limited(request, env) : request, env, context);
+      const body = BODIED.includes(request.method) ? request.body : null;
+      answer = body === null
+        ? dispatch(request, env, context)
+        : this.#dispatchBody(dispatch, request, body, env, context);
     }
     if (this.#options.cors === undefined && !this.#options.logging) return answer;
     return this.#finish(request, env, answer);
@@ -227,9 +229,29 @@ class Dispatcher {
     return response;
   }
 
-  /** The request with a body that is read no further than it may be, and not for ever. */
-  #limited(request: Request, env: Bindings): Request {
-    const source = request.body!.getReader();
+  /** Dispatches a request whose body is read no further than it may be, and not for ever. */
+  async #dispatchBody(
+    dispatch: Fetch,
+    request: Request,
+    body: ReadableStream<Uint8Array>,
+    env: RequestBindings,
+    context: Parameters<Fetch>[2],
+  ): Promise<Response> {
+    const source = body.getReader();
+    const limited = this.#limited(request, source, env);
+    try {
+      return await dispatch(limited, env, context);
+    } finally {
+      // What nobody has read, and no job will, is of no more use. The socket would wait for it.
+      if (!env.bodyAttached && limited.body?.locked === false) source.cancel().catch(() => {});
+    }
+  }
+
+  #limited(
+    request: Request,
+    source: ReadableStreamDefaultReader<Uint8Array>,
+    env: Bindings,
+  ): Request {
     const announced = Number(request.headers.get("content-length") ?? 0);
     const timeout = this.#options.bodyTimeout ?? BODY_TIMEOUT;
     const started = performance.now();
@@ -237,7 +259,10 @@ class Dispatcher {
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
-        if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(env.bodyLimit);
+        if (Math.max(announced, size) > env.bodyLimit) {
+          source.cancel().catch(() => {});
+          throw tooLarge(env.bodyLimit);
+        }
         const read = source.read().catch(brokenOff);
         // A body that may be of any length may take any time, as long as it goes forward.
         const all = env.bodyLimit === Infinity
@@ -249,8 +274,9 @@ class Dispatcher {
         const { value, done } = await read;
         if (done) return controller.close();
         size += value.length;
-        if (size > env.bodyLimit) throw tooLarge(env.bodyLimit);
-        controller.enqueue(value);
+        if (size <= env.bodyLimit) return controller.enqueue(value);
+        source.cancel().catch(() => {});
+        throw tooLarge(env.bodyLimit);
       },
       cancel: (reason) => source.cancel(reason),
     }, { highWaterMark: 0 });
@@ -286,7 +312,10 @@ class Dispatcher {
     if (route.bodyLimit !== undefined) c.env.bodyLimit = route.bodyLimit;
     const answer = () => this.#answer(job, c.env, route.stream ?? false, init);
     if (route.body === "env") return bodyToEnv(request, job).then(answer);
-    if (route.body === "stdin" && request.body) job.stdin.add(request.body);
+    if (route.body === "stdin" && request.body) {
+      job.stdin.add(request.body);
+      (c.env as RequestBindings).bodyAttached = true; // The job closes it.
+    }
     if (request.method !== "HEAD") return answer();
     // Hono drops the body, and a job must not wait for somebody who reads it.
     return answer().then((response) => {

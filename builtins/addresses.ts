@@ -5,7 +5,7 @@
  * @module
  */
 
-import { messageOf, TypedError, within } from "../engine.ts";
+import { messageOf, TypedError } from "../engine.ts";
 
 /** An address as it was asked for. */
 export type Address =
@@ -195,10 +195,12 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         address: `unix://${path}`,
         // The folder is locked for each step that looks first and acts then, so that of two daemons
         // that start, end, or take over at once none removes the other's file.
-        publish: () => locked(folder, publish),
+        publish: async () => {
+          if (current !== path) await locked(folder, publish);
+        },
         unpublish: async () => {
           // Whoever removed the folder has removed the file.
-          if (lstat(folder)) await locked(folder, unpublishNow);
+          if (!unpublished && lstat(folder)) await locked(folder, unpublishNow);
         },
         unpublishNow,
       };
@@ -258,7 +260,12 @@ async function sweepTemporaries(folder: string): Promise<void> {
   for (const { name } of [...Deno.readDirSync(folder)]) {
     if (!name.startsWith(TEMPORARY)) continue;
     const path = `${folder}/${name}`;
-    if (lstat(path)?.isSocket && !await answers(path)) Deno.removeSync(path);
+    if (!lstat(path)?.isSocket || await answers(path)) continue;
+    try {
+      Deno.removeSync(path);
+    } catch {
+      // It is another user's, in a folder such as /tmp, and does us no harm.
+    }
   }
 }
 
@@ -308,8 +315,8 @@ function lstat(path: string): Deno.FileInfo | undefined {
   }
 }
 
-/** How long to wait for somebody else's lock, in milliseconds. */
-const LOCK_TIMEOUT = 2_000;
+/** How long to wait for somebody else's lock, and between two looks at it, in milliseconds. */
+const LOCK = { timeout: 500, interval: 5 };
 
 /**
  * Runs `step` while no other floodgate does anything in the folder (flock(2)). Anybody who can read
@@ -326,7 +333,11 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
     throw error;
   }
   try {
-    await within(LOCK_TIMEOUT, handle.lock(true));
+    const deadline = performance.now() + LOCK.timeout;
+    // Not lock(), which nothing could call off.
+    while (!await handle.tryLock(true) && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
+    }
     return await step();
   } finally {
     handle.close(); // Which unlocks it.

@@ -79,6 +79,8 @@ function nativeServe(): ServeOnConnection {
   return serve as ServeOnConnection;
 }
 
+/** Methods whose requests may have a body. */
+const BODIED = new Set(["POST", "PUT", "PATCH", "DELETE"]);
 /** While others wait for a place, a client that has sent no whole request yet gets this long. */
 const PRESSED_HEADER_TIMEOUT = 1_000;
 /**
@@ -103,13 +105,22 @@ export class Connections {
   #live = new Set<Connection>();
   #timer?: ReturnType<typeof setInterval>;
   #empty?: () => void;
-  #pressure = 0;
+  #pressed: () => boolean;
   #since = Infinity;
   /** @internal The counts that {@linkcode stats} adds the live ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
 
-  /** Serves with this handler. */
-  constructor(handler: RequestHandler, timeouts: Timeouts, log: Logger) {
+  /**
+   * Serves with this handler. While `pressed` says that others have to wait for a place, answers are
+   * their connections' last, and nobody is given more time than idle connections are.
+   */
+  constructor(
+    handler: RequestHandler,
+    timeouts: Timeouts,
+    log: Logger,
+    pressed: () => boolean = () => false,
+  ) {
+    this.#pressed = pressed;
     this.#handler = handler;
     this.#timeouts = {
       header: timeouts.header ?? 10_000,
@@ -125,7 +136,7 @@ export class Connections {
   }
   /** @internal Whether an answer should be the connection's last. */
   get lastAnswers(): boolean {
-    return this.#pressure > 0 || this.#since !== Infinity;
+    return this.#since !== Infinity || this.#pressed();
   }
 
   /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
@@ -173,10 +184,9 @@ export class Connections {
     return within(limit, new Promise<void>((resolve) => this.#empty = resolve));
   }
 
-  /** While it is pressed, idle connections make room for those who wait. */
-  press(pressed: boolean): void {
-    this.#pressure += pressed ? 1 : -1;
-    if (pressed) this.#shed(1);
+  /** Ends the connection that has been idle longest, if any is, for somebody who needs its place. */
+  makeRoom(): void {
+    this.#shed(1);
   }
 
   get #interval(): number {
@@ -197,7 +207,7 @@ export class Connections {
         this.#end(connection, connection.owes ? "cut" : "timedOut");
       }
     }
-    if (this.#pressure > 0) this.#shed(Math.max(1, this.#live.size / 8));
+    if (this.#pressed()) this.#shed(Math.max(1, this.#live.size / 8));
   }
 
   /** How long a connection may be quiet. */
@@ -205,7 +215,7 @@ export class Connections {
     const { header, idle, send } = this.#timeouts;
     if (requests === 0) return header;
     // While others wait for a place, nobody gets longer for an answer that may have been taken.
-    return owes && this.#pressure === 0 ? Math.max(send, idle) : idle;
+    return owes && !this.#pressed() ? Math.max(send, idle) : idle;
   }
 
   /** Ends up to `count` connections that can go, the longest idle first. */
@@ -304,6 +314,8 @@ class Connection {
     this.requests++;
     this.owner.counts.requests++;
     const info = new Info(this, request);
+    // Looked at now, because it cannot be once the answer is given.
+    const body = BODIED.has(request.method) ? request.body : null;
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -312,15 +324,20 @@ class Connection {
       throw error;
     }
     if (answer instanceof Promise) {
-      return answer.then((response) => this.#answer(response, native, info), (error) => {
+      return answer.then((response) => this.#answer(response, native, info, body), (error) => {
         this.#answered(info);
         throw error;
       });
     }
-    return this.#answer(answer, native, info);
+    return this.#answer(answer, native, info, body);
   }
 
-  #answer(response: Response, native: NativeInfo, info: Info): Response {
+  #answer(
+    response: Response,
+    native: NativeInfo,
+    info: Info,
+    body: ReadableStream<Uint8Array> | null,
+  ): Response {
     const last = this.owner.lastAnswers;
     if (last) {
       // The native loop does not read this; it is told to close once the answer is complete.
@@ -332,6 +349,8 @@ class Connection {
     }
     const answered = () => {
       this.#answered(info);
+      // A body that nobody has read keeps the socket open for as long as nobody collects it.
+      if (body !== null && !body.locked) body.cancel().catch(() => {});
       // Not one that may have to be cut: once told to close, it cannot be.
       if (last && info.small) this.close();
     };

@@ -83,6 +83,8 @@ class Api {
   #timeouts: Timeouts;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
+  /** How many listeners have clients that wait for a place. */
+  #pressure = 0;
   #stopped = false;
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
@@ -138,12 +140,16 @@ class Api {
         (request, info) => this.#handler(request, info),
         this.#timeouts,
         job.engine.log,
+        () => this.#pressure > 0 || (this.#limit?.full ?? false),
       );
       const buffer = new ListenBuffer(place.listener, this.#activation, {
         hold: number(job, "Hold"),
         maxConnections: this.#limit,
-        // Whoever comes to one address may have the place of somebody who is idle at another.
-        onPressure: (pressed) => this.#each((connections) => connections.press(pressed)),
+        onPressure: (pressed) => {
+          this.#pressure += pressed ? 1 : -1;
+          // Whoever comes to one address may have the place of somebody who is idle at another.
+          if (pressed) this.#each((connections) => connections.makeRoom());
+        },
         log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
       });
       this.#listening.push({ place, buffer, connections });
@@ -182,16 +188,22 @@ class Api {
     const deadline = performance.now() + drain;
     // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
     // hold behind a gate that never opened cannot be.
-    await Promise.all(this.#listening.map(async ({ place, buffer }) => {
+    const accepted = Promise.all(this.#listening.map(async ({ place, buffer }) => {
       await this.#unpublish(place);
       // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
       const quiet = place.address.startsWith("unix:") ? 20 : 0;
       if (this.#activation.state === "open") await buffer.drain({ quiet, limit: drain });
       else buffer.close();
     }));
-    // Only now, because a client that is told to close comes back at once.
-    const left = deadline - performance.now();
-    await Promise.all(this.#listening.map(({ connections }) => connections.drain(left)));
+    const drained = () =>
+      Promise.all(
+        this.#listening.map(({ connections }) => connections.drain(deadline - performance.now())),
+      );
+    // Only then, because a client that is told to close comes back at once; but where there is no
+    // room, those who wait can be let in only when others go.
+    if (this.#limit?.full) await drained();
+    await accepted;
+    await drained();
     this.#ended.resolve();
   }
 

@@ -43,6 +43,8 @@ export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
   bodyLimit: number;
+  /** Whether a job reads the body, perhaps after the answer has begun. */
+  bodyAttached = false;
   #request: Request;
   #info: Connected | undefined;
 
