@@ -566,3 +566,29 @@ Deno.test("Bound.unpublish before publish leaves the living process as it was", 
   old.listener.close();
   await greeter;
 });
+
+Deno.test("bind removes temporary sockets that nobody answers on, and no others", async () => {
+  await using folder = await TempFolder.make();
+  // Closing a listener removes the path it was bound to; after a rename the file stays, unanswered.
+  const dead = Deno.listen({ transport: "unix", path: `${folder.path}/x` });
+  await Deno.rename(`${folder.path}/x`, `${folder.path}/.floodgate-dead`);
+  dead.close();
+  using living = Deno.listen({ transport: "unix", path: `${folder.path}/.floodgate-living` });
+  living.unref();
+  await Deno.writeTextFile(`${folder.path}/.floodgate-file`, "");
+  const place = await bound(`unix://${folder.path}/s`);
+  assertEquals(folder.names(), [".floodgate-file", ".floodgate-living", "s"]);
+  await place.unpublish();
+  place.listener.close();
+});
+
+Deno.test("bind and unpublish do not wait for ever for a folder that somebody keeps locked", async () => {
+  await using folder = await TempFolder.make();
+  using lock = await Deno.open(folder.path);
+  await lock.lock(true);
+  const place = await bound(`unix://${folder.path}/s`);
+  assertEquals(folder.names(), ["s"]);
+  await place.unpublish();
+  assertEquals(folder.names(), []);
+  place.listener.close();
+});

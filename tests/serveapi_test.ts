@@ -525,6 +525,48 @@ Deno.test("shutdown waits for the rest of a header that has begun", async () => 
   await shutdown;
 });
 
+Deno.test("serveapi ends connections whose request body nobody reads, and frees their sockets", async () => {
+  await using served = await Served.open({ IdleTimeout: "0.2" });
+  served.engine.register("ignore", (job) => job.print("ignored"));
+  served.router.job({ method: "POST", path: "/ignore", job: "ignore" });
+  served.router.post("/plain", (c) => {
+    c.env.answersSmall();
+    return c.text("ignored");
+  });
+  const sockets = () =>
+    [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith("socket:");
+      } catch {
+        return false; // The descriptor of this very listing.
+      }
+    }).length;
+  const before = sockets();
+  const clients: Client[] = [];
+  for (const path of ["/ignore", "/plain", "/nowhere", "/version"]) {
+    for (let i = 0; i < 5; i++) {
+      const client = await Client.to(served.target);
+      await client.send(`POST ${path} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n`);
+      assert((await client.answer()).status > 0);
+      clients.push(client);
+    }
+  }
+  for (const client of clients) assertEquals((await rest(client)).text, "");
+  await until(() => sockets() <= before);
+});
+
+Deno.test("shutdown at a full limit ends idle connections as soon as without", async () => {
+  const served = await Served.open({ MaxConnections: "2" });
+  served.router.get("/plain", (c) => c.text("plain"));
+  const clients = [await Client.to(served.target), await Client.to(served.target)];
+  for (const client of clients) await client.ask("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n");
+  const started = performance.now();
+  await served.engine.shutdown({ drain: 30_000 });
+  const took = performance.now() - started;
+  assert(took < 10_000, `the drain took ${took} ms`);
+  clients.forEach((client) => client.close());
+});
+
 Deno.test("shutdown serves those who wait for a place", async () => {
   const served = await Served.open({ MaxConnections: "1" });
   const go = Promise.withResolvers<void>();
