@@ -22,11 +22,11 @@
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
 /** Takes one log line: its level, its text, and what a machine may want to know besides. */
-export type Logger = (
-  level: LogLevel,
-  message: string,
-  fields?: Record<string, unknown>,
-) => void;
+export interface Logger {
+  (level: LogLevel, message: string, fields?: Record<string, unknown>): void;
+  /** The least urgent level that it writes, if it says so: lines below are not even made. */
+  readonly level?: LogLevel;
+}
 
 const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 
@@ -42,10 +42,11 @@ export interface LoggerOptions {
 
 /** A {@linkcode Logger} that writes a line an event: time, level, message, fields. */
 export function createLogger(options: LoggerOptions = {}): Logger {
-  const least = LEVELS.indexOf(options.level ?? "info");
+  const { level: lowest = "info" } = options;
+  const least = LEVELS.indexOf(lowest);
   const write = options.write ?? writeToStderr;
   const json = options.format === "json";
-  return (level, message, fields) => {
+  const log: Logger = (level, message, fields) => {
     if (LEVELS.indexOf(level) < least) return;
     const time = new Date().toISOString();
     if (json) {
@@ -61,6 +62,7 @@ export function createLogger(options: LoggerOptions = {}): Logger {
     }
     write(line + "\n");
   };
+  return Object.assign(log, { level: lowest });
 }
 
 /** Text whose control characters are spelled out. */
@@ -195,14 +197,15 @@ export class Engine {
   /** An engine with one job, `commands`, which prints the names of all jobs, sorted, a line each. */
   constructor(options: EngineOptions = {}) {
     const log = options.log ?? createLogger();
-    this.log = (...line) => {
+    const guarded: Logger = (level, message, fields) => {
       try {
-        log(...line);
+        log(level, message, fields);
       } catch (error) {
         // A log that is broken must not break the jobs that are logged.
         writeToStderr(`log: ${messageOf(error)}\n`);
       }
     };
+    this.log = Object.assign(guarded, { level: log.level });
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
   }
@@ -486,7 +489,8 @@ export class Job {
     this.#started = true;
     const level: LogLevel = this.quiet ? "debug" : "info";
     const { log } = this.engine;
-    log(level, `+job ${this}`);
+    const logs = LEVELS.indexOf(level) >= LEVELS.indexOf(log.level ?? "debug");
+    if (logs) log(level, `+job ${this}`);
     let status: Status = Status.OK;
     if (handler === undefined) {
       this.error(`${this.name}: command not found`);
@@ -522,11 +526,11 @@ export class Job {
     this.#ended?.resolve();
     const lastWords = this.#lastWords?.text ?? "";
     if (status === Status.OK) {
-      log(level, `-job ${this} = OK (0)`);
+      if (logs) log(level, `-job ${this} = OK (0)`);
       return;
     }
     const label = status === Status.NotFound ? "NotFound" : "Err";
-    log(level, `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
+    if (logs) log(level, `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
     throw new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
       cause: this.#cause,
     });
@@ -1023,7 +1027,12 @@ export class Output {
    * @returns A promise that rejects with the first error of writing or closing, after all are closed.
    */
   close(): Promise<void> {
-    return this.#closed ??= this.#close();
+    if (this.#closed === undefined) {
+      // Most outputs of a busy daemon have nothing to wait for, and nothing to close.
+      const settled = !this.#queue && !this.#failure && this.#sinks.every((sink) => !sink.close);
+      this.#closed = settled ? DONE : this.#close();
+    }
+    return this.#closed;
   }
   async #close(): Promise<void> {
     if (this.#queue) await this.#queue;

@@ -200,7 +200,8 @@ export async function main(args: readonly string[]): Promise<number> {
   // so is all there is to say.
   const write = createLogger({ level: flags.logLevel, format: flags.logFormat });
   let early: Parameters<typeof write>[] | undefined = [];
-  const engine = new Engine({ log: (...line) => early ? early.push(line) : write(...line) });
+  const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
+  const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
   const stop = stopOnSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();

@@ -115,7 +115,7 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
   router.get(
     "/_ping",
     (c) => {
-      c.env.answersSmall();
+      c.env.answers("small");
       return new Response(c.req.raw.method === "HEAD" ? null : "OK", { headers: ping });
     },
   );
@@ -298,7 +298,6 @@ class Dispatcher {
   ): Response | Promise<Response> {
     const request = c.req.raw;
     if (route.stream && request.method === "HEAD") return this.#notAllowed(c.env, "HEAD", ["GET"]);
-    c.env.answersSmall();
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
     const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
     job.quiet = true;
@@ -338,6 +337,7 @@ class Dispatcher {
   #allow(env: Bindings): Response {
     const methods = this.#methods(env.path);
     if (methods.length === 0) return this.#error(noSuchPage(env.path), env);
+    env.answers("small");
     return new Response(null, {
       status: 200,
       headers: { Allow: [...methods, "OPTIONS"].join(", ") },
@@ -382,7 +382,7 @@ class Dispatcher {
   }
 
   #text(env: Bindings, status: number, message: string): Response {
-    env.answersSmall();
+    env.answers("small");
     if (env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0) {
       return new Response(message + "\n", {
         status,
@@ -534,6 +534,7 @@ class Answer implements Sink {
       if (!this.#gone) this.#controller.close();
       return;
     }
+    this.#env.answers("small");
     if (this.#size === 0) {
       this.#response.resolve(new Response(null, { status: 204 }));
       return;
@@ -552,6 +553,7 @@ class Answer implements Sink {
   }
 
   #start(): void | Promise<void> {
+    this.#env.answers("stream");
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;

@@ -14,11 +14,11 @@ export interface RequestInfo {
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
   /**
-   * Set by a handler whose answer is a stream, or so small that a socket's buffers take it at once.
-   * Of any other answer nobody can tell whether the client has taken it yet, and its connection is
-   * given `send` and not `idle` to do so.
+   * Set by a handler that knows its answer: small enough for a socket's buffers to take it at once, or
+   * a stream, of which we hear when it is taken. Of any other answer nobody can tell whether the
+   * client has taken it yet, and its connection is given `send` and not `idle` to do so.
    */
-  small: boolean;
+  answer?: "small" | "stream";
   /** Ends the connection at once, whatever it has not sent yet. */
   cut(): void;
 }
@@ -107,6 +107,11 @@ export class Connections {
   #empty?: () => void;
   #pressed: () => boolean;
   #since = Infinity;
+  /**
+   * @internal The time of the last look at the connections, in milliseconds: good enough for what
+   * happens between two looks, and far cheaper than the clock.
+   */
+  clock = performance.now();
   /** @internal The counts that {@linkcode stats} adds the live ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
 
@@ -141,6 +146,7 @@ export class Connections {
 
   /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
   async serve(conn: Deno.Conn): Promise<void> {
+    this.clock = performance.now();
     const connection = new Connection(conn, this, this.#handler);
     this.#live.add(connection);
     this.#timer ??= setInterval(() => this.#sweep(), this.#interval);
@@ -196,7 +202,7 @@ export class Connections {
   }
 
   #sweep(): void {
-    const now = performance.now();
+    const now = this.clock = performance.now();
     const drainTime = now - this.#since; // Negative where there is no drain.
     for (const connection of this.#live) {
       if (connection.active > 0 || connection.closing) continue;
@@ -248,7 +254,7 @@ class Connection {
   active = 0;
   requests = 0;
   /** When something last began or ended. */
-  since = performance.now();
+  since: number;
   /** It was told to end after its answer. */
   closing = false;
   /** It has an answer of unknown size, which the client may or may not have taken. */
@@ -264,6 +270,7 @@ class Connection {
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
     this.conn = conn;
+    this.since = owner.clock;
     this.owner = owner;
     this.#handler = handler;
   }
@@ -347,12 +354,18 @@ class Connection {
         // The headers of a fetched response cannot be changed; the client finds out by the close.
       }
     }
+    if (info.answer === "small" && body === null) {
+      // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
+      this.#answered(info);
+      if (last) this.close();
+      return response;
+    }
     const answered = () => {
       this.#answered(info);
       // A body that nobody has read keeps the socket open for as long as nobody collects it.
       if (body !== null && !body.locked) body.cancel().catch(() => {});
       // Not one that may have to be cut: once told to close, it cannot be.
-      if (last && info.small) this.close();
+      if (last && info.answer !== undefined) this.close();
     };
     native.completed.then(answered, () => {
       info.leave();
@@ -363,15 +376,15 @@ class Connection {
 
   #answered(info: Info): void {
     this.active--;
-    this.owes = !info.small;
-    this.since = performance.now();
+    this.owes = info.answer === undefined;
+    this.since = this.owner.clock;
     info.done();
   }
 }
 
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
-  small = false;
+  answer?: "small" | "stream";
   #connection: Connection;
   #request: Request;
   #abort?: AbortController;

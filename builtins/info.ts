@@ -21,27 +21,25 @@ export function registerInfo(engine: Engine, sources: Sources): void {
   const started = new Date();
   const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
 
-  engine.register("version", (job) => {
-    const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
-    return job.print(
-      JSON.stringify({
-        Platform: { Name: "Floodgate" },
-        Version: VERSION,
-        ...versions,
-        ...system,
-        DenoVersion: Deno.version.deno,
-        // The docker CLI shows these, with their details, in place of the names above.
-        Components: [
-          { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
-          {
-            Name: "Deno",
-            Version: Deno.version.deno,
-            Details: { V8: Deno.version.v8, TypeScript: Deno.version.typescript },
-          },
-        ],
-      }) + "\n",
-    );
-  });
+  const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
+  // It stays the same while the process runs, and clients ask for it all the time.
+  const version = JSON.stringify({
+    Platform: { Name: "Floodgate" },
+    Version: VERSION,
+    ...versions,
+    ...system,
+    DenoVersion: Deno.version.deno,
+    // The docker CLI shows these, with their details, in place of the names above.
+    Components: [
+      { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
+      {
+        Name: "Deno",
+        Version: Deno.version.deno,
+        Details: { V8: Deno.version.v8, TypeScript: Deno.version.typescript },
+      },
+    ],
+  }) + "\n";
+  engine.register("version", (job) => job.print(version));
 
   engine.register("info", async (job) => {
     const [operatingSystem, descriptors] = await Promise.all([osName(), countDescriptors()]);

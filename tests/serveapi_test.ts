@@ -530,7 +530,7 @@ Deno.test("serveapi ends connections whose request body nobody reads, and frees 
   served.engine.register("ignore", (job) => job.print("ignored"));
   served.router.job({ method: "POST", path: "/ignore", job: "ignore" });
   served.router.post("/plain", (c) => {
-    c.env.answersSmall();
+    c.env.answers("small");
     return c.text("ignored");
   });
   const sockets = () =>
