@@ -19,27 +19,9 @@ export interface Sources {
 export function registerInfo(engine: Engine, sources: Sources): void {
   const id = crypto.randomUUID();
   const started = new Date();
-  const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
-
-  const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
-  // It stays the same while the process runs, and clients ask for it all the time.
-  const version = JSON.stringify({
-    Platform: { Name: "Floodgate" },
-    Version: VERSION,
-    ...versions,
-    ...system,
-    DenoVersion: Deno.version.deno,
-    // The docker CLI shows these, with their details, in place of the names above.
-    Components: [
-      { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
-      {
-        Name: "Deno",
-        Version: Deno.version.deno,
-        Details: { V8: Deno.version.v8, TypeScript: Deno.version.typescript },
-      },
-    ],
-  }) + "\n";
-  engine.register("version", (job) => job.print(version));
+  // Asked for when somebody wants to know, since it takes a permission; and once, since it stays.
+  let version: string | undefined;
+  engine.register("version", (job) => job.print(version ??= describe()));
 
   engine.register("info", async (job) => {
     const [operatingSystem, descriptors] = await Promise.all([osName(), countDescriptors()]);
@@ -48,10 +30,10 @@ export function registerInfo(engine: Engine, sources: Sources): void {
         ID: id,
         Name: Deno.hostname(),
         ServerVersion: VERSION,
-        OSType: system.Os,
+        OSType: Deno.build.os,
         OperatingSystem: operatingSystem,
-        Architecture: system.Arch,
-        KernelVersion: system.KernelVersion,
+        Architecture: arch(),
+        KernelVersion: Deno.osRelease(),
         NCPU: navigator.hardwareConcurrency,
         MemTotal: Deno.systemMemoryInfo().total,
         SystemTime: new Date().toISOString(),
@@ -74,6 +56,27 @@ export function registerInfo(engine: Engine, sources: Sources): void {
         apis: sources.apis(),
       }) + "\n",
     ));
+}
+
+function describe(): string {
+  const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
+  const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
+  return JSON.stringify({
+    Platform: { Name: "Floodgate" },
+    Version: VERSION,
+    ...versions,
+    ...system,
+    DenoVersion: Deno.version.deno,
+    // The docker CLI shows these, with their details, in place of the names above.
+    Components: [
+      { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
+      {
+        Name: "Deno",
+        Version: Deno.version.deno,
+        Details: { V8: Deno.version.v8, TypeScript: Deno.version.typescript },
+      },
+    ],
+  }) + "\n";
 }
 
 /** The architecture by the name that Go, and so the docker CLI, has for it. */

@@ -13,7 +13,9 @@ import { type Logger, messageOf } from "../engine.ts";
  * @param state Such as `READY=1` or `STOPPING=1`.
  */
 export async function notify(state: string, log: Logger): Promise<void> {
-  const socket = Deno.env.get("NOTIFY_SOCKET");
+  const allowed = Deno.permissions.querySync({ name: "env", variable: "NOTIFY_SOCKET" });
+  // A daemon that may not look is not told to: nobody should be asked for that.
+  const socket = allowed.state === "granted" ? Deno.env.get("NOTIFY_SOCKET") : undefined;
   if (!socket) return;
   try {
     if (typeof Deno.listenDatagram === "function") {

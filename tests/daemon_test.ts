@@ -261,6 +261,33 @@ Deno.test("mod.ts has no side effects when imported, and needs no JSR", async ()
   assertEquals(folder.names(), ["embed.ts"]);
 });
 
+Deno.test("registerBuiltins, serveapi and acceptconnections need no permission but --allow-net", async () => {
+  await using folder = await TempFolder.make();
+  const program = `${folder.path}/embed.ts`;
+  await Deno.writeTextFile(
+    program,
+    `import { createRouter, Engine, registerBuiltins } from ${
+      JSON.stringify(new URL("../mod.ts", import.meta.url).href)
+    };
+     const engine = new Engine();
+     registerBuiltins(engine, { router: createRouter(engine) });
+     const job = engine.job("serveapi", "tcp://127.0.0.1:0");
+     const lines = job.stdout.addPipe().pipeThrough(new TextDecoderStream()).getReader();
+     const served = job.run();
+     await engine.job("acceptconnections").run();
+     const address = (await lines.read()).value.trim().replace("tcp:", "http:");
+     console.log(await (await fetch(address + "/_ping")).text());
+     await engine.shutdown();
+     await served;`,
+  );
+  const { code, stdout, stderr } = await run(
+    Deno.execPath(),
+    ["run", "--no-prompt", "--no-config", "--no-check", "--allow-net", program],
+    { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } },
+  );
+  assertEquals([code, stdout], [0, "OK\n"], stderr);
+});
+
 Deno.test("acceptconnections tells systemd READY=1 when the gate opens", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/notify`;
