@@ -57,6 +57,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   });
 
   engine.register("acceptconnections", async (job) => {
+    if (activation.state === "failed") await activation.opened;
     for (const api of apis) await api.publish();
     activation.open();
     await notify("READY=1", job.engine.log);

@@ -205,6 +205,15 @@ Deno.test("serveapi ends with the reason when the gate fails: held clients close
   assertEquals(folder.names(), []);
 });
 
+Deno.test("acceptconnections and serveapi fail with the reason once the gate has failed", async () => {
+  await using served = await Served.bind();
+  served.builtins.activation.fail(new Error("no quorum"));
+  await assertRejects(() => served.accept(), JobError, "no quorum");
+  const late = served.engine.job("serveapi", "tcp://127.0.0.1:0");
+  await assertRejects(() => late.run(), JobError, "no quorum");
+  assertEquals((await served.ended)?.message, "no quorum");
+});
+
 Deno.test("serveapi ends a client that sends no whole header within HeaderTimeout", async () => {
   await using served = await Served.open({ HeaderTimeout: "0.3" });
   const silent = await Client.to(served.target);
