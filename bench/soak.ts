@@ -170,8 +170,8 @@ console.log(
     (last.descriptors / first.descriptors).toFixed(3)
   }, wrong: ${[...wrong].map(([what, n]) => `${n} ${what}`).join("; ") || "none"}`,
 );
-Deno.exit(
+// Not Deno.exit, which would leave the daemon running.
+Deno.exitCode =
   wrong.size === 0 && last.rss < first.rss * 1.1 && last.descriptors < first.descriptors * 1.1
     ? 0
-    : 1,
-);
+    : 1;

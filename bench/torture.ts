@@ -201,13 +201,16 @@ async function takeover(): Promise<void> {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   const address = ["-H", `unix://${path}`];
-  let current = Daemon.start(address);
+  await using daemons = new AsyncDisposableStack();
+  let current = daemons.use(Daemon.start(address));
   await current.open();
   const load = new Load({ transport: "unix", path }, 8, 8);
   const started = performance.now();
   const statuses: number[] = [];
   for (let i = 0; i < 10; i++) {
-    const next = Daemon.start([...address, "--takeover", "--install", boot(100)]);
+    const next = daemons.use(
+      Daemon.start([...address, "--takeover", "--install", boot(100)]),
+    );
     await next.open();
     statuses.push(await current.end());
     current = next;
