@@ -195,13 +195,12 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     activation: Activation,
     options: ListenBufferOptions = {},
   ) {
-    const { maxConnections } = options;
+    const { maxConnections = Infinity } = options;
     this.#listener = listener;
     this.#activation = activation;
     this.#hold = options.hold ?? HOLD;
-    this.#limit = typeof maxConnections === "number" && maxConnections !== Infinity
-      ? new ConnectionLimit(maxConnections)
-      : maxConnections as ConnectionLimit | undefined;
+    if (typeof maxConnections !== "number") this.#limit = maxConnections;
+    else if (maxConnections !== Infinity) this.#limit = new ConnectionLimit(maxConnections);
     this.#log = options.log ?? (() => {});
     this.#onPressure = options.onPressure ?? (() => {});
     activation.opened.then(() => this.#turn(), (reason) => this.#finish(reason));
@@ -394,8 +393,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, this.#backoff);
     this.#limit?.whenFree(resolve); // A connection that ends frees a descriptor.
-    const wake = () => this.#end && resolve();
-    this.#wake = wake;
+    this.#wake = () => this.#end && resolve();
     await promise;
     clearTimeout(timer);
   }

@@ -149,6 +149,15 @@ export class TempFolder implements AsyncDisposable {
   }
 }
 
+/** Waits until a condition holds, however long a busy machine takes, within reason. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = performance.now() + 20_000;
+  while (!await condition()) {
+    if (performance.now() > deadline) throw new Error(`not so after 20 s: ${condition}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
 /** Runs a program to its end. */
 export async function run(
   command: string,

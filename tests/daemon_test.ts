@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Daemon, exchange, project, run, TempFolder } from "./daemon.ts";
+import { Daemon, exchange, project, run, TempFolder, until } from "./daemon.ts";
 
 const REQUEST = "GET /version HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
 
@@ -105,11 +105,6 @@ Deno.test("main stops during a boot: status 0, held clients closed, no socket fi
   assertEquals(await answer, "");
   assertEquals(folder.names(), []);
 });
-
-/** Waits until a condition holds, however long a busy machine takes. */
-async function until(condition: () => Promise<boolean>): Promise<void> {
-  while (!await condition()) await new Promise((resolve) => setTimeout(resolve, 5));
-}
 
 const WRONG: [string, string[], number, RegExp][] = [
   ["an address with no protocol", ["-H", "foo"], 2, /"foo": expected tcp:\/\/HOST:PORT or unix:/],

@@ -9,6 +9,7 @@ import {
 } from "@std/assert";
 import { registerEvents } from "../builtins/events.ts";
 import { Engine, type Job, JobError, TypedError } from "../engine.ts";
+import { until } from "./daemon.ts";
 
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {
@@ -81,15 +82,6 @@ async function pastIds(engine: Engine, env: Record<string, string> = {}): Promis
 /** A time in nanoseconds as seconds with all decimals. */
 function seconds(nanos: string): string {
   return `${nanos.slice(0, -9)}.${nanos.slice(-9)}`;
-}
-
-/** Waits until a condition holds. */
-async function until(condition: () => boolean): Promise<void> {
-  const deadline = performance.now() + 20_000;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`not so after 20 s: ${condition}`);
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
 }
 
 async function assertBadParameter(engine: Engine, env: Record<string, string>, part: string) {

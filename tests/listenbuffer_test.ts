@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
+import { until } from "./daemon.ts";
 
 /** A listener whose connections and errors the test hands out. */
 class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
@@ -50,10 +51,6 @@ class CodedError extends Error {
   }
 }
 
-/** Waits until a condition holds, however long a busy machine takes. */
-async function until(condition: () => boolean): Promise<void> {
-  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 1));
-}
 /** Lets everything run that is ready to. */
 const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
 
@@ -316,6 +313,17 @@ Deno.test("ListenBuffer pauses at maxConnections and goes on when one is release
   buffer.release();
   assertEquals((await third).id, 2);
   assertEquals([buffer.stats.active, pressure], [2, [true, false]]);
+});
+
+Deno.test("ListenBuffer with maxConnections Infinity has no limit", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  using buffer = new ListenBuffer(fake, gate, { maxConnections: Infinity });
+  fake.push(...conns(2));
+  assertEquals([(await buffer.accept()).id, (await buffer.accept()).id], [0, 1]);
+  buffer.release();
+  assertEquals([buffer.stats.active, buffer.stats.acceptErrors], [1, 0]);
 });
 
 Deno.test("ConnectionLimit is shared by listeners and counts what they hold", async () => {

@@ -17,6 +17,7 @@ import { registerBuiltins } from "../builtins/builtins.ts";
 import { API_VERSION, VERSION } from "../builtins/version.ts";
 import { Engine, type ErrorKind, type Handler, type Job, TypedError, within } from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
+import { until } from "./daemon.ts";
 
 interface App {
   engine: Engine;
@@ -114,14 +115,6 @@ class Client implements Disposable {
   }
 }
 
-/** Waits until a condition holds. */
-async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 20_000;
-  while (!await condition()) {
-    if (performance.now() > deadline) throw new Error(`not so after 20 s: ${condition}`);
-    await new Promise((resolve) => setTimeout(resolve, 1));
-  }
-}
 /** A promise that is to settle. */
 async function soon<T>(promise: Promise<T>): Promise<T> {
   if (!await within(20_000, promise)) throw new Error("not so after 20 s");
