@@ -243,7 +243,7 @@ class Dispatcher {
       return await dispatch(limited, env, context);
     } finally {
       // What nobody has read, and no job will, is of no more use. The socket would wait for it.
-      if (!env.bodyAttached && limited.body?.locked === false) source.cancel().catch(() => {});
+      if (!env.bodyAttached && limited.body?.locked === false) letGo(source);
     }
   }
 
@@ -259,10 +259,7 @@ class Dispatcher {
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
-        if (Math.max(announced, size) > env.bodyLimit) {
-          source.cancel().catch(() => {});
-          throw tooLarge(env.bodyLimit);
-        }
+        if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
         const read = source.read().catch(brokenOff);
         // A body that may be of any length may take any time, as long as it goes forward.
         const all = env.bodyLimit === Infinity
@@ -274,9 +271,8 @@ class Dispatcher {
         const { value, done } = await read;
         if (done) return controller.close();
         size += value.length;
-        if (size <= env.bodyLimit) return controller.enqueue(value);
-        source.cancel().catch(() => {});
-        throw tooLarge(env.bodyLimit);
+        if (size > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
+        controller.enqueue(value);
       },
       cancel: (reason) => source.cancel(reason),
     }, { highWaterMark: 0 });
@@ -481,8 +477,14 @@ function brokenOff(error: unknown): never {
   });
 }
 
-function tooLarge(limit: number): TypedError {
+function tooLarge(source: ReadableStreamDefaultReader, limit: number): TypedError {
+  letGo(source);
   return new TypedError("too large", `the request body is longer than ${limit} bytes`);
+}
+
+/** Reads no further. A body that broke is let go of already, which is all that can go wrong. */
+function letGo(source: ReadableStreamDefaultReader): void {
+  source.cancel().catch(() => {});
 }
 
 /** An answer of more than this is sent as it is written, so that no job can fill the memory. */
@@ -539,7 +541,7 @@ class Answer implements Sink {
       this.#response.resolve(new Response(null, { status: 204 }));
       return;
     }
-    const body = this.#chunks.length === 1 ? this.#chunks[0] : joined(this.#chunks, this.#size);
+    const body = joined(this.#chunks, this.#size);
     this.#response.resolve(new Response(body as Uint8Array<ArrayBuffer>, this.#init));
   }
 
@@ -564,8 +566,7 @@ class Answer implements Sink {
     this.#response.resolve(
       new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, this.#init),
     );
-    const chunks = this.#chunks.splice(0);
-    return this.#send(chunks.length === 1 ? chunks[0] : joined(chunks, this.#size));
+    return this.#send(joined(this.#chunks.splice(0), this.#size));
   }
 
   #send(chunk: Uint8Array): void | Promise<void> {
@@ -594,6 +595,7 @@ class Answer implements Sink {
 }
 
 function joined(chunks: Uint8Array[], size: number): Uint8Array {
+  if (chunks.length === 1) return chunks[0];
   const all = new Uint8Array(size);
   let at = 0;
   for (const chunk of chunks) {

@@ -79,8 +79,6 @@ function nativeServe(): ServeOnConnection {
   return serve as ServeOnConnection;
 }
 
-/** Methods whose requests may have a body. */
-const BODIED = new Set(["POST", "PUT", "PATCH", "DELETE"]);
 /** While others wait for a place, a client that has sent no whole request yet gets this long. */
 const PRESSED_HEADER_TIMEOUT = 1_000;
 /**
@@ -321,8 +319,6 @@ class Connection {
     this.requests++;
     this.owner.counts.requests++;
     const info = new Info(this, request);
-    // Looked at now, because it cannot be once the answer is given.
-    const body = BODIED.has(request.method) ? request.body : null;
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -331,20 +327,15 @@ class Connection {
       throw error;
     }
     if (answer instanceof Promise) {
-      return answer.then((response) => this.#answer(response, native, info, body), (error) => {
+      return answer.then((response) => this.#answer(response, native, info), (error) => {
         this.#answered(info);
         throw error;
       });
     }
-    return this.#answer(answer, native, info, body);
+    return this.#answer(answer, native, info);
   }
 
-  #answer(
-    response: Response,
-    native: NativeInfo,
-    info: Info,
-    body: ReadableStream<Uint8Array> | null,
-  ): Response {
+  #answer(response: Response, native: NativeInfo, info: Info): Response {
     const last = this.owner.lastAnswers;
     if (last) {
       // The native loop does not read this; it is told to close once the answer is complete.
@@ -354,7 +345,7 @@ class Connection {
         // The headers of a fetched response cannot be changed; the client finds out by the close.
       }
     }
-    if (info.answer === "small" && body === null) {
+    if (info.answer === "small") {
       // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
       this.#answered(info);
       if (last) this.close();
@@ -362,8 +353,6 @@ class Connection {
     }
     const answered = () => {
       this.#answered(info);
-      // A body that nobody has read keeps the socket open for as long as nobody collects it.
-      if (body !== null && !body.locked) body.cancel().catch(() => {});
       // Not one that may have to be cut: once told to close, it cannot be.
       if (last && info.answer !== undefined) this.close();
     };
