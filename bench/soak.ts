@@ -117,6 +117,7 @@ const workers = [
   worker("garbage", async (round) => {
     const client = await Client.to(tcp);
     const { parts, leaves } = malformed(round);
+    // A server that has seen enough closes in the middle of what we send.
     for (const part of parts) await client.send(part).catch(() => {});
     if (leaves !== "reset") await Promise.race([client.more().catch(() => false), pause(50)]);
     client.close();

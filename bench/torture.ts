@@ -339,6 +339,7 @@ async function tryOne(
   const timer = setTimeout(() => client.close(), 3_000);
   const late = performance.now() + 2_900;
   try {
+    // A server that has seen enough closes in the middle of what we send.
     for (const part of attack.parts) await client.send(part).catch(() => {});
     if (attack.leaves === "reset") return { outcome: "left" };
     if (attack.leaves === "half") await conn.closeWrite().catch(() => {});

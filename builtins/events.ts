@@ -94,14 +94,12 @@ export function registerEvents(engine: Engine): Events {
       (until === undefined || event.timeNano <= until) && matches(event);
 
     const queue = since === undefined ? [] : history.filter((event) => event.timeNano >= since);
-    const ended = Promise.withResolvers<void>();
     let over = false;
     let overrun = false;
     let wake = () => {};
     const end = () => {
       over = true;
       wake();
-      ended.resolve();
     };
     const listener = (event: Event) => {
       if (queue.length >= BACKLOG + HISTORY) {
@@ -113,9 +111,9 @@ export function registerEvents(engine: Engine): Events {
       wake();
     };
     listeners.add(listener);
-    job.signal.addEventListener("abort", end, { once: true });
-    engine.stopping.addEventListener("abort", end, { once: true });
-    if (job.signal.aborted || engine.stopping.aborted) end();
+    const stop = AbortSignal.any([job.signal, engine.stopping]);
+    stop.addEventListener("abort", end, { once: true });
+    if (stop.aborted) end();
     const timer = until === undefined
       ? undefined
       : setTimeout(end, Math.min(Math.max(0, Number(until / 1_000_000n) - now), 2 ** 31 - 1));
@@ -132,8 +130,7 @@ export function registerEvents(engine: Engine): Events {
     } finally {
       clearTimeout(timer);
       listeners.delete(listener);
-      job.signal.removeEventListener("abort", end);
-      engine.stopping.removeEventListener("abort", end);
+      stop.removeEventListener("abort", end);
     }
     if (overrun) {
       throw new TypedError("unavailable", "the listener did not keep up with the events");

@@ -14,7 +14,7 @@ import {
   StringTable,
   ValueType,
 } from "npm:pprof-format@^2.3";
-import { type Engine, type Job, TypedError } from "../engine.ts";
+import { type Engine, type Job, TypedError, within } from "../engine.ts";
 import type { Router } from "../router.ts";
 
 /** Nanoseconds between two looks at the stack: what V8 takes by default. */
@@ -52,7 +52,7 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
     profiling = true;
     try {
       await session.post("Profiler.start");
-      await elapsed(seconds * 1_000, job.signal, engine.stopping);
+      await elapsed(seconds * 1_000, AbortSignal.any([job.signal, engine.stopping]));
       const { profile } = await session.post("Profiler.stop");
       await print(job, cpuProfile(profile as unknown as CpuProfile));
     } finally {
@@ -76,18 +76,14 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
     .job({ method: "GET", path: "/debug/pprof/heap", job: "heapprofile", contentType });
 }
 
-/** Waits, or less long if one of the signals comes first. */
-async function elapsed(milliseconds: number, ...signals: AbortSignal[]): Promise<void> {
+/** Waits, or less long if the signal comes first. */
+async function elapsed(milliseconds: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const end = () => resolve();
-  const timer = setTimeout(end, milliseconds);
-  for (const signal of signals) {
-    if (signal.aborted) end();
-    signal.addEventListener("abort", end, { once: true });
-  }
-  await promise;
-  clearTimeout(timer);
-  for (const signal of signals) signal.removeEventListener("abort", end);
+  signal.addEventListener("abort", end, { once: true });
+  if (signal.aborted) end();
+  await within(milliseconds, promise);
+  signal.removeEventListener("abort", end);
 }
 
 async function print(job: Job, profile: Profile): Promise<void> {
