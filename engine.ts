@@ -377,6 +377,11 @@ export class Job {
   endTime?: Date;
   /** Set by whoever runs a job for each request: its start and end are logged at level debug. */
   quiet = false;
+  /**
+   * On whose behalf it runs, as a process has a user: for a request from a client that has proven who it
+   * is, the subject of its certificate (RFC 4514), such as `CN=alice,O=Ops`. Undefined where nobody asked.
+   */
+  user?: string;
   #internals: EngineInternals;
   #env?: Env;
   #stdin?: Input;

@@ -28,9 +28,10 @@
  */
 
 import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
-import { isLocal, parseAddress } from "./builtins/addresses.ts";
+import { exposureProblem, parseAddress } from "./builtins/addresses.ts";
 import { registerBuiltins } from "./builtins/builtins.ts";
 import { milliseconds } from "./builtins/serveapi.ts";
+import { notify } from "./builtins/systemd.ts";
 import { API_VERSION, VERSION } from "./builtins/version.ts";
 import type { Router, RouterOptions } from "./router.ts";
 
@@ -103,15 +104,23 @@ const help = () =>
 
 Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
 
-  -H, --host PROTO://ADDR      Listen there; repeatable. tcp://HOST:PORT or unix:///path
-                               (default ${defaultHost()})
+  -H, --host PROTO://ADDR      Listen there; repeatable. tcp://HOST:PORT, unix:///path, or
+                               sockets that systemd has opened: fd:// or fd://* for all, fd://3
+                               for a descriptor, fd://NAME (default ${defaultHost()})
       --install MODULE         Boot with this module, a path or URL that exports
                                install(engine, router); repeatable
   -G, --group GROUP            Group of unix sockets, by name or number (default: the process's)
       --takeover               Take the place of the daemon that answers on a unix socket once booted
       --reuse-port             Share tcp ports with other processes that do so too (SO_REUSEPORT)
-      --insecure               Allow tcp addresses that other machines can reach: anyone there may
-                               then use the API, there is no authentication
+      --tls                    TLS on tcp, with HTTP/1.1 and HTTP/2
+      --tlsverify              TLS, and only for clients with a certificate; implies --tls
+      --tlscacert PATH         Who signs clients' certificates (PEM), for --tlsverify
+      --tlscert PATH           The daemon's certificate (PEM), its authority's after it
+      --tlskey PATH            The daemon's private key (PEM), not encrypted
+      --insecure               Allow tcp addresses that other machines can reach without --tlsverify:
+                               anyone there may then use the API
+      --allowed-host NAME      Also answer requests for this host on plain tcp; repeatable
+                               (default: the address, and localhost)
       --api-cors-header VALUE  Allow browsers' requests from this origin, or * for any
       --header-timeout SEC     For a client's first request (default 10; 0: no limit)
       --idle-timeout SEC       Between requests (default 60; 0: no limit)
@@ -128,11 +137,11 @@ Binds its sockets, boots, and then serves: clients that connect meanwhile are he
   -v, --version                Print the version
   -h, --help                   Print this
 
-Signals: SIGTERM and SIGINT drain and end; a second one ends at once.
+Signals: SIGTERM and SIGINT drain and end; a second one ends at once. SIGHUP reads certificates anew.
 `;
 
 const FLAGS = {
-  boolean: ["debug", "insecure", "takeover", "reuse-port", "version", "help"],
+  boolean: ["debug", "insecure", "takeover", "reuse-port", "tls", "tlsverify", "version", "help"],
   string: [
     "host",
     "install",
@@ -140,6 +149,10 @@ const FLAGS = {
     "pidfile",
     "log-level",
     "log-format",
+    "tlscacert",
+    "tlscert",
+    "tlskey",
+    "allowed-host",
     "api-cors-header",
     "shutdown-timeout",
     "header-timeout",
@@ -148,7 +161,7 @@ const FLAGS = {
     "max-connections",
     "body-limit",
   ],
-  collect: ["host", "install"],
+  collect: ["host", "install", "allowed-host"],
   alias: {
     host: "H",
     debug: "D",
@@ -202,7 +215,7 @@ export async function main(args: readonly string[]): Promise<number> {
   let early: Parameters<typeof write>[] | undefined = [];
   const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
   const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
-  const stop = stopOnSignals(engine, flags.drain);
+  const stop = listenToSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();
   const { activation } = registerBuiltins(engine, { router: router.promise });
@@ -228,12 +241,15 @@ export async function main(args: readonly string[]): Promise<number> {
     early = undefined;
     if (flags.pidfile) releasePidfile = writePidfile(flags.pidfile, flags.takeover);
     for (const address of addresses ?? []) {
-      console.log(`listening on ${address}, try: ${tryIt(address)}`);
+      console.log(`listening on ${address}, try: ${tryIt(address, flags.settings)}`);
     }
     await booting((async () => {
       const app = await createRouter(engine, flags.router);
       if (flags.debug) await attachProfiler(app, engine);
-      for (const module of flags.install) await install(module, engine, app);
+      for (const module of flags.install) {
+        await notify(`STATUS=Booting ${module}`, engine.log);
+        await install(module, engine, app);
+      }
       router.resolve(app);
     })());
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
@@ -294,18 +310,37 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
   const hosts = (given.host as string[] | undefined)?.length
     ? given.host as string[]
     : [defaultHost()];
-  for (const host of hosts) {
-    if (!isLocal(parseAddress(host)) && !given.insecure) {
+  if (given.tlsverify) given.tls = true;
+  for (const name of ["tlscert", "tlskey", ...given.tlsverify ? ["tlscacert"] : []]) {
+    if (given.tls && !text(name)) {
       throw bad(
-        `address "${host}": other machines can reach it and could do as they like, expected a local one, or --insecure`,
+        `--tls${given.tlsverify ? "verify" : ""} needs --${name} and the path of a PEM file`,
       );
     }
+    if (!given.tls && text(name)) throw bad(`--${name} is of no use without --tls or --tlsverify`);
+  }
+  if (text("tlscacert") && !given.tlsverify) {
+    throw bad(
+      "--tlscacert is of no use without --tlsverify: no client would be asked for a certificate",
+    );
+  }
+  for (const host of hosts) {
+    const problem = exposureProblem(parseAddress(host));
+    if (problem && !given.insecure && !given.tlsverify) throw bad(`address "${host}": ${problem}`);
   }
   const debug = given.debug === true;
   const settings: Record<string, string> = {
     Takeover: given.takeover ? "1" : "",
     ReusePort: given["reuse-port"] ? "1" : "",
     SocketGroup: text("group") ?? "",
+    Tls: given.tls ? "1" : "",
+    TlsVerify: given.tlsverify ? "1" : "",
+    TlsCa: text("tlscacert") ?? "",
+    TlsCert: text("tlscert") ?? "",
+    TlsKey: text("tlskey") ?? "",
+    Insecure: given.insecure ? "1" : "",
+    AllowedHosts: JSON.stringify(given["allowed-host"] ?? []),
+    CorsHeaders: text("api-cors-header") ?? "",
     HeaderTimeout: String(number("header-timeout", 0) ?? ""),
     IdleTimeout: String(number("idle-timeout", 0) ?? ""),
     SendTimeout: String(number("send-timeout", 0) ?? ""),
@@ -360,11 +395,15 @@ function defaultHost(): string {
   return `unix://${Deno.env.get("TMPDIR") || "/tmp"}/floodgate-${Deno.uid()}.sock`;
 }
 
-function tryIt(address: string): string {
+function tryIt(address: string, settings: Flags["settings"]): string {
   const socket = /^unix:\/\/(.*)$/.exec(address)?.[1];
-  return socket === undefined
-    ? `curl ${address.replace("tcp:", "http:")}/version`
-    : `curl --unix-socket ${socket} http://localhost/version`;
+  if (socket?.startsWith("@")) {
+    return `curl --abstract-unix-socket ${socket.slice(1)} http://localhost/version`;
+  }
+  if (socket !== undefined) return `curl --unix-socket ${socket} http://localhost/version`;
+  if (!settings.Tls) return `curl ${address.replace("tcp:", "http:")}/version`;
+  const client = settings.TlsVerify ? ` --cert cert.pem --key key.pem` : "";
+  return `curl --cacert ca.pem${client} ${address.replace("tcp:", "https:")}/version`;
 }
 
 async function install(module: string, engine: Engine, router: Router): Promise<void> {
@@ -432,18 +471,30 @@ function isRunning(pid: string): boolean {
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 
-/** The first signal drains, the second ends the process with the status a shell expects of it. */
-function stopOnSignals(engine: Engine, drain: number): () => void {
-  const listeners = Object.entries(SIGNALS).map(([name, number]) => {
-    const listener = () => {
+/**
+ * The first signal to end drains, the second ends the process with the status a shell expects of it.
+ * SIGHUP reads again what can change.
+ */
+function listenToSignals(engine: Engine, drain: number): () => void {
+  const listeners: [Deno.Signal, () => void][] = Object.entries(SIGNALS).map(([name, number]) => [
+    name as Deno.Signal,
+    () => {
       if (engine.stopping.aborted) Deno.exit(128 + number);
       engine.log("info", `${name}: draining`);
       engine.shutdown({ drain });
-    };
-    Deno.addSignalListener(name as Deno.Signal, listener);
-    return () => Deno.removeSignalListener(name as Deno.Signal, listener);
-  });
-  return () => listeners.forEach((remove) => remove());
+    },
+  ]);
+  listeners.push(["SIGHUP", () => {
+    if (engine.stopping.aborted) return;
+    // What goes wrong is in the log, and the daemon goes on as it was.
+    engine.job("reload").run().catch((error) =>
+      engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
+    );
+  }]);
+  for (const [name, listener] of listeners) Deno.addSignalListener(name, listener);
+  return () => {
+    for (const [name, listener] of listeners) Deno.removeSignalListener(name, listener);
+  };
 }
 
 /** What a handler leaves behind and nobody awaits must not end a daemon that others rely on. */

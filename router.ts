@@ -224,6 +224,7 @@ class Dispatcher {
     if (this.#options.logging) {
       this.#engine.log("info", `${request.method} ${env.path} ${response.status}`, {
         ms: Math.round((performance.now() - started) * 10) / 10,
+        ...env.client && { user: env.client.subject },
       });
     }
     return response;
@@ -297,6 +298,7 @@ class Dispatcher {
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
     const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
     job.quiet = true;
+    job.user = c.env.client?.subject;
     job.abortWith(() => c.env.signal);
     if (route.query !== undefined) {
       for (const name of route.query) {

@@ -163,7 +163,9 @@ export class Load {
       }
       try {
         const answer = await client.ask(
-          `GET /${token} HTTP/1.1\r\nHost: a\r\n${fresh ? "Connection: close\r\n" : ""}\r\n`,
+          `GET /${token} HTTP/1.1\r\nHost: localhost\r\n${
+            fresh ? "Connection: close\r\n" : ""
+          }\r\n`,
         );
         if (answer.status !== 404 || !answer.body.includes(`/${token}"`)) {
           this.#failed(`wrong answer: ${answer.status} ${answer.body}`);

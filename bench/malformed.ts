@@ -40,7 +40,7 @@ export function malformed(number: number): Attack {
   const bytes = (n: number) => Uint8Array.from({ length: n }, () => int(256));
   const word = (n: number) =>
     Array.from({ length: n }, () => String.fromCharCode(97 + int(26))).join("");
-  const host = "Host: a\r\n";
+  const host = "Host: localhost\r\n";
   const answers = (n: number) => (text: string) =>
     (text.match(/HTTP\/1\.[01] \d{3} /g)?.length ?? 0) >= n &&
     (/\r\n\r\n[^]*(\}|>|OK)$/.test(text) || /content-length: 0\r\n[^]*\r\n\r\n$/i.test(text));
@@ -203,15 +203,15 @@ export function malformed(number: number): Attack {
           "",
           "Host\r\n",
           ": a\r\n",
-          "Host: a\r\nHost: b\r\n",
-          "Host: a\r\nX\x01Y: b\r\n",
-          "Host: a\r\nX: b\rc\r\n",
-          "Host: a\r\nX: \x00\r\n",
-          "Host: a\n\n",
-          "Host: a\r\n\tfolded\r\n",
-          "Host: a\r\nExpect: 200-maybe\r\n",
-          "Host: a\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAAA\r\n",
-          "Host: a\r\nConnection: close, keep-alive\r\n",
+          "Host: localhost\r\nHost: b\r\n",
+          "Host: localhost\r\nX\x01Y: b\r\n",
+          "Host: localhost\r\nX: b\rc\r\n",
+          "Host: localhost\r\nX: \x00\r\n",
+          "Host: localhost\n\n",
+          "Host: localhost\r\n\tfolded\r\n",
+          "Host: localhost\r\nExpect: 200-maybe\r\n",
+          "Host: localhost\r\nUpgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAAA\r\n",
+          "Host: localhost\r\nConnection: close, keep-alive\r\n",
           "Host: [::\r\n",
           `Host: ${"a.".repeat(200)}\r\n`,
         ]) + "\r\n",

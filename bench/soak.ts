@@ -74,7 +74,7 @@ async function ask(target: Target, request: string, status: number): Promise<voi
   }
 }
 
-const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: a\r\n\r\n`;
+const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
 const loads = [new Load(tcp, 1, 2), new Load(unix, 1, 2)];
 const body = "x".repeat(200_000);
 const workers = [
@@ -86,7 +86,7 @@ const workers = [
     () =>
       ask(
         tcp,
-        `POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+        `POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
         200,
       ),
   ),

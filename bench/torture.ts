@@ -9,8 +9,8 @@ import { Daemon, TempFolder } from "../tests/daemon.ts";
 import { Client, connect, Load, type Target } from "./client.ts";
 import { malformed } from "./malformed.ts";
 
-const PING = "GET /_ping HTTP/1.1\r\nHost: a\r\n\r\n";
-const PING_ONCE = "GET /_ping HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
+const PING_ONCE = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 let failures = 0;
 function report(ok: boolean, text: string): void {
@@ -48,7 +48,7 @@ function count(things: string[]): string {
 async function stats(target: Target) {
   const client = await Client.to(target);
   const answer = await client.ask(
-    "GET /debug/vars HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+    "GET /debug/vars HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
   );
   client.close();
   return JSON.parse(answer.body);

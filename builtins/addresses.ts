@@ -6,17 +6,23 @@
  */
 
 import { messageOf, TypedError } from "../engine.ts";
+import type { Acceptor } from "../listenbuffer.ts";
+import { adopt, ANYWHERE, BACKLOG, formatTcp, inspectSocket, listenDeep } from "./runtime.ts";
+import { takeInherited } from "./systemd.ts";
 
 /** An address as it was asked for. */
 export type Address =
   | { readonly proto: "tcp"; readonly host: string; readonly port: number }
-  | { readonly proto: "unix"; readonly path: string };
+  | { readonly proto: "unix"; readonly path: string }
+  | { readonly proto: "fd"; readonly which: string };
 
 /** sockaddr_un holds 108 bytes, the last of which is a zero (unix(7)). */
 const MAX_PATH = 107;
 
+const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
+
 /**
- * Reads `tcp://HOST:PORT` or `unix:///path`.
+ * Reads `tcp://HOST:PORT`, `unix:///path`, or `fd://` with nothing, `*`, a number or a name after it.
  *
  * @throws {TypedError} ("bad parameter") With a message that says what was wrong and what is right.
  */
@@ -47,15 +53,31 @@ export function parseAddress(text: string): Address {
       if (rest.includes("\0")) throw bad("the path has a zero byte");
       return { proto, path: rest };
     }
+    case "fd":
+      // systemd.socket(5): a name has at most 255 characters, and no colon.
+      if (!/^[\x21-\x7e]{0,255}$/.test(rest) || rest.includes(":")) {
+        throw bad("expected fd://, fd://*, fd://3 for a descriptor, or fd://NAME");
+      }
+      return { proto, which: rest };
     default:
-      throw bad("expected tcp://HOST:PORT or unix:///path");
+      throw bad(`expected ${EXPECTED}`);
   }
 }
 
-/** Whether an address can be reached from this machine only. */
+/**
+ * Whether an address can be reached from this machine only. What a descriptor is, is known only once
+ * it is looked at.
+ */
 export function isLocal(address: Address): boolean {
-  return address.proto === "unix" ||
-    /^(localhost|127(\.\d{1,3}){3}|::1|::ffff:127(\.\d{1,3}){3})$/i.test(address.host);
+  return address.proto !== "tcp" ||
+    /^(localhost|127(\.\d{1,3}){3}|::1|::ffff:(127(\.\d{1,3}){3}|7f[\da-f]{2}:[\da-f]{1,4}))$/i
+      .test(address.host);
+}
+
+/** What is wrong with serving an address to whoever comes, if anything. */
+export function exposureProblem(address: Address): string | undefined {
+  if (isLocal(address)) return undefined;
+  return "other machines can reach it and could do as they like, expected a local one, --tlsverify, or --insecure";
 }
 
 /** How {@linkcode bind} binds. */
@@ -66,14 +88,20 @@ export interface BindOptions {
   takeover?: boolean;
   /** Share a tcp port with other processes that ask for the same (SO_REUSEPORT, socket(7)). */
   reusePort?: boolean;
+  /** Allow tcp addresses that other machines can reach. */
+  exposed?: boolean;
+  /** Listens for TLS on tcp, at an address or on a socket. Default: no TLS. */
+  listenTls?: (where: Deno.TcpListenOptions | number) => Acceptor<Deno.Conn, Deno.Addr>;
 }
 
 /** An address that is bound. */
 export interface Bound {
   /** What listens there. */
-  readonly listener: Deno.Listener;
-  /** The address with the real port. */
+  readonly listener: Acceptor<Deno.Conn, Deno.Addr>;
+  /** The address with the real port, `tcp:` or `unix:`. */
   readonly address: string;
+  /** Whether clients can find it no more after `unpublish`, as it is with a socket file of our own. */
+  readonly hides: boolean;
   /** Takes a living process's place, where `takeover` bound beside it; else it is there already. */
   publish(): Promise<void>;
   /** Lets no new client find it: removes the socket file, if it is still ours. */
@@ -85,15 +113,22 @@ export interface Bound {
 /**
  * Binds an address.
  *
+ * @returns What is bound: several with `fd://`, if systemd has passed several.
  * @throws {TypedError} ("conflict") If it is in use, or something else is in the socket's place;
  * ("bad parameter") if it cannot be bound as asked. The message names the address.
  */
-export async function bind(address: Address, options: BindOptions = {}): Promise<Bound> {
+export async function bind(address: Address, options: BindOptions = {}): Promise<Bound[]> {
   const name = formatAddress(address);
   try {
-    return address.proto === "tcp"
-      ? bindTcp(address, options)
-      : await bindUnix(address.path, options);
+    if (!options.exposed) refuseExposed(address);
+    switch (address.proto) {
+      case "tcp":
+        return [bindTcp(address, options)];
+      case "unix":
+        return [await bindUnix(address.path, options)];
+      case "fd":
+        return bindInherited(address.which, options);
+    }
   } catch (error) {
     if (error instanceof TypedError) {
       throw new TypedError(error.kind, `cannot listen on ${name}: ${error.message}`);
@@ -104,23 +139,34 @@ export async function bind(address: Address, options: BindOptions = {}): Promise
   }
 }
 
+function refuseExposed(address: Address): void {
+  const problem = exposureProblem(address);
+  if (problem) throw new TypedError("bad parameter", problem);
+}
+
 function formatAddress(address: Address): string {
-  if (address.proto === "unix") return `unix://${address.path}`;
-  const host = address.host.includes(":") ? `[${address.host}]` : address.host;
-  return `tcp://${host}:${address.port}`;
+  switch (address.proto) {
+    case "tcp":
+      return formatTcp({ hostname: address.host, port: address.port });
+    case "unix":
+      return `unix://${address.path}`;
+    case "fd":
+      return `fd://${address.which}`;
+  }
 }
 
 function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bound {
-  let listener: Deno.TcpListener;
+  const where = {
+    hostname: address.host,
+    port: address.port,
+    reusePort: options.reusePort ?? false,
+    // The kernel takes as many of these as net.core.somaxconn allows: a boot that blocks the
+    // event loop has nothing but this queue.
+    tcpBacklog: BACKLOG,
+  };
+  let listener: Acceptor<Deno.Conn, Deno.Addr>;
   try {
-    listener = Deno.listen({
-      hostname: address.host,
-      port: address.port,
-      reusePort: options.reusePort ?? false,
-      // The kernel takes as many of these as net.core.somaxconn allows: a boot that blocks the
-      // event loop has nothing but this queue.
-      tcpBacklog: BACKLOG,
-    });
+    listener = options.listenTls?.(where) ?? Deno.listen(where);
   } catch (error) {
     if (error instanceof Deno.errors.AddrInUse) {
       throw new TypedError(
@@ -132,14 +178,43 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
     }
     throw error;
   }
-  const { hostname, port } = listener.addr;
+  return unlisted(listener, formatTcp(listener.addr as Deno.NetAddr));
+}
+
+/** Something bound that has no file of ours. */
+function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bound {
   return {
     listener,
-    address: formatAddress({ proto: "tcp", host: hostname, port }),
+    address,
+    hides: false,
     publish: () => Promise.resolve(),
     unpublish: () => Promise.resolve(),
     unpublishNow: () => {},
   };
+}
+
+/** Listens on sockets that the process was started with: all of them, or none. */
+function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
+  const bound: Bound[] = [];
+  try {
+    for (const { fd, close } of takeInherited(which)) {
+      const { proto, address } = inspectSocket(fd);
+      if (proto === "tcp" && !exposed) refuseExposed(parseAddress(address));
+      const listener = proto === "unix"
+        ? adopt(listenAbstract, fd).listener
+        : listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;
+      close(); // The listener has its own.
+      bound.push(unlisted(listener, address));
+    }
+    return bound;
+  } catch (error) {
+    bound.forEach(({ listener }) => listener.close());
+    throw error;
+  }
+}
+
+function listenAbstract(): Deno.UnixListener {
+  return Deno.listen({ transport: "unix", path: `\0floodgate-${crypto.randomUUID()}` });
 }
 
 /** Owner and group may connect, as dockerd has it. */
@@ -165,7 +240,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     const umask = Deno.umask(0o177);
     let listener: Deno.UnixListener;
     try {
-      listener = Deno.listen({ transport: "unix", path: temporary });
+      listener = listenDeep(() => Deno.listen({ transport: "unix", path: temporary }));
     } finally {
       Deno.umask(umask);
     }
@@ -174,7 +249,6 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       if (gid !== undefined) Deno.chownSync(temporary, null, gid);
       Deno.chmodSync(temporary, MODE);
       const { dev, ino } = Deno.lstatSync(temporary);
-      deepenQueue(temporary);
       let unpublished = false;
       const unpublishNow = () => {
         // Once only: when the listener is closed, another's new file may get our file's number.
@@ -193,6 +267,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       return {
         listener,
         address: `unix://${path}`,
+        hides: true,
         // The folder is locked for each step that looks first and acts then, so that of two daemons
         // that start, end, or take over at once none removes the other's file.
         publish: async () => {
@@ -210,46 +285,6 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
       throw error;
     }
   });
-}
-
-/** More than any kernel's net.core.somaxconn: as many as it allows. */
-const BACKLOG = 65_535;
-
-/**
- * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on
- * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue a
- * client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
- * changes nothing but that number. Only where foreign functions are allowed, and no prompt asks.
- */
-function deepenQueue(path: string): void {
-  if (Deno.build.os !== "linux") return;
-  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") return;
-  if (!lstat("/proc/net/unix")) return;
-  const row = Deno.readTextFileSync("/proc/net/unix").split("\n")
-    .find((line) => line.endsWith(` ${path}`));
-  const inode = row?.trim().split(/\s+/)[6];
-  const descriptor = [...Deno.readDirSync("/proc/self/fd")].find(({ name }) =>
-    linkTarget(`/proc/self/fd/${name}`) === `socket:[${inode}]`
-  );
-  if (!descriptor) return;
-  let library;
-  try {
-    library = Deno.dlopen("libc.so.6", { listen: { parameters: ["i32", "i32"], result: "i32" } });
-  } catch {
-    return; // A system with another C library keeps what Deno gives.
-  }
-  library.symbols.listen(Number(descriptor.name), BACKLOG);
-  library.close();
-}
-
-/** Where a link points; undefined if it went away, as the descriptor of the listing itself does. */
-function linkTarget(path: string): string | undefined {
-  try {
-    return Deno.readLinkSync(path);
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
 }
 
 /** How the names begin under which sockets are bound before they are renamed into place. */

@@ -8,7 +8,7 @@ import type { Engine } from "../engine.ts";
 import { Activation } from "../listenbuffer.ts";
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
-import { type Fetcher, milliseconds, number, registerServeapi } from "./serveapi.ts";
+import { corsOf, type Fetcher, milliseconds, number, registerServeapi } from "./serveapi.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {
@@ -26,9 +26,13 @@ export interface Builtins {
   readonly activation: Activation;
 }
 
-/** Registers `serveapi`, `acceptconnections`, `version`, `info`, `stats`, `events` and `log`. */
+/**
+ * Registers `serveapi`, `acceptconnections`, `reload`, `version`, `info`, `stats`, `events`, `log`, and
+ * `true`, which does nothing, successfully.
+ */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
   const activation = new Activation();
+  engine.register("true", () => {});
   // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
   const events = registerEvents(engine);
@@ -40,7 +44,7 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
       const { createRouter } = await import("../router.ts");
       return createRouter(engine, {
         version: job.getenv("Version") || undefined,
-        cors: job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined),
+        cors: corsOf(job),
         logging: job.getenvBool("Logging"),
         sendTimeout: milliseconds(number(job, "SendTimeout")),
       });

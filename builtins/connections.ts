@@ -6,11 +6,22 @@
  */
 
 import { type Logger, messageOf, within } from "../engine.ts";
+import { nativeServe, type Serve, type Served, type ServedInfo } from "./runtime.ts";
+
+/** A client's certificate, which one of the daemon's authorities has signed. */
+export interface ClientCertificate {
+  /** Whose it is, as RFC 4514 writes it: `CN=alice,O=Ops`. */
+  readonly subject: string;
+  /** SHA-256 of the certificate, in hexadecimal with colons. */
+  readonly fingerprint: string;
+}
 
 /** What a request handler is told besides the request. */
 export interface RequestInfo {
   /** Where the client is. */
   readonly remoteAddr: Deno.Addr;
+  /** The certificate that the client has shown, where clients have to. */
+  readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
   /**
@@ -50,34 +61,8 @@ export interface ConnectionStats {
   cut: number;
 }
 
-interface NativeServer {
-  finished: Promise<void>;
-  shutdown(): Promise<void>;
-}
-type NativeInfo = { readonly completed: Promise<void> };
-type ServeOnConnection = (
-  connection: Deno.Conn,
-  // Of an AbortSignal it only calls this, so each connection is spared the real thing.
-  signal: { addEventListener(type: "abort", listener: () => void): void },
-  handler: (request: Request, info: NativeInfo) => Response | Promise<Response>,
-  onError: (error: unknown) => Response,
-  onListen: () => void,
-) => NativeServer;
-
-/**
- * The native HTTP loop for one connection. Deno's own tests use it, its documentation does not name
- * it; there is no other way to serve a connection at the speed of `Deno.serve`.
- */
-function nativeServe(): ServeOnConnection {
-  const deno = Deno as unknown as { internal: symbol } & Record<symbol, Record<string, unknown>>;
-  const serve = deno[deno.internal]?.serveHttpOnConnection;
-  if (typeof serve !== "function") {
-    throw new Error(
-      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno 2.1 to 2.9`,
-    );
-  }
-  return serve as ServeOnConnection;
-}
+/** What the way of serving tells of a request. */
+type AnyInfo = ServedInfo & Pick<RequestInfo, "client">;
 
 /** While others wait for a place, a client that has sent no whole request yet gets this long. */
 const PRESSED_HEADER_TIMEOUT = 1_000;
@@ -99,7 +84,7 @@ export class Connections {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
   #log: Logger;
-  #serve = nativeServe();
+  #serve: Serve<AnyInfo>;
   #live = new Set<Connection>();
   #timer?: ReturnType<typeof setInterval>;
   #empty?: () => void;
@@ -114,7 +99,7 @@ export class Connections {
   readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
 
   /**
-   * Serves with this handler. While `pressed` says that others have to wait for a place, answers are
+   * Serves with this handler, by default in the clear or with Deno's own TLS. While `pressed` says that others have to wait for a place, answers are
    * their connections' last, and nobody is given more time than idle connections are.
    */
   constructor(
@@ -122,7 +107,9 @@ export class Connections {
     timeouts: Timeouts,
     log: Logger,
     pressed: () => boolean = () => false,
+    serve: Serve<AnyInfo> = nativeServe(),
   ) {
+    this.#serve = serve;
     this.#pressed = pressed;
     this.#handler = handler;
     this.#timeouts = {
@@ -262,7 +249,7 @@ class Connection {
   readonly conn: Deno.Conn;
   readonly owner: Connections;
   #handler: RequestHandler;
-  #server?: NativeServer;
+  #server?: Served;
   #cancel?: () => void;
   #ended = false;
 
@@ -273,7 +260,7 @@ class Connection {
     this.#handler = handler;
   }
 
-  async run(serve: ServeOnConnection, onError: (error: unknown) => Response): Promise<void> {
+  async run(serve: Serve<AnyInfo>, onError: (error: unknown) => Response): Promise<void> {
     const signal = {
       addEventListener: (_type: "abort", cancel: () => void) => void (this.#cancel = cancel),
     };
@@ -314,11 +301,11 @@ class Connection {
     return true;
   }
 
-  #handle(request: Request, native: NativeInfo): Response | Promise<Response> {
+  #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
     this.active++;
     this.requests++;
     this.owner.counts.requests++;
-    const info = new Info(this, request);
+    const info = new Info(this, request, native.client);
     let answer: Response | Promise<Response>;
     try {
       answer = this.#handler(request, info);
@@ -335,7 +322,7 @@ class Connection {
     return this.#answer(answer, native, info);
   }
 
-  #answer(response: Response, native: NativeInfo, info: Info): Response {
+  #answer(response: Response, native: AnyInfo, info: Info): Response {
     const last = this.owner.lastAnswers;
     if (last) {
       // The native loop does not read this; it is told to close once the answer is complete.
@@ -374,12 +361,14 @@ class Connection {
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
   answer?: "small" | "stream";
+  readonly client?: ClientCertificate;
   #connection: Connection;
   #request: Request;
   #abort?: AbortController;
   #done = false;
 
-  constructor(connection: Connection, request: Request) {
+  constructor(connection: Connection, request: Request, client?: ClientCertificate) {
+    this.client = client;
     this.#connection = connection;
     this.#request = request;
   }

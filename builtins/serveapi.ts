@@ -7,9 +7,12 @@
 
 import { type Engine, type Job, messageOf, TypedError } from "../engine.ts";
 import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
-import { bind, type Bound, parseAddress } from "./addresses.ts";
+import { type Address, bind, type Bound, exposureProblem, parseAddress } from "./addresses.ts";
+import { type BrowserRules, refusePages } from "./browsers.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
-import { notify } from "./systemd.ts";
+import { nativeServe } from "./runtime.ts";
+import { notify, notifyReloading, startWatchdog, untakenSockets } from "./systemd.ts";
+import type { Certificates, TlsListener, Verifier } from "./tls.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -31,7 +34,7 @@ export interface Apis {
   stats(): unknown[];
 }
 
-/** Registers `serveapi` and `acceptconnections`. */
+/** Registers `serveapi`, `acceptconnections` and `reload`. */
 export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
   const { activation } = options;
   const apis = new Set<Api>();
@@ -56,15 +59,35 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     }
   });
 
-  engine.register("acceptconnections", async (job) => {
+  engine.register("acceptconnections", async () => {
     if (activation.state === "failed") await activation.opened;
     for (const api of apis) await api.publish();
     activation.open();
-    await notify("READY=1", job.engine.log);
+    const untaken = untakenSockets();
+    if (untaken) engine.log("warn", `no address uses what systemd has passed: ${untaken}`);
+    await notify(READY, engine.log);
+    engine.onShutdown(startWatchdog(engine));
   });
+
+  engine.register("reload", async (job) => {
+    if (activation.state === "open") await notifyReloading(engine.log);
+    try {
+      for (const api of apis) await api.reload((line) => job.print(line + "\n"));
+    } finally {
+      // A daemon that could not take the new certificates goes on with the old ones.
+      if (activation.state === "open") await notify(READY, engine.log);
+    }
+  });
+
+  engine.stopping.addEventListener("abort", () => notify(STOPPING, engine.log), { once: true });
 
   return { stats: () => [...apis].map((api) => api.stats) };
 }
+
+/** How many descriptors a client takes whose certificate is asked for: its own, and the pair behind it. */
+const VERIFIED = 3;
+const READY = "READY=1\nSTATUS=Accepting connections";
+const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
 /** An address, who comes there, and who is served. */
 interface Listening {
@@ -82,6 +105,7 @@ class Api {
   #listening: Listening[] = [];
   #limit?: ConnectionLimit;
   #timeouts: Timeouts;
+  #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
   /** How many listeners have clients that wait for a place. */
@@ -130,35 +154,80 @@ class Api {
   async bind(): Promise<void> {
     const job = this.#job;
     // What is badly written is found before anything is bound.
-    for (const address of job.args.map(parseAddress)) {
+    const addresses = job.args.map(parseAddress);
+    const tls = this.#tls = await loadTls(job);
+    if (tls?.verifier && this.#limit && !number(job, "MaxConnections")) {
+      this.#limit = new ConnectionLimit(Math.max(1, Math.floor(this.#limit.max / VERIFIED)));
+    }
+    for (const address of addresses) {
       if (this.#stopped) return;
-      const place = await bind(address, {
+      const places = await bind(address, {
         group: job.getenv("SocketGroup"),
         takeover: job.getenvBool("Takeover"),
         reusePort: job.getenvBool("ReusePort"),
+        exposed: tls?.verifier !== undefined || job.getenvBool("Insecure"),
+        listenTls: tls?.verifier ? undefined : tls?.listen,
       });
-      const connections = new Connections(
-        (request, info) => this.#handler(request, info),
-        this.#timeouts,
-        job.engine.log,
-        () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      );
-      const buffer = new ListenBuffer(place.listener, this.#activation, {
-        hold: number(job, "Hold"),
-        maxConnections: this.#limit,
-        onPressure: (pressed) => {
-          this.#pressure += pressed ? 1 : -1;
-          // Whoever comes to one address may have the place of somebody who is idle at another.
-          if (pressed) this.#each((connections) => connections.makeRoom());
-        },
-        log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
-      });
-      this.#listening.push({ place, buffer, connections });
+      for (const place of places) this.#listen(place, address);
     }
     // acceptconnections may have run before, or while we were at it.
     this.#gate.opened.then(() => this.publish()).catch((error) => {
       if (this.#gate.state === "open") job.engine.log("error", messageOf(error));
     });
+  }
+
+  #listen(place: Bound, asked: Address): void {
+    const job = this.#job;
+    const tcp = place.address.startsWith("tcp:");
+    const verifier = tcp ? this.#tls?.verifier : undefined;
+    if (!verifier && exposureProblem(parseAddress(place.address))) {
+      job.engine.log(
+        "warn",
+        `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
+      );
+    }
+    const handler: RequestHandler = (request, info) => this.#handler(request, info);
+    const connections = new Connections(
+      tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
+      this.#timeouts,
+      job.engine.log,
+      () => this.#pressure > 0 || (this.#limit?.full ?? false),
+      verifier?.serve,
+    );
+    const buffer = new ListenBuffer(place.listener, this.#activation, {
+      hold: number(job, "Hold"),
+      maxConnections: this.#limit,
+      onPressure: (pressed) => {
+        this.#pressure += pressed ? 1 : -1;
+        // Whoever comes to one address may have the place of somebody who is idle at another.
+        if (pressed) this.#each((connections) => connections.makeRoom());
+      },
+      log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
+    });
+    this.#listening.push({ place, buffer, connections });
+  }
+
+  #browserRules(place: Bound, asked: Address): BrowserRules {
+    const job = this.#job;
+    const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
+    return {
+      scheme: this.#tls ? "https" : "http",
+      // Nobody else's page can have a name that is in our certificate.
+      hosts: this.#tls ? undefined : [
+        host,
+        ...asked.proto === "tcp" ? [asked.host] : [],
+        ...job.getenvList("AllowedHosts"),
+      ],
+      cors: corsOf(job),
+    };
+  }
+
+  /** Reads the certificates anew, for connections from now on. Tells what was done. */
+  async reload(tell: (line: string) => Promise<void>): Promise<void> {
+    if (!this.#tls) return;
+    this.#tls.certificates.reload();
+    for (const listener of this.#tls.listeners) listener.renew();
+    await tell(`certificates: ${this.#tls.certificates.files.cert}`);
   }
 
   /** Waits for a step of the boot; undefined if the engine's shutdown comes first. */
@@ -192,7 +261,7 @@ class Api {
     const accepted = Promise.all(this.#listening.map(async ({ place, buffer }) => {
       await this.#unpublish(place);
       // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
-      const quiet = place.address.startsWith("unix:") ? 20 : 0;
+      const quiet = place.hides ? 20 : 0;
       if (this.#activation.state === "open") await buffer.drain({ quiet, limit: drain });
       else buffer.close();
     }));
@@ -232,8 +301,51 @@ class Api {
       await this.#unpublish(place);
     }
     this.#each((connections) => connections.cutAll());
+    this.#tls?.verifier?.close();
     globalThis.removeEventListener("unload", this.#unload);
   }
+}
+
+/** How the tcp addresses of an API are kept secret. */
+interface Tls {
+  certificates: Certificates;
+  /** Who asks clients for their certificates, if anybody does. */
+  verifier?: Verifier;
+  /** Listens, where nobody does. */
+  listen(where: Deno.TcpListenOptions | number): TlsListener;
+  listeners: TlsListener[];
+}
+
+/** The TLS that a `serveapi` is told to use, if any; loaded only then. */
+async function loadTls(job: Job): Promise<Tls | undefined> {
+  const verify = job.getenvBool("TlsVerify");
+  if (!verify && !job.getenvBool("Tls")) return undefined;
+  const file = (key: string) => {
+    const path = job.getenv(key);
+    if (path) return path;
+    throw new TypedError("bad parameter", `TLS needs ${key}, expected the path of a PEM file`);
+  };
+  const { Certificates, TlsListener, Verifier } = await import("./tls.ts");
+  const { log } = job.engine;
+  const certificates = new Certificates({
+    cert: file("TlsCert"),
+    key: file("TlsKey"),
+    ca: verify ? file("TlsCa") : undefined,
+  }, log);
+  const verifier = verify ? new Verifier(certificates, nativeServe(), log) : undefined;
+  await verifier?.check();
+  const listeners: TlsListener[] = [];
+  const listen = (where: Deno.TcpListenOptions | number) => {
+    const listener = new TlsListener(certificates, where);
+    listeners.push(listener);
+    return listener;
+  };
+  return { certificates, verifier, listen, listeners };
+}
+
+/** The origin that `serveapi` is told to let in, as it stands in Access-Control-Allow-Origin. */
+export function corsOf(job: Job): string | undefined {
+  return job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined);
 }
 
 /** A setting that is a number of at least 0; undefined where it is not set. */

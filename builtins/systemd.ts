@@ -1,42 +1,179 @@
 /**
- * What systemd asks of a daemon.
+ * What systemd gives a daemon, and asks of it: sockets that it has opened (sd_listen_fds(3)), and
+ * word of how it is (sd_notify(3)).
  *
  * @module
  */
 
-import { type Logger, messageOf } from "../engine.ts";
+import { type Engine, type Logger, messageOf, TypedError } from "../engine.ts";
+import { closeDescriptor, monotonicMicroseconds } from "./runtime.ts";
+
+/** The first descriptor that is passed: SD_LISTEN_FDS_START. */
+const FIRST = 3;
+
+/** A socket that the process was started with. */
+interface Inherited {
+  readonly fd: number;
+  readonly name: string;
+  taken: boolean;
+}
+
+/**
+ * The sockets that this process was started with. They are the process's and not an engine's: there
+ * is one environment, from which they are removed once they are known.
+ */
+let inherited: { sockets: Inherited[]; problem?: string } | undefined;
+
+/**
+ * Takes the sockets that systemd has passed and that fit `which`, so that nobody else does.
+ *
+ * @param which As it is written after `fd://`: nothing or `*` for all that nobody has taken, the number
+ * of a descriptor, or a name (FileDescriptorName= of systemd.socket(5)), which several may have.
+ * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are taken.
+ */
+export function takeInherited(which: string): { fd: number; close(): void }[] {
+  inherited ??= receive();
+  const { sockets, problem } = inherited;
+  if (problem) throw new TypedError("bad parameter", problem);
+  const fitting = sockets.filter(({ fd, name }) =>
+    which === "" || which === "*" || (/^\d+$/.test(which) ? fd === Number(which) : name === which)
+  );
+  if (fitting.length === 0) {
+    throw new TypedError("bad parameter", `no such socket was passed, there are ${list(sockets)}`);
+  }
+  const free = fitting.filter(({ taken }) => !taken);
+  if (free.length === 0) {
+    throw new TypedError("conflict", "another address has taken what was passed");
+  }
+  return free.map((socket) => {
+    socket.taken = true;
+    return { fd: socket.fd, close: () => closeDescriptor(socket.fd) };
+  });
+}
+
+/** What was passed and no address has taken, in words; undefined if there is nothing. */
+export function untakenSockets(): string | undefined {
+  inherited ??= receive();
+  const untaken = inherited.sockets.filter(({ taken }) => !taken);
+  return untaken.length > 0 ? list(untaken) : undefined;
+}
+
+function list(sockets: Inherited[]): string {
+  return sockets.map(({ fd, name }) => `fd://${fd}` + (name && ` (fd://${name})`)).join(", ");
+}
+
+/** Reads what systemd says of the sockets, and removes it: no child of ours is meant. */
+function receive(): NonNullable<typeof inherited> {
+  const [pid, count, names] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map((name) => {
+    const value = env(name);
+    if (value !== undefined) Deno.env.delete(name);
+    return value;
+  });
+  const none = (problem: string) => ({ sockets: [], problem });
+  if (pid === undefined || count === undefined) {
+    return none(
+      "no sockets were passed (LISTEN_FDS and LISTEN_PID): a systemd .socket unit does so",
+    );
+  }
+  if (Number(pid) !== Deno.pid) {
+    return none(`the sockets were passed to process ${pid} (LISTEN_PID), and this is ${Deno.pid}`);
+  }
+  if (!/^[1-9]\d*$/.test(count)) {
+    return none(`LISTEN_FDS is "${count}", expected the number of sockets that were passed`);
+  }
+  const labels = names?.split(":") ?? [];
+  return {
+    sockets: Array.from({ length: Number(count) }, (_, i) => ({
+      fd: FIRST + i,
+      // What systemd calls a socket that nobody has named.
+      name: labels[i] === "unknown" ? "" : labels[i] ?? "",
+      taken: false,
+    })),
+  };
+}
+
+/** A variable, where we may look: nobody should be asked for the permission. */
+function env(name: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
+  return state === "granted" ? Deno.env.get(name) : undefined;
+}
 
 /**
  * Tells systemd about the daemon's state, where systemd asked for it by NOTIFY_SOCKET (sd_notify(3)).
- * What goes wrong is logged: a daemon is not worse for it.
+ * What goes wrong is logged, once for each thing that is wrong: a daemon is not worse for it.
  *
- * @param state Such as `READY=1` or `STOPPING=1`.
+ * @param state Such as `READY=1`; several are separated by line ends.
  */
 export async function notify(state: string, log: Logger): Promise<void> {
-  const allowed = Deno.permissions.querySync({ name: "env", variable: "NOTIFY_SOCKET" });
-  // A daemon that may not look is not told to: nobody should be asked for that.
-  const socket = allowed.state === "granted" ? Deno.env.get("NOTIFY_SOCKET") : undefined;
+  const socket = env("NOTIFY_SOCKET");
   if (!socket) return;
   try {
-    if (typeof Deno.listenDatagram === "function") {
-      // A leading @ stands for the zero byte of an abstract name (unix(7)).
-      const path = socket.replace(/^@/, "\0");
-      const own = await Deno.makeTempDir({ prefix: "floodgate-" });
-      try {
-        const datagrams = Deno.listenDatagram({ transport: "unixpacket", path: `${own}/notify` });
-        await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path })
-          .finally(() => datagrams.close());
-      } finally {
-        await Deno.remove(own, { recursive: true });
-      }
-      return;
-    }
-    // Datagrams are unstable in Deno, and a program that is run from a URL has not asked for them.
-    const { success, stderr } = await new Deno.Command("systemd-notify", {
-      args: [`--pid=${Deno.pid}`, state],
-    }).output();
-    if (!success) throw new Error(new TextDecoder().decode(stderr).trim());
+    if (typeof Deno.listenDatagram === "function") await sendDatagram(socket, state);
+    else await runSystemdNotify(state);
   } catch (error) {
-    log("warn", `cannot tell systemd ${state}: ${messageOf(error)}`);
+    const problem = `cannot tell systemd: ${messageOf(error)}`;
+    if (complaints.has(problem)) return;
+    complaints.add(problem);
+    log("warn", problem);
   }
+}
+
+/** What has been complained of. A process has one NOTIFY_SOCKET, whatever runs in it. */
+const complaints = new Set<string>();
+
+async function sendDatagram(socket: string, state: string): Promise<void> {
+  // A leading @ stands for the zero byte of an abstract name, which needs no folder (unix(7)).
+  const path = socket.replace(/^@/, "\0");
+  const own = `\0floodgate-${crypto.randomUUID()}`;
+  const datagrams = Deno.listenDatagram({ transport: "unixpacket", path: own });
+  try {
+    await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path });
+  } finally {
+    datagrams.close();
+  }
+}
+
+/** Datagrams are unstable in Deno, and a program that is run from a URL has not asked for them. */
+async function runSystemdNotify(state: string): Promise<void> {
+  const hint = "run with --unstable-net";
+  let result: Deno.CommandOutput;
+  try {
+    result = await new Deno.Command("systemd-notify", {
+      args: [`--pid=${Deno.pid}`, ...state.split("\n")],
+    }).output();
+  } catch (error) {
+    throw new Error(`${messageOf(error)} (${hint}, or install systemd-notify)`, { cause: error });
+  }
+  if (!result.success) {
+    throw new Error(`${new TextDecoder().decode(result.stderr).trim()} (${hint})`);
+  }
+}
+
+/** Tells systemd that the daemon reads its configuration anew, until it says READY=1 again. */
+export function notifyReloading(log: Logger): Promise<void> {
+  // Type=notify-reload tells an answer to this reload from an older one by the time.
+  const now = monotonicMicroseconds();
+  return notify("RELOADING=1" + (now === undefined ? "" : `\nMONOTONIC_USEC=${now}`), log);
+}
+
+/**
+ * Tells systemd twice in each WATCHDOG_USEC that the daemon is alive, where systemd has asked for that
+ * (sd_watchdog_enabled(3)): if the event loop turns, and a job can run.
+ *
+ * @returns What ends it.
+ */
+export function startWatchdog(engine: Engine): () => void {
+  const microseconds = Number(env("WATCHDOG_USEC"));
+  const pid = env("WATCHDOG_PID");
+  if (!(microseconds > 0) || (pid !== undefined && Number(pid) !== Deno.pid)) return () => {};
+  const interval = setInterval(async () => {
+    try {
+      // A daemon that is told to stop takes no new jobs, and is alive all the same.
+      if (!engine.stopping.aborted) await engine.job("true").run();
+      await notify("WATCHDOG=1", engine.log);
+    } catch (error) {
+      engine.log("error", `watchdog: no job can run: ${messageOf(error)}`);
+    }
+  }, microseconds / 2_000);
+  return () => clearInterval(interval);
 }

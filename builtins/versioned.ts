@@ -6,6 +6,7 @@
 
 import { Hono } from "npm:hono@^4.13";
 import { getPath } from "npm:hono@^4.13/utils/url";
+import type { ClientCertificate } from "./connections.ts";
 import { API_VERSION } from "./version.ts";
 
 /** What handlers find in `c.env`. */
@@ -18,6 +19,8 @@ export interface Bindings {
   bodyLimit: number;
   /** Where the client is; undefined where the request did not come over a socket. */
   readonly remoteAddr?: Deno.Addr;
+  /** The certificate that the client has shown; undefined where clients need none. */
+  readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
   /**
@@ -31,7 +34,7 @@ export interface Bindings {
 }
 
 /** What the connection passes on; nothing where a request did not come over one. */
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "signal" | "cut">> & {
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">> & {
   answer?: "small" | "stream";
 };
 
@@ -67,6 +70,9 @@ export class RequestBindings implements Bindings {
   }
   get remoteAddr(): Deno.Addr | undefined {
     return this.#info?.remoteAddr;
+  }
+  get client(): ClientCertificate | undefined {
+    return this.#info?.client;
   }
   get signal(): AbortSignal {
     return this.#info?.signal ?? this.#request.signal;

@@ -10,9 +10,13 @@ import { bind, type Bound, isLocal, parseAddress } from "../builtins/addresses.t
 import { TypedError } from "../engine.ts";
 import { TempFolder } from "./daemon.ts";
 
+/** What is bound at an address that is no `fd://`: one thing, with a listener of Deno's. */
+type One = Bound & { listener: Deno.Listener };
+
 /** Binds an address as it is written. */
-function bound(text: string, options?: Parameters<typeof bind>[1]): Promise<Bound> {
-  return bind(parseAddress(text), options);
+async function bound(text: string, options?: Parameters<typeof bind>[1]): Promise<One> {
+  const [one] = await bind(parseAddress(text), options);
+  return one as One;
 }
 
 /** Expects a TypedError of this kind whose message has all these parts. */

@@ -77,7 +77,9 @@ class Client implements Disposable {
   }
   /** Sends a request's header. */
   send(...lines: string[]): Promise<void> {
-    return this.write([lines[0] + " HTTP/1.1", "Host: a", ...lines.slice(1), "", ""].join("\r\n"));
+    return this.write(
+      [lines[0] + " HTTP/1.1", "Host: localhost", ...lines.slice(1), "", ""].join("\r\n"),
+    );
   }
   async write(text: string): Promise<void> {
     const bytes = new TextEncoder().encode(text);

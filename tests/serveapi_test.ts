@@ -11,7 +11,7 @@ import { createRouter, type Router, type RouterOptions } from "../router.ts";
 import { Client, Load, type Target } from "../bench/client.ts";
 import { Daemon, TempFolder, until } from "./daemon.ts";
 
-const PING = "GET /_ping HTTP/1.1\r\nHost: a\r\n\r\n";
+const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /** An engine that serves, in this process. */
 class Served implements AsyncDisposable {
@@ -248,10 +248,10 @@ Deno.test("serveapi cuts no event stream and no slow job by its timeouts", async
   });
   served.router.job({ method: "GET", path: "/slow", job: "slow" });
   const events = await Client.to(served.target);
-  await events.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+  await events.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
   while (!events.rest.includes("\r\n\r\n")) await events.more();
   const waiting = await Client.to(served.target);
-  await waiting.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
+  await waiting.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
   // Clients that come later and are timed out show that the time has passed, several times over.
   for (let i = 0; i < 3; i++) await rest(await Client.to(served.target));
   slow.resolve();
@@ -288,7 +288,7 @@ Deno.test("serveapi at MaxConnections with nothing idle lets the next client wai
   });
   served.router.job({ method: "GET", path: "/wait", job: "wait" });
   const busy = [await Client.to(served.target), await Client.to(served.target)];
-  for (const client of busy) await client.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+  for (const client of busy) await client.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).requests === 2);
   const third = await Client.to(served.target);
   await third.send(PING);
@@ -308,7 +308,7 @@ Deno.test("serveapi cuts a client that does not take its answer within SendTimeo
   // Plain Hono: one big body that Deno sends by itself, which no stream of ours can watch.
   served.router.get("/big", () => new Response(new Uint8Array(64 * 1024 * 1024)));
   const client = await Client.to(served.target);
-  await client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).cut === 1);
   await until(async () => (await served.stats()).active === 0);
   client.close();
@@ -319,7 +319,7 @@ Deno.test("serveapi lets a client that takes its answer slowly have all of it", 
   await using served = await Served.open({ IdleTimeout: "0.05" });
   served.router.get("/big", () => new Response(new Uint8Array(size)));
   const client = await Client.to(served.target);
-  await client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await client.more();
   // Others that are timed out meanwhile show that the time has passed.
   for (let i = 0; i < 3; i++) {
@@ -342,7 +342,7 @@ Deno.test("shutdown lets a busy request finish, says that the connection closes,
   const idle = await Client.to(served.target);
   await idle.ask(PING);
   const busy = await Client.to(served.target);
-  await busy.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+  await busy.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).requests === 2);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   assertEquals((await rest(idle)).text, "");
@@ -363,7 +363,7 @@ Deno.test("shutdown lets an upload finish that has begun", async () => {
   });
   served.router.job({ method: "POST", path: "/length", job: "length", body: "stdin" });
   const client = await Client.to(served.target);
-  await client.send("POST /length HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n12345");
+  await client.send("POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345");
   await until(async () => (await served.stats()).requests === 1);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   // It has begun when nobody is let in any more.
@@ -377,7 +377,7 @@ Deno.test("shutdown lets an upload finish that has begun", async () => {
 Deno.test("shutdown ends event streams cleanly", async () => {
   const served = await Served.open();
   const client = await Client.to(served.target);
-  await client.send("GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
   while (!client.rest.includes("\r\n\r\n")) await client.more();
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   assertMatch((await rest(client)).text, /\r\n0\r\n\r\n$/);
@@ -393,7 +393,7 @@ Deno.test("shutdown cuts what is not done when the drain is over", async () => {
   });
   served.router.job({ method: "GET", path: "/never", job: "never" });
   const client = await Client.to(served.target);
-  await client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).requests === 1);
   const shutdown = served.engine.shutdown({ drain: 200 });
   const { text, after } = await rest(client);
@@ -429,7 +429,7 @@ Deno.test("a request whose client leaves aborts its job and disturbs no other", 
   });
   served.router.job({ method: "GET", path: "/wait", job: "wait" });
   const leaver = await Client.to(served.target);
-  await leaver.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+  await leaver.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
   const other = await Client.to(served.target);
   await until(async () => (await served.stats()).requests === 1);
   leaver.close();
@@ -511,7 +511,7 @@ Deno.test("serveapi at MaxConnections is not blocked for ever by clients that ta
   const stalled: Client[] = [];
   for (let i = 0; i < 2; i++) {
     const client = await Client.to(served.target);
-    await client.send("GET /big HTTP/1.1\r\nHost: a\r\n\r\n");
+    await client.send("GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
     stalled.push(client);
   }
   await until(async () => (await served.stats()).requests === 2);
@@ -528,7 +528,7 @@ Deno.test("shutdown waits for the rest of a header that has begun", async () => 
   await until(async () => (await served.stats()).active === 1);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   await until(() => Client.to(served.target).then((late) => (late.close(), false), () => true));
-  await client.send("TP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("TP/1.1\r\nHost: localhost\r\n\r\n");
   const answer = await client.answer();
   assertEquals([answer.status, answer.last], [200, true]);
   client.close();
@@ -565,7 +565,7 @@ Deno.test("serveapi ends connections whose request body nobody reads, and frees 
   ) {
     for (let i = 0; i < 5; i++) {
       const client = await Client.to(served.target);
-      await client.send(`${line} HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n`);
+      await client.send(`${line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n`);
       assert((await client.answer()).status > 0);
       clients.push(client);
     }
@@ -582,7 +582,7 @@ Deno.test("shutdown at a full limit ends idle connections as soon as without", a
   const served = await Served.open({ MaxConnections: "2" });
   served.router.get("/plain", (c) => c.text("plain"));
   const clients = [await Client.to(served.target), await Client.to(served.target)];
-  for (const client of clients) await client.ask("GET /plain HTTP/1.1\r\nHost: a\r\n\r\n");
+  for (const client of clients) await client.ask("GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n");
   const started = performance.now();
   await served.engine.shutdown({ drain: 30_000 });
   const took = performance.now() - started;
@@ -596,7 +596,7 @@ Deno.test("shutdown serves those who wait for a place", async () => {
   served.engine.register("wait", (job) => go.promise.then(() => job.print("done")));
   served.router.job({ method: "GET", path: "/wait", job: "wait" });
   const busy = await Client.to(served.target);
-  await busy.send("GET /wait HTTP/1.1\r\nHost: a\r\n\r\n");
+  await busy.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).requests === 1);
   const waiting = await Client.to(served.target);
   await waiting.send(PING);
@@ -615,7 +615,7 @@ Deno.test("serveapi jobs of one engine share what descriptors allow", async () =
   await using served = await Served.open();
   const { target, ended } = await served.another();
   const client = await Client.to(target);
-  const { body } = await client.ask("GET /debug/vars HTTP/1.1\r\nHost: a\r\n\r\n");
+  const { body } = await client.ask("GET /debug/vars HTTP/1.1\r\nHost: localhost\r\n\r\n");
   const [a, b] = JSON.parse(body).apis;
   assert(a.maxConnections > 0);
   assertEquals(a.maxConnections, b.maxConnections);
@@ -656,7 +656,9 @@ Deno.test("main survives more clients than it may have descriptors", async () =>
     kept.push(client);
     assertEquals((await client.ask(PING)).status, 200);
   }));
-  const vars = await (await Client.to(target)).ask("GET /debug/vars HTTP/1.1\r\nHost: a\r\n\r\n");
+  const vars = await (await Client.to(target)).ask(
+    "GET /debug/vars HTTP/1.1\r\nHost: localhost\r\n\r\n",
+  );
   assert(JSON.parse(vars.body).apis[0].listeners[0].acceptErrors > 0);
   assertMatch(daemon.stderr, /accept: Too many open files/);
   kept.forEach((client) => client.close());
@@ -756,7 +758,7 @@ Deno.test("main ends at once at the second signal, and leaves no socket file", a
   await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
   await daemon.open();
   const client = await Client.to({ transport: "unix", path });
-  await client.send("GET /never HTTP/1.1\r\nHost: a\r\n\r\n");
+  await client.send("GET /never HTTP/1.1\r\nHost: localhost\r\n\r\n");
   // One request that is answered after it shows that the first was taken up.
   const other = await Client.to({ transport: "unix", path });
   await other.ask(PING);

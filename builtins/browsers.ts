@@ -1,0 +1,79 @@
+/**
+ * Keeping web pages away from a daemon on tcp. Any page that a user of this machine looks at can send
+ * requests to a port of this machine; a browser then keeps the page from reading answers, and from
+ * little else. A page can even read them if its own name resolves to this machine (DNS rebinding).
+ *
+ * @module
+ */
+
+import type { RequestHandler } from "./connections.ts";
+
+/** Whose requests are let through. */
+export interface BrowserRules {
+  /** How browsers reach the daemon. */
+  scheme: "http" | "https";
+  /**
+   * The names and numbers that a request's Host may have. `0.0.0.0` and `::` stand for all numbers: a
+   * page of another's cannot have one of ours. Undefined: any, where a certificate proves the name.
+   */
+  hosts?: readonly string[];
+  /** The origin whose pages are let through (RFC 6454), or `*` for all. Default: only our own. */
+  cors?: string;
+}
+
+/** A handler that refuses other pages' requests with 403, and gives the rest to `handler`. */
+export function refusePages(handler: RequestHandler, rules: BrowserRules): RequestHandler {
+  const problemOf = judge(rules);
+  return (request, info) => {
+    const problem = problemOf(request.headers);
+    if (problem === undefined) return handler(request, info);
+    info.answer = "small";
+    return Response.json({ message: problem }, { status: 403 });
+  };
+}
+
+function judge({ scheme, hosts, cors }: BrowserRules): (headers: Headers) => string | undefined {
+  // An IPv6 address may come without the brackets that a URL has around it.
+  const names = new Set(hosts?.map((host) => hostname(host) ?? hostname(`[${host}]`)));
+  const numbers = names.has("0.0.0.0") || names.has("[::]");
+  for (const name of [...names]) {
+    if (name !== undefined && LOOPBACK.test(name)) {
+      ["localhost", "127.0.0.1", "[::1]"].forEach((it) => names.add(it));
+    }
+  }
+  names.add("localhost");
+  const known = (host: string) => {
+    const name = hostname(host);
+    return name !== undefined && (names.has(name) || numbers && NUMBER.test(name));
+  };
+  // Nearly all requests to a daemon are for the same host.
+  let last: string | undefined;
+  return (headers) => {
+    // HTTP/1.0 has none, and no browser speaks that.
+    const host = headers.get("host");
+    if (hosts !== undefined && host !== null && host !== last) {
+      if (!known(host)) {
+        return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host`;
+      }
+      last = host;
+    }
+    if (cors === "*") return undefined;
+    const origin = headers.get("origin");
+    if (origin !== null) {
+      if (origin === cors || origin === `${scheme}://${host}`) return undefined;
+      return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header`;
+    }
+    // Set by browsers where a page makes a request that names no origin: an image, a form, a link.
+    const site = headers.get("sec-fetch-site");
+    if (site === null || site === "same-origin" || site === "none") return undefined;
+    return "pages of other sites may not use this daemon";
+  };
+}
+
+const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+const NUMBER = /^(\d+(\.\d+){3}|\[.*\])$/;
+
+/** The host of a Host header, the way URLs write it; undefined if it is none. */
+function hostname(host: string): string | undefined {
+  return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");
+}

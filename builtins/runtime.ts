@@ -1,0 +1,333 @@
+/**
+ * What the daemon needs of the runtime and Deno either has without documenting it or does not have:
+ * serving HTTP on a connection, and sockets that somebody else has made. All of it is here, so that a
+ * Deno that changes any of it breaks one file, and says which part.
+ *
+ * @module
+ */
+
+import { messageOf, TypedError } from "../engine.ts";
+
+/** A connection that is being served. */
+export interface Served {
+  /** Resolves when it has ended, rejects if it ended badly. */
+  readonly finished: Promise<void>;
+  /** Ends it once its answers are sent: at once where there are none. */
+  shutdown(): Promise<void>;
+}
+/** What the server tells of a request besides itself. */
+export interface ServedInfo {
+  /** Resolves when the answer is complete, rejects if the client left before. */
+  readonly completed: Promise<void>;
+}
+/** Serves HTTP on a connection. */
+export type Serve<Info extends ServedInfo = ServedInfo> = (
+  connection: Deno.Conn,
+  // Of an AbortSignal only this is called, so each connection is spared the real thing.
+  signal: { addEventListener(type: "abort", listener: () => void): void },
+  handler: (request: Request, info: Info) => Response | Promise<Response>,
+  onError: (error: unknown) => Response,
+  onListen: () => void,
+) => Served;
+
+/**
+ * The native HTTP loop for one connection. Deno's own tests use it, its documentation does not name
+ * it; there is no other way to serve a connection at the speed of `Deno.serve`.
+ *
+ * @throws {Error} If this Deno has none.
+ */
+export function nativeServe(): Serve {
+  const deno = Deno as unknown as { internal: symbol } & Record<symbol, Record<string, unknown>>;
+  const serve = deno[deno.internal]?.serveHttpOnConnection;
+  if (typeof serve !== "function") {
+    throw new Error(
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno 2.1 to 2.9`,
+    );
+  }
+  return serve as Serve;
+}
+
+/** A listening socket, by its descriptor. */
+export interface ListeningSocket {
+  /** Its number. */
+  readonly fd: number;
+  /** What kind of address it has. */
+  readonly proto: "tcp" | "unix";
+  /** The address, as `tcp://HOST:PORT` or `unix:///path`; an abstract name begins with an @. */
+  readonly address: string;
+}
+
+/** What Deno makes to accept from. */
+export type AnyListener = Deno.Listener | Deno.TlsListener;
+/** A listener, and its descriptor where that can be had. It is the listener's to close. */
+export interface Observed<L extends AnyListener> {
+  readonly listener: L;
+  readonly fd?: number;
+}
+
+/** More than any kernel's net.core.somaxconn: as many as it allows. */
+export const BACKLOG = 65_535;
+
+/**
+ * Binds a unix listener, and lets the kernel queue as many of its clients as it can
+ * (net.core.somaxconn, 4 096 on most systems) in place of the 1 024 that Deno asks for and offers no
+ * option about: past the queue a client that does not block is refused with EAGAIN. listen(2) on a
+ * socket that listens already changes nothing but that number. Only where foreign functions are
+ * allowed, and no prompt asks.
+ */
+export function listenDeep(listen: () => Deno.UnixListener): Deno.UnixListener {
+  if (foreignFunctionsProblem()) return listen();
+  using libc = new Libc();
+  const { listener, fd } = libc.observe(listen);
+  if (fd !== undefined) libc.listen(fd, BACKLOG);
+  return listener;
+}
+
+/**
+ * What a descriptor that this process was started with is.
+ *
+ * @throws {TypedError} ("bad parameter") If it is not a listening stream socket of a kind that can be
+ * served, or foreign functions are not to be had.
+ */
+export function inspectSocket(fd: number): ListeningSocket {
+  requireForeignFunctions();
+  using libc = new Libc();
+  const problem = libc.listeningProblem(fd);
+  if (problem) throw new TypedError("bad parameter", `descriptor ${fd} is ${problem}`);
+  const { family, address } = libc.nameOf(fd);
+  return { fd, proto: family === AF_UNIX ? "unix" : "tcp", address };
+}
+
+/**
+ * Makes a listener that was just bound listen on another socket instead, of the same kind, and lets go
+ * of its own. Deno can make no listener of a descriptor (denoland/deno issue 14006); what it can make
+ * is put behind one of its own by dup3(2). The event loop, which watches the old socket, has to be told:
+ * epoll forgets a socket that is closed, so the new one is registered under the same token.
+ *
+ * @param listen Binds a listener for a moment, anywhere, of the kind of the socket.
+ * @param fd The socket to listen on. It stays open, and may be closed.
+ * @returns The listener, whose `addr` is still that of its own socket, and its new descriptor.
+ * @throws {TypedError} ("bad parameter") If foreign functions are not to be had; {Error} if this Deno
+ * is made differently. The listener is closed then.
+ */
+export function adopt<L extends AnyListener>(listen: () => L, fd: number): Required<Observed<L>> {
+  requireForeignFunctions();
+  using libc = new Libc();
+  const { listener, fd: own } = libc.observe(listen);
+  try {
+    if (own === undefined) throw new Error("its descriptor was not found");
+    const watches = watchesOf(own);
+    libc.replace(own, fd);
+    // An epoll instance can be known by several descriptors; the first that takes it is enough.
+    if (!watches.some((watch) => libc.watch(watch, own))) {
+      throw new Error("the event loop does not watch it with epoll");
+    }
+    return { listener, fd: own };
+  } catch (error) {
+    listener.close();
+    throw new Error(
+      `Deno ${Deno.version.deno} cannot listen on a given socket: ${messageOf(error)}`,
+      { cause: error },
+    );
+  }
+}
+
+/** Binds a listener, and finds its descriptor where that can be had. */
+export function observe<L extends AnyListener>(listen: () => L): Observed<L> {
+  if (foreignFunctionsProblem()) return { listener: listen() };
+  using libc = new Libc();
+  return libc.observe(listen);
+}
+
+/** Closes a descriptor of which Deno knows nothing. */
+export function closeDescriptor(fd: number): void {
+  using libc = new Libc();
+  libc.close(fd);
+}
+
+/** CLOCK_MONOTONIC in microseconds, which systemd compares times by; undefined where it can't be had. */
+export function monotonicMicroseconds(): bigint | undefined {
+  if (foreignFunctionsProblem()) return undefined;
+  using libc = new Libc();
+  return libc.monotonic();
+}
+
+/** Why foreign functions cannot be called, if they cannot. Asks nobody. */
+export function foreignFunctionsProblem(): string | undefined {
+  if (Deno.build.os !== "linux") return `this works on Linux, not on ${Deno.build.os}`;
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") {
+    return "this needs the permission --allow-ffi";
+  }
+}
+
+function requireForeignFunctions(): void {
+  const problem = foreignFunctionsProblem();
+  if (problem) throw new TypedError("bad parameter", problem);
+}
+
+/** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
+interface Watch {
+  epoll: number;
+  events: number;
+  data: bigint;
+}
+
+/** Who watches a descriptor, as proc_pid_fdinfo(5) tells it. */
+function watchesOf(fd: number): Watch[] {
+  const row = new RegExp(`^tfd: *${fd} events: *([\\da-f]+) data: *([\\da-f]+)`, "m");
+  return descriptors().filter(({ target }) => target === "anon_inode:[eventpoll]")
+    .flatMap(({ fd: epoll }) => {
+      const match = row.exec(Deno.readTextFileSync(`/proc/self/fdinfo/${epoll}`));
+      if (!match) return [];
+      return [{ epoll, events: parseInt(match[1], 16), data: BigInt(`0x${match[2]}`) }];
+    });
+}
+
+/** The process's descriptors and where they point; not that of the listing itself. */
+function descriptors(): { fd: number; target: string }[] {
+  return [...Deno.readDirSync("/proc/self/fd")].flatMap(({ name }) => {
+    try {
+      return [{ fd: Number(name), target: Deno.readLinkSync(`/proc/self/fd/${name}`) }];
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
+  });
+}
+
+const AF_UNIX = 1;
+const AF_INET = 2;
+const AF_INET6 = 10;
+const SOL_SOCKET = 1;
+const SO_TYPE = 3;
+const SO_ACCEPTCONN = 30;
+const SOCK_STREAM = 1;
+const EPOLL_CTL_ADD = 1;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4_000;
+const O_CLOEXEC = 0o2_000_000;
+const CLOCK_MONOTONIC = 1;
+/** sockaddr_un, the longest of the addresses here. */
+const SOCKADDR_LENGTH = 110;
+
+const SYMBOLS = {
+  listen: { parameters: ["i32", "i32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  dup3: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
+  clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
+} as const;
+
+/** The C library's calls, for as long as they are needed. */
+class Libc {
+  // Every Deno for Linux is linked with this one.
+  #library = Deno.dlopen("libc.so.6", SYMBOLS);
+
+  listen(fd: number, backlog: number): void {
+    this.#library.symbols.listen(fd, backlog);
+  }
+  close(fd: number): void {
+    this.#library.symbols.close(fd);
+  }
+  /** Puts a socket in the place of another, which is closed by that. */
+  replace(fd: number, by: number): void {
+    const { dup3, fcntl } = this.#library.symbols;
+    if (dup3(by, fd, O_CLOEXEC) < 0) throw new Error("dup3 failed");
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL, 0) | O_NONBLOCK);
+  }
+  /** Whether an epoll instance took a descriptor. */
+  watch({ epoll, events, data }: Watch, fd: number): boolean {
+    // struct epoll_event is packed on x86-64, and on no other architecture.
+    const offset = Deno.build.arch === "x86_64" ? 4 : 8;
+    const event = new DataView(new ArrayBuffer(offset + 8));
+    event.setUint32(0, events, true);
+    event.setBigUint64(offset, data, true);
+    return this.#library.symbols.epoll_ctl(epoll, EPOLL_CTL_ADD, fd, event) === 0;
+  }
+  monotonic(): bigint {
+    const time = new BigInt64Array(2);
+    this.#library.symbols.clock_gettime(CLOCK_MONOTONIC, time);
+    return time[0] * 1_000_000n + time[1] / 1_000n;
+  }
+  /** What keeps a descriptor from being a socket to accept from, if anything. */
+  listeningProblem(fd: number): string | undefined {
+    const type = this.#option(fd, SO_TYPE);
+    if (type === undefined) return "not open, or no socket";
+    if (type !== SOCK_STREAM || this.#option(fd, SO_ACCEPTCONN) !== 1) {
+      return "not a listening stream socket";
+    }
+    const { family } = this.nameOf(fd);
+    if (![AF_UNIX, AF_INET, AF_INET6].includes(family)) {
+      return `a socket of address family ${family}, expected an internet or a unix one`;
+    }
+  }
+  /** Binds a listener, and finds which of the descriptors is new, and its own. */
+  observe<L extends AnyListener>(listen: () => L): Observed<L> {
+    const before = new Set(descriptors().map(({ target }) => target));
+    const listener = listen();
+    const addr = listener.addr as Deno.NetAddr | Deno.UnixAddr;
+    const address = "path" in addr ? formatUnix(addr.path) : formatTcp(addr);
+    const fd = descriptors().find(({ fd, target }) =>
+      target.startsWith("socket:") && !before.has(target) &&
+      !this.listeningProblem(fd) && this.nameOf(fd).address === address
+    )?.fd;
+    return { listener, fd };
+  }
+  /** What getsockname(2) says. */
+  nameOf(fd: number): { family: number; address: string } {
+    const name = new DataView(new ArrayBuffer(SOCKADDR_LENGTH));
+    const length = new Uint32Array([SOCKADDR_LENGTH]);
+    if (this.#library.symbols.getsockname(fd, name, length) !== 0) {
+      throw new Error(`getsockname of descriptor ${fd} failed`);
+    }
+    const family = name.getUint16(0, true);
+    const bytes = new Uint8Array(name.buffer);
+    switch (family) {
+      case AF_INET: {
+        const hostname = bytes.subarray(4, 8).join(".");
+        return { family, address: formatTcp({ hostname, port: name.getUint16(2) }) };
+      }
+      case AF_INET6: {
+        const groups = Array.from({ length: 8 }, (_, i) => name.getUint16(8 + 2 * i).toString(16));
+        return {
+          family,
+          address: formatTcp({ hostname: groups.join(":"), port: name.getUint16(2) }),
+        };
+      }
+      default: {
+        const path = new TextDecoder().decode(bytes.subarray(2, length[0]));
+        return { family, address: formatUnix(path) };
+      }
+    }
+  }
+  [Symbol.dispose](): void {
+    this.#library.close();
+  }
+
+  #option(fd: number, option: number): number | undefined {
+    const value = new Int32Array(1);
+    const length = new Uint32Array([value.byteLength]);
+    const result = this.#library.symbols.getsockopt(fd, SOL_SOCKET, option, value, length);
+    return result === 0 ? value[0] : undefined;
+  }
+}
+
+/** Where a listener is bound that is about to {@linkcode adopt} another socket. */
+export const ANYWHERE = { hostname: "127.0.0.1", port: 0 };
+
+/** The path of a unix socket as `unix:///path`, or `unix://@name` for an abstract name (unix(7)). */
+function formatUnix(path: string): string {
+  // Only an abstract name begins with a zero byte, and it may have more of them; a path ends with one.
+  const name = path.startsWith("\0") ? path.replaceAll("\0", "@") : path.replace(/\0.*/s, "");
+  return `unix://${name}`;
+}
+
+/** An internet address as `tcp://HOST:PORT`, an IPv6 host in its short form. */
+export function formatTcp({ hostname, port }: { hostname: string; port: number }): string {
+  const host = hostname.includes(":") ? new URL(`http://[${hostname}]`).hostname : hostname;
+  return `tcp://${host}:${port}`;
+}

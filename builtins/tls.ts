@@ -1,0 +1,417 @@
+/**
+ * TLS: the certificates of a daemon, listeners that take new ones, and clients that have to show one.
+ *
+ * @module
+ */
+
+import { createPrivateKey, X509Certificate } from "node:crypto";
+import { Duplex } from "node:stream";
+import {
+  connect,
+  createServer,
+  type PeerCertificate,
+  type TlsOptions,
+  type TLSSocket,
+} from "node:tls";
+import { type Logger, messageOf, TypedError, within } from "../engine.ts";
+import type { Acceptor } from "../listenbuffer.ts";
+import type { ClientCertificate } from "./connections.ts";
+import { adopt, ANYWHERE, observe, type Serve, type Served, type ServedInfo } from "./runtime.ts";
+
+/** The files of a daemon's certificates, all in PEM. */
+export interface CertificateFiles {
+  /** The daemon's certificate, followed by those between it and its authority. */
+  cert: string;
+  /** Its private key. */
+  key: string;
+  /** The authorities of whose certificates clients have to show one. Default: clients need none. */
+  ca?: string;
+}
+
+/** The certificates of a daemon, as they are in their files. */
+export class Certificates {
+  readonly files: CertificateFiles;
+  #log: Logger;
+  #now: { cert: string; key: string; ca?: string };
+
+  /**
+   * Reads and checks the files.
+   *
+   * @throws {TypedError} ("bad parameter") With a message that names the file and what is wrong with it.
+   */
+  constructor(files: CertificateFiles, log: Logger) {
+    this.files = files;
+    this.#log = log;
+    this.#now = this.#read();
+  }
+  /** What the files held when they were last read. */
+  get now(): { readonly cert: string; readonly key: string; readonly ca?: string } {
+    return this.#now;
+  }
+  /** Reads the files anew. Throws as the constructor does, and keeps what was there. */
+  reload(): void {
+    this.#now = this.#read();
+  }
+
+  #read(): { cert: string; key: string; ca?: string } {
+    const { files } = this;
+    const cert = readPem("certificate", files.cert);
+    const key = readPem("key", files.key);
+    const ca = files.ca === undefined ? undefined : readPem("certificate authority", files.ca);
+    const certificate = parsed("certificate", files.cert, () => new X509Certificate(cert));
+    if (ca !== undefined) {
+      parsed("certificate authority", files.ca!, () => new X509Certificate(ca));
+    }
+    // PKCS #8 says so in its header, and what came before it in a header of its own (RFC 1421).
+    if (/^(-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: *4,ENCRYPTED)/m.test(key)) {
+      throw new TypedError(
+        "bad parameter",
+        `TLS key ${files.key}: it is encrypted, expected one without a passphrase`,
+      );
+    }
+    const privateKey = parsed("key", files.key, () => createPrivateKey(key));
+    if (!certificate.checkPrivateKey(privateKey)) {
+      throw new TypedError(
+        "bad parameter",
+        `TLS key ${files.key}: it is not that of the certificate ${files.cert}`,
+      );
+    }
+    if (new Date(certificate.validTo) < new Date()) {
+      this.#log("warn", `TLS certificate ${files.cert}: it expired on ${certificate.validTo}`);
+    }
+    const { mode } = Deno.statSync(files.key);
+    if (mode !== null && (mode & 0o004) !== 0) {
+      this.#log(
+        "warn",
+        `TLS key ${files.key}: everyone on this machine can read it, try chmod o-r`,
+      );
+    }
+    return { cert, key, ca };
+  }
+}
+
+function readPem(what: string, path: string): string {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch (error) {
+    throw new TypedError("bad parameter", `TLS ${what} ${path}: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+function parsed<T>(what: string, path: string, parse: () => T): T {
+  try {
+    return parse();
+  } catch (error) {
+    throw new TypedError("bad parameter", `TLS ${what} ${path}: expected one in PEM`, {
+      cause: error,
+    });
+  }
+}
+
+/** What clients are offered, the best first (RFC 7301). */
+const PROTOCOLS = ["h2", "http/1.1"];
+
+/** A listener for TLS on tcp that can be given new certificates while it listens. */
+export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
+  #certificates: Certificates;
+  #listener: Deno.TlsListener;
+  #fd?: number;
+
+  /**
+   * Listens.
+   *
+   * @param where An address to bind, or the descriptor of a socket that listens already.
+   * @throws What `Deno.listenTls` and {@linkcode adopt} throw.
+   */
+  constructor(
+    certificates: Certificates,
+    where: Deno.TcpListenOptions | number,
+  ) {
+    this.#certificates = certificates;
+    const { listener, fd } = typeof where === "number"
+      ? adopt(() => this.#listen(ANYWHERE), where)
+      : observe(() => this.#listen(where));
+    this.#listener = listener;
+    this.#fd = fd;
+  }
+  get addr(): Deno.Addr {
+    return this.#listener.addr;
+  }
+  async accept(): Promise<Deno.Conn> {
+    while (true) {
+      const listener = this.#listener;
+      try {
+        return await listener.accept();
+      } catch (error) {
+        // It was replaced while we waited.
+        if (listener === this.#listener) throw error;
+      }
+    }
+  }
+  close(): void {
+    this.#listener.close();
+  }
+  ref(): void {
+    this.#listener.ref();
+  }
+  unref(): void {
+    this.#listener.unref();
+  }
+  /**
+   * Takes the certificates' new contents for connections from now on. The socket stays the same, so
+   * that nobody in its queue is lost.
+   *
+   * @throws {TypedError} Where foreign functions are not to be had; then the old ones stay.
+   */
+  renew(): void {
+    // What adopt() needs is what finding the descriptor needed; it says best what is missing.
+    const { listener, fd } = adopt(() => this.#listen(ANYWHERE), this.#fd ?? -1);
+    const old = this.#listener;
+    this.#listener = listener;
+    this.#fd = fd;
+    old.close();
+  }
+  #listen(where: Deno.TcpListenOptions): Deno.TlsListener {
+    const { cert, key } = this.#certificates.now;
+    return Deno.listenTls({ ...where, cert, key, alpnProtocols: PROTOCOLS });
+  }
+}
+
+/** What is known of a request from a client that has shown its certificate. */
+export interface VerifiedInfo extends ServedInfo {
+  readonly client: ClientCertificate;
+}
+
+/** How long the check of the runtime may take, in milliseconds. */
+const CHECK_TIMEOUT = 5_000;
+
+/**
+ * Serves clients that have to show a certificate. Deno's own TLS listener cannot ask for one, so TLS
+ * ends here, by node:tls, and what is inside goes on over a socket of our own to the native HTTP loop:
+ * there is one way of serving HTTP, and one that ends connections.
+ */
+export class Verifier {
+  #certificates: Certificates;
+  #serve: Serve;
+  #pairs?: SocketPairs;
+  #log: Logger;
+
+  /** Lets clients through to `serve` that have a certificate. */
+  constructor(certificates: Certificates, serve: Serve, log: Logger) {
+    this.#certificates = certificates;
+    this.#serve = serve;
+    this.#log = log;
+  }
+
+  /**
+   * Makes sure that this runtime refuses a client without a certificate. Deno before 2.7.14 takes the
+   * options and lets everyone in (denoland/deno PR 33439).
+   *
+   * @throws {Error} If it does not.
+   */
+  async check(): Promise<void> {
+    using listener = Deno.listen(ANYWHERE);
+    const client = connect({
+      host: listener.addr.hostname,
+      port: listener.addr.port,
+      rejectUnauthorized: false, // It is the server that is on trial.
+    });
+    client.on("error", () => {}); // To be refused is what it is for.
+    using connection = await listener.accept();
+    const letIn = this.#handshake(connection).then(() => true, () => false);
+    try {
+      if (!await within(CHECK_TIMEOUT, letIn) || await letIn) {
+        throw new Error(
+          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno 2.7.14 or newer for --tlsverify`,
+        );
+      }
+    } finally {
+      client.destroy();
+    }
+  }
+
+  /** Serves a connection, as the native loop does, once its client has proven who it is. */
+  readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Served => {
+    let native: Served | undefined;
+    let cut = () => closeQuietly(conn);
+    signal.addEventListener("abort", () => cut());
+    const run = async () => {
+      const socket = await this.#verified(conn);
+      const client = describe(socket.getPeerCertificate());
+      const { near, far } = await (this.#pairs ??= new SocketPairs()).make();
+      let cancel = () => {};
+      cut = () => {
+        socket.destroy();
+        cancel();
+      };
+      const piped = pipe(socket, near);
+      native = this.#serve(
+        far,
+        { addEventListener: (_type, listener) => cancel = listener },
+        (request, { completed }) => handler(request, { completed, client }),
+        onError,
+        onListen,
+      );
+      // The last of an answer may still be on its way when the loop has ended.
+      await native.finished.finally(() => piped);
+    };
+    return {
+      finished: run().finally(() => closeQuietly(conn)),
+      shutdown: () => native?.shutdown() ?? Promise.resolve(closeQuietly(conn)),
+    };
+  };
+
+  close(): void {
+    this.#pairs?.close();
+  }
+
+  async #verified(conn: Deno.Conn): Promise<TLSSocket> {
+    try {
+      const socket = await this.#handshake(conn);
+      if (socket.authorized) return socket;
+      socket.destroy();
+      throw new Error(`its certificate is not valid: ${messageOf(socket.authorizationError)}`);
+    } catch (error) {
+      const { hostname, port } = conn.remoteAddr as Deno.NetAddr;
+      this.#log("info", `TLS client ${hostname}:${port} refused: ${messageOf(error)}`);
+      throw error;
+    }
+  }
+
+  #handshake(conn: Deno.Conn): Promise<TLSSocket> {
+    const options: TlsOptions = {
+      ...this.#certificates.now,
+      requestCert: true,
+      rejectUnauthorized: true,
+      ALPNProtocols: ["http/1.1"],
+    };
+    const { promise, resolve, reject } = Promise.withResolvers<TLSSocket>();
+    // One for each connection, because it does not say which one its events are about.
+    const server = createServer(options, resolve);
+    server.on("tlsClientError", reject);
+    const stream = duplexOf(conn);
+    stream.on("close", () => reject(new Error("the connection was closed")));
+    server.emit("connection", stream);
+    return promise.then((socket) => {
+      // A client that goes away is no news; whoever reads or writes hears of it.
+      socket.on("error", () => {});
+      return socket;
+    });
+  }
+}
+
+/** RFC 4514: what has a meaning in a name has a backslash before it. */
+function escaped(value: string): string {
+  return value.replace(/[\\,+"<>;=]|^[ #]| $/g, "\\$&").replaceAll("\0", "\\00");
+}
+
+function describe({ subject, fingerprint256 }: PeerCertificate): ClientCertificate {
+  const names = Object.entries(subject as unknown as Record<string, string | string[]>)
+    .flatMap(([type, values]) => [values].flat().map((value) => `${type}=${escaped(value)}`));
+  // The certificate has the most general first, and the notation has it last.
+  return { subject: names.reverse().join(","), fingerprint: fingerprint256 };
+}
+
+/** A TLS record has at most this many bytes of content (RFC 8446, 5.1). */
+const RECORD = 16_384;
+
+/** A connection as what node:tls can use. */
+function duplexOf(conn: Deno.Conn): Duplex {
+  if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
+  const buffer = new Uint8Array(RECORD);
+  const settle = (step: Promise<unknown>, done: (error?: Error | null) => void) =>
+    step.then(() => done(), done);
+  const stream: Duplex = new Duplex({
+    read() {
+      conn.read(buffer).then(
+        (count) => stream.push(count === null ? null : buffer.slice(0, count)),
+        (error) => stream.destroy(error),
+      );
+    },
+    write: (chunk: Uint8Array, _encoding, done) => settle(writeAll(conn, chunk), done),
+    final: (done) => settle(conn.closeWrite(), done),
+    destroy(error, done) {
+      closeQuietly(conn);
+      done(error);
+    },
+  });
+  stream.on("error", () => {}); // The TLS socket on top of it tells.
+  return stream;
+}
+
+/** Passes on what comes from either side, until both have ended. Never rejects: each sees the other end. */
+async function pipe(socket: TLSSocket, conn: Deno.Conn): Promise<void> {
+  const inwards = async () => {
+    for await (const chunk of socket) await writeAll(conn, chunk);
+    await conn.closeWrite();
+  };
+  const outwards = async () => {
+    const buffer = new Uint8Array(RECORD);
+    for (let count; (count = await conn.read(buffer)) !== null;) {
+      await new Promise<void>((resolve, reject) =>
+        socket.write(buffer.slice(0, count!), (error) => error ? reject(error) : resolve())
+      );
+    }
+    await new Promise<void>((resolve) => socket.end(resolve));
+  };
+  const inwardsEnded = inwards().catch(() => {});
+  // Once the server has said all it will, what the client still sends is for nobody.
+  await outwards().catch(() => {});
+  socket.destroy();
+  closeQuietly(conn);
+  await inwardsEnded;
+}
+
+async function writeAll(conn: Deno.Conn, chunk: Uint8Array): Promise<void> {
+  for (let at = 0; at < chunk.length;) at += await conn.write(chunk.subarray(at));
+}
+
+/** socketpair(2), which Deno has not. */
+class SocketPairs {
+  #folder = Deno.makeTempDirSync({ prefix: "floodgate-" }); // With no rights for others.
+  #path = `${this.#folder}/pair`;
+  #listener = Deno.listen({ transport: "unix", path: this.#path });
+  #last: Promise<unknown> = Promise.resolve();
+
+  /** Two ends of a connection. */
+  make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
+    const made = this.#last.then(() => this.#make());
+    this.#last = made.catch(() => {});
+    return made;
+  }
+  close(): void {
+    this.#listener.close();
+    Deno.removeSync(this.#folder, { recursive: true });
+  }
+
+  async #make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
+    const near = await Deno.connect({ transport: "unix", path: this.#path });
+    try {
+      const token = crypto.getRandomValues(new Uint8Array(16));
+      await near.write(token);
+      while (true) {
+        const far = await this.#listener.accept();
+        // What was left in the queue by an attempt that failed, or somebody else's, is not it.
+        const said = new Uint8Array(token.length);
+        if (await far.read(said) === token.length && said.every((byte, i) => byte === token[i])) {
+          return { near, far };
+        }
+        far.close();
+      }
+    } catch (error) {
+      near.close();
+      throw error;
+    }
+  }
+}
+
+function closeQuietly(conn: { close(): void }): void {
+  try {
+    conn.close();
+  } catch (error) {
+    // It has ended by itself.
+    if (!(error instanceof Deno.errors.BadResource)) throw error;
+  }
+}
