@@ -67,7 +67,7 @@ export {
 } from "./listenbuffer.ts";
 export { type Builtins, type BuiltinsOptions, registerBuiltins } from "./builtins/builtins.ts";
 export type { Fetcher } from "./builtins/serveapi.ts";
-export type { Bindings, Route, Router, RouterOptions } from "./router.ts";
+export type { Bindings, ClientCertificate, Route, Router, RouterOptions } from "./router.ts";
 
 /**
  * What a module given to `--install` exports as `install`. It runs after the addresses are bound and

@@ -35,8 +35,9 @@ import {
   versionedApp,
   versionProblem,
 } from "./builtins/versioned.ts";
+import type { ClientCertificate } from "./builtins/connections.ts";
 
-export type { Bindings };
+export type { Bindings, ClientCertificate };
 
 /** What {@linkcode createRouter} can be told. */
 export interface RouterOptions {
