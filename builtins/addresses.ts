@@ -195,11 +195,20 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
 
 /** Listens on sockets that the process was started with: all of them, or none. */
 function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
+  // What is wrong with one is found before anything is done to another.
+  const sockets = takeInherited(which).map((socket) => ({
+    ...socket,
+    ...inspectSocket(socket.fd),
+  }));
+  for (const { fd, proto, address } of sockets) {
+    const problem = proto === "tcp" && !exposed && exposureProblem(parseAddress(address));
+    if (problem) {
+      throw new TypedError("bad parameter", `descriptor ${fd} is ${address}: ${problem}`);
+    }
+  }
   const bound: Bound[] = [];
   try {
-    for (const { fd, close } of takeInherited(which)) {
-      const { proto, address } = inspectSocket(fd);
-      if (proto === "tcp" && !exposed) refuseExposed(parseAddress(address));
+    for (const { fd, proto, address, close } of sockets) {
       const listener = proto === "unix"
         ? adopt(listenAbstract, fd).listener
         : listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;

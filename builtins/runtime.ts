@@ -76,7 +76,7 @@ export const BACKLOG = 65_535;
  * allowed, and no prompt asks.
  */
 export function listenDeep(listen: () => Deno.UnixListener): Deno.UnixListener {
-  if (foreignFunctionsProblem()) return listen();
+  if (descriptorsProblem()) return listen();
   using libc = new Libc();
   const { listener, fd } = libc.observe(listen);
   if (fd !== undefined) libc.listen(fd, BACKLOG);
@@ -87,10 +87,10 @@ export function listenDeep(listen: () => Deno.UnixListener): Deno.UnixListener {
  * What a descriptor that this process was started with is.
  *
  * @throws {TypedError} ("bad parameter") If it is not a listening stream socket of a kind that can be
- * served, or foreign functions are not to be had.
+ * served, or this process may not look.
  */
 export function inspectSocket(fd: number): ListeningSocket {
-  requireForeignFunctions();
+  requireDescriptors();
   using libc = new Libc();
   const problem = libc.listeningProblem(fd);
   if (problem) throw new TypedError("bad parameter", `descriptor ${fd} is ${problem}`);
@@ -107,11 +107,11 @@ export function inspectSocket(fd: number): ListeningSocket {
  * @param listen Binds a listener for a moment, anywhere, of the kind of the socket.
  * @param fd The socket to listen on. It stays open, and may be closed.
  * @returns The listener, whose `addr` is still that of its own socket, and its new descriptor.
- * @throws {TypedError} ("bad parameter") If foreign functions are not to be had; {Error} if this Deno
- * is made differently. The listener is closed then.
+ * @throws {TypedError} ("bad parameter") If this process may not do so; {Error} if this Deno is made
+ * differently. The listener is closed then.
  */
 export function adopt<L extends AnyListener>(listen: () => L, fd: number): Required<Observed<L>> {
-  requireForeignFunctions();
+  requireDescriptors();
   using libc = new Libc();
   const { listener, fd: own } = libc.observe(listen);
   try {
@@ -134,9 +134,16 @@ export function adopt<L extends AnyListener>(listen: () => L, fd: number): Requi
 
 /** Binds a listener, and finds its descriptor where that can be had. */
 export function observe<L extends AnyListener>(listen: () => L): Observed<L> {
-  if (foreignFunctionsProblem()) return { listener: listen() };
+  if (descriptorsProblem()) return { listener: listen() };
   using libc = new Libc();
   return libc.observe(listen);
+}
+
+/** Keeps descriptors of which Deno knows nothing from the programs that this process starts. */
+export function closeOnExec(descriptors: readonly number[]): void {
+  if (foreignFunctionsProblem()) return; // Then nothing can be done with them here, either.
+  using libc = new Libc();
+  for (const fd of descriptors) libc.closeOnExec(fd);
 }
 
 /** Closes a descriptor of which Deno knows nothing. */
@@ -160,10 +167,30 @@ export function foreignFunctionsProblem(): string | undefined {
   }
 }
 
-function requireForeignFunctions(): void {
+/**
+ * Why the process's descriptors cannot be looked at, if they cannot. They are listed in /proc, which Deno
+ * lets nobody read who may not do everything. Asks nobody.
+ */
+function descriptorsProblem(): string | undefined {
   const problem = foreignFunctionsProblem();
+  if (problem) return problem;
+  const missing = "this needs all permissions, --allow-all: to look into /proc";
+  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return missing;
+  try {
+    Deno.statSync(DESCRIPTORS);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) return missing;
+    throw error;
+  }
+}
+
+function requireDescriptors(): void {
+  const problem = descriptorsProblem();
   if (problem) throw new TypedError("bad parameter", problem);
 }
+
+/** The process's descriptors, by their numbers (proc_pid_fd(5)). */
+const DESCRIPTORS = "/proc/self/fd";
 
 /** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
 interface Watch {
@@ -185,9 +212,9 @@ function watchesOf(fd: number): Watch[] {
 
 /** The process's descriptors and where they point; not that of the listing itself. */
 function descriptors(): { fd: number; target: string }[] {
-  return [...Deno.readDirSync("/proc/self/fd")].flatMap(({ name }) => {
+  return [...Deno.readDirSync(DESCRIPTORS)].flatMap(({ name }) => {
     try {
-      return [{ fd: Number(name), target: Deno.readLinkSync(`/proc/self/fd/${name}`) }];
+      return [{ fd: Number(name), target: Deno.readLinkSync(`${DESCRIPTORS}/${name}`) }];
     } catch (error) {
       if (error instanceof Deno.errors.NotFound) return [];
       throw error;
@@ -203,6 +230,8 @@ const SO_TYPE = 3;
 const SO_ACCEPTCONN = 30;
 const SOCK_STREAM = 1;
 const EPOLL_CTL_ADD = 1;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const O_NONBLOCK = 0o4_000;
@@ -232,6 +261,9 @@ class Libc {
   }
   close(fd: number): void {
     this.#library.symbols.close(fd);
+  }
+  closeOnExec(fd: number): void {
+    this.#library.symbols.fcntl(fd, F_SETFD, FD_CLOEXEC);
   }
   /** Puts a socket in the place of another, which is closed by that. */
   replace(fd: number, by: number): void {

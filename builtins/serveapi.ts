@@ -180,7 +180,7 @@ class Api {
     const job = this.#job;
     const tcp = place.address.startsWith("tcp:");
     const verifier = tcp ? this.#tls?.verifier : undefined;
-    if (!verifier && exposureProblem(parseAddress(place.address))) {
+    if (tcp && !verifier && exposureProblem(parseAddress(place.address))) {
       job.engine.log(
         "warn",
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,

@@ -6,7 +6,7 @@
  */
 
 import { type Engine, type Logger, messageOf, TypedError } from "../engine.ts";
-import { closeDescriptor, monotonicMicroseconds } from "./runtime.ts";
+import { closeDescriptor, closeOnExec, monotonicMicroseconds } from "./runtime.ts";
 
 /** The first descriptor that is passed: SD_LISTEN_FDS_START. */
 const FIRST = 3;
@@ -62,9 +62,12 @@ function list(sockets: Inherited[]): string {
   return sockets.map(({ fd, name }) => `fd://${fd}` + (name && ` (fd://${name})`)).join(", ");
 }
 
-/** Reads what systemd says of the sockets, and removes it: no child of ours is meant. */
+/** What systemd says of the sockets; the last is of newer releases, and of no use here. */
+const VARIABLES = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+
+/** Reads what systemd says of the sockets, and keeps it and them from our children: none is meant. */
 function receive(): NonNullable<typeof inherited> {
-  const [pid, count, names] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"].map((name) => {
+  const [pid, count, names] = VARIABLES.map((name) => {
     const value = env(name);
     if (value !== undefined) Deno.env.delete(name);
     return value;
@@ -78,18 +81,19 @@ function receive(): NonNullable<typeof inherited> {
   if (Number(pid) !== Deno.pid) {
     return none(`the sockets were passed to process ${pid} (LISTEN_PID), and this is ${Deno.pid}`);
   }
-  if (!/^[1-9]\d*$/.test(count)) {
+  // No process can have a million descriptors on an ordinary system (fs.nr_open).
+  if (!/^[1-9]\d{0,5}$/.test(count)) {
     return none(`LISTEN_FDS is "${count}", expected the number of sockets that were passed`);
   }
   const labels = names?.split(":") ?? [];
-  return {
-    sockets: Array.from({ length: Number(count) }, (_, i) => ({
-      fd: FIRST + i,
-      // What systemd calls a socket that nobody has named.
-      name: labels[i] === "unknown" ? "" : labels[i] ?? "",
-      taken: false,
-    })),
-  };
+  const sockets = Array.from({ length: Number(count) }, (_, i) => ({
+    fd: FIRST + i,
+    // What systemd calls a socket that nobody has named.
+    name: labels[i] === "unknown" ? "" : labels[i] ?? "",
+    taken: false,
+  }));
+  closeOnExec(sockets.map(({ fd }) => fd));
+  return { sockets };
 }
 
 /** A variable, where we may look: nobody should be asked for the permission. */
@@ -169,7 +173,11 @@ export function startWatchdog(engine: Engine): () => void {
   const interval = setInterval(async () => {
     try {
       // A daemon that is told to stop takes no new jobs, and is alive all the same.
-      if (!engine.stopping.aborted) await engine.job("true").run();
+      if (!engine.stopping.aborted) {
+        const job = engine.job("true");
+        job.quiet = true; // It is no event, and nothing to fill a log with.
+        await job.run();
+      }
       await notify("WATCHDOG=1", engine.log);
     } catch (error) {
       engine.log("error", `watchdog: no job can run: ${messageOf(error)}`);

@@ -21,6 +21,10 @@ export interface DaemonOptions {
   program?: string;
   /** The folder it runs in, in place of ours. */
   cwd?: string;
+  /** What `deno run` is told, in place of -A. */
+  flags?: string[];
+  /** A command that runs the one that follows it, and is replaced by it. */
+  through?: string[];
 }
 
 /** `deno run -A mod.ts ARGS`, its output, and its end. */
@@ -67,9 +71,10 @@ export class Daemon implements AsyncDisposable {
   /** Starts one; waits for nothing. */
   static start(args: string[], options: DaemonOptions = {}): Daemon {
     const command = [
+      ...options.through ?? [],
       Deno.execPath(),
       "run",
-      "-A",
+      ...options.flags ?? ["-A"],
       options.program ?? project("mod.ts"),
       ...args,
     ];
@@ -147,6 +152,31 @@ export class TempFolder implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await Deno.remove(this.path, { recursive: true });
   }
+}
+
+/** A module for `--install` with this body. */
+export function installer(body: string): string {
+  return "data:text/javascript," +
+    encodeURIComponent(`export async function install(engine, router) {${body}}`);
+}
+
+/** The project's files on a web server, where no deno.json is read. */
+export function serveProject(): Deno.HttpServer<Deno.NetAddr> {
+  return Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    async (request) =>
+      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
+        headers: { "Content-Type": "application/typescript" },
+      }),
+  );
+}
+
+/** Whether a program cannot be run here. A test that needs it is skipped, and this says so. */
+export async function missing(command: string, args: string[]): Promise<boolean> {
+  const found = await new Deno.Command(command, { args, stdout: "null", stderr: "null" }).output()
+    .then(({ success }) => success).catch(() => false);
+  if (!found) console.log(`skipped: there is no ${command} here`);
+  return !found;
 }
 
 /** Waits until a condition holds, however long a busy machine takes, within reason. */

@@ -1,23 +1,20 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Daemon, exchange, project, run, TempFolder, until } from "./daemon.ts";
+import {
+  Daemon,
+  exchange,
+  installer,
+  missing,
+  project,
+  run,
+  serveProject,
+  TempFolder,
+  until,
+} from "./daemon.ts";
 
 const REQUEST = "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
-/** Whether a program can be run here; a test that needs it and cannot have it says so. */
-async function missing(command: string, args: string[]): Promise<boolean> {
-  const found = await new Deno.Command(command, { args, stdout: "null", stderr: "null" }).output()
-    .then(({ success }) => success).catch(() => false);
-  if (!found) console.log(`skipped: there is no ${command} here`);
-  return !found;
-}
 const NO_DOCKER = await missing("docker", ["--version"]);
 const NO_CURL = await missing("curl", ["--version"]);
-
-/** A module for --install with this body. */
-function installer(body: string): string {
-  return "data:text/javascript," +
-    encodeURIComponent(`export async function install(engine, router) {${body}}`);
-}
 
 Deno.test("main holds clients of a boot that takes 3 s and answers them right after it", async () => {
   await using folder = await TempFolder.make();
@@ -285,13 +282,7 @@ Deno.test("registerBuiltins, serveapi and acceptconnections need no permission b
 
 Deno.test("mod.ts runs from a URL, and installs a module from one", async () => {
   await using folder = await TempFolder.make();
-  await using web = Deno.serve(
-    { hostname: "127.0.0.1", port: 0, onListen() {} },
-    async (request) =>
-      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
-        headers: { "Content-Type": "application/typescript" },
-      }),
-  );
+  await using web = serveProject();
   const base = `http://127.0.0.1:${web.addr.port}`;
   await using daemon = Daemon.start(
     ["-H", `unix://${folder.path}/s`, "--install", `${base}/examples/containers.ts`],
