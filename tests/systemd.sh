@@ -17,6 +17,7 @@ if [ "${1:-}" != inside ]; then
   [ "$(id -u)" = 0 ] || skip "this takes root"
   [ -x /lib/systemd/systemd ] || skip "there is no systemd"
   cgroups=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)
+  [ -n "$cgroups" ] || skip "there is no cgroup2"
   own=$cgroups$(sed -n 's/^0:://p' /proc/self/cgroup)/floodgate-test-$$
   mkdir "$own" 2>/dev/null && echo $$ 2>/dev/null >"$own/cgroup.procs" ||
     skip "there is no cgroup2 that can be written to"
