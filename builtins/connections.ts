@@ -193,7 +193,7 @@ export class Connections {
       if (connection.active > 0 || connection.closing) continue;
       const quiet = now - connection.since;
       const linger = connection.requests > 0 ? LINGER : FIRST_LINGER;
-      if (drainTime > linger && quiet > linger) connection.close();
+      if (drainTime > linger && quiet > linger) connection.leave();
       else if (quiet > this.#patience(connection)) {
         this.#end(connection, connection.owes ? "cut" : "timedOut");
       }
@@ -285,6 +285,13 @@ class Connection {
     this.closing = true;
     // It rejects as `finished` does, where the reason is dealt with.
     this.#server?.shutdown().catch(() => {});
+  }
+
+  /** Ends it, quiet as it is. */
+  leave(): void {
+    // In the middle of a TLS handshake, the native loop would wait for the rest of it.
+    if (this.requests === 0) this.end();
+    else this.close();
   }
 
   /** Ends it at once, whatever it does. False if it is beyond that. */

@@ -145,6 +145,21 @@ export function closeDescriptor(fd: number): void {
   libc.close(fd);
 }
 
+/**
+ * Ends the connections that these peers have with us, whoever holds them: shutdown(2). Does nothing
+ * where foreign functions are not to be had.
+ *
+ * @param peers The peers' addresses, as {@linkcode formatTcp} writes them.
+ */
+export function shutConnections(peers: { has(address: string): boolean }): void {
+  if (foreignFunctionsProblem()) return;
+  using libc = new Libc();
+  for (const { name } of Deno.readDirSync("/proc/self/fd")) {
+    const address = libc.peerOf(Number(name));
+    if (address !== undefined && peers.has(address)) libc.shutdown(Number(name));
+  }
+}
+
 /** CLOCK_MONOTONIC in microseconds, which systemd compares times by; undefined where it can't be had. */
 export function monotonicMicroseconds(): bigint | undefined {
   if (foreignFunctionsProblem()) return undefined;
@@ -202,6 +217,7 @@ const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_ACCEPTCONN = 30;
 const SOCK_STREAM = 1;
+const SHUT_RDWR = 2;
 const EPOLL_CTL_ADD = 1;
 const F_GETFL = 3;
 const F_SETFL = 4;
@@ -216,7 +232,9 @@ const SYMBOLS = {
   close: { parameters: ["i32"], result: "i32" },
   dup3: { parameters: ["i32", "i32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
@@ -277,15 +295,29 @@ class Libc {
     )?.fd;
     return { listener, fd };
   }
-  /** What getsockname(2) says. */
+  shutdown(fd: number): void {
+    this.#library.symbols.shutdown(fd, SHUT_RDWR);
+  }
+  /** The address of a socket's other end, if it is a socket and has one. */
+  peerOf(fd: number): string | undefined {
+    const name = this.#name("getpeername", fd);
+    return name && this.#address(name).address;
+  }
+  /** The family and address of a socket. */
   nameOf(fd: number): { family: number; address: string } {
-    const name = new DataView(new ArrayBuffer(SOCKADDR_LENGTH));
+    const name = this.#name("getsockname", fd);
+    if (name === undefined) throw new Error(`getsockname of descriptor ${fd} failed`);
+    return this.#address(name);
+  }
+  #name(call: "getsockname" | "getpeername", fd: number): DataView | undefined {
     const length = new Uint32Array([SOCKADDR_LENGTH]);
-    if (this.#library.symbols.getsockname(fd, name, length) !== 0) {
-      throw new Error(`getsockname of descriptor ${fd} failed`);
-    }
+    const name = new Uint8Array(SOCKADDR_LENGTH);
+    if (this.#library.symbols[call](fd, name, length) !== 0) return undefined;
+    return new DataView(name.buffer, 0, Math.min(length[0], SOCKADDR_LENGTH));
+  }
+  #address(name: DataView): { family: number; address: string } {
     const family = name.getUint16(0, true);
-    const bytes = new Uint8Array(name.buffer);
+    const bytes = new Uint8Array(name.buffer, 0, name.byteLength);
     switch (family) {
       case AF_INET: {
         const hostname = bytes.subarray(4, 8).join(".");
@@ -299,7 +331,7 @@ class Libc {
         };
       }
       default: {
-        const path = new TextDecoder().decode(bytes.subarray(2, length[0]));
+        const path = new TextDecoder().decode(bytes.subarray(2));
         return { family, address: formatUnix(path) };
       }
     }
