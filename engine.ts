@@ -191,6 +191,7 @@ export class Engine {
   #shutdownHandlers: (() => unknown)[] = [];
   #observers: ((job: Job, phase: JobPhase) => void)[] = [];
   #running = new Set<Job>();
+  #leastLogged: number;
   #started = 0;
   #failed = 0;
 
@@ -206,6 +207,7 @@ export class Engine {
       }
     };
     this.log = Object.assign(guarded, { level: log.level });
+    this.#leastLogged = LEVELS.indexOf(log.level ?? "debug");
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
   }
@@ -293,10 +295,10 @@ export class Engine {
   async #end(drain: number): Promise<void> {
     const deadline = Date.now() + Math.max(SHUTDOWN_TIMEOUT, drain + JOBS_TIMEOUT);
     this.#stop.abort(new TypedError("unavailable", "the engine is shutting down"));
-    const services = [...this.#running].filter((job) => job[STOP].length > 0);
+    const services = [...this.#running].filter((job) => job[STOP] !== undefined);
     if (services.length > 0) {
       const stopped = services.flatMap((job) =>
-        job[STOP].map((stop) => this.#guard(() => stop(drain)))
+        job[STOP]!.map((stop) => this.#guard(() => stop(drain)))
       );
       await within(drain + 1_000, Promise.all([...stopped, ...services.map((job) => job[ENDED])]));
     }
@@ -335,6 +337,7 @@ export class Engine {
       const handler = this.#handlers.get(job.name);
       return handler ?? (job.name === "" ? undefined : this.#catchall);
     },
+    logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
     stopNow: (stop) => void this.#guard(() => stop(0)),
     end: (job) => {
       this.#running.delete(job);
@@ -356,6 +359,7 @@ export class Engine {
 
 interface EngineInternals {
   begin(job: Job): Handler | undefined;
+  logs(level: LogLevel): boolean;
   end(job: Job): void;
   stopNow(stop: (drain: number) => unknown): void;
 }
@@ -373,8 +377,6 @@ export class Job {
   readonly args: readonly string[];
   /** The exit status, once the job has ended. */
   status?: Status;
-  /** When the job ended. */
-  endTime?: Date;
   /** Set by whoever runs a job for each request: its start and end are logged at level debug. */
   quiet = false;
   /**
@@ -390,11 +392,12 @@ export class Job {
   #lastWords?: TailSink;
   #cause?: unknown;
   #started = false;
+  #endTime?: number;
   #abort?: AbortController;
   #abortSource?: () => AbortSignal;
   #ended?: PromiseWithResolvers<void>;
   /** @internal */
-  readonly [STOP]: ((drain: number) => unknown)[] = [];
+  [STOP]?: ((drain: number) => unknown)[];
 
   /** @internal Use {@linkcode Engine.job}. */
   constructor(engine: Engine, internals: unknown, name: string, args: string[]) {
@@ -406,6 +409,10 @@ export class Job {
 
   // Most jobs of a busy daemon need one or two of these, so each is made when it is first asked for.
 
+  /** When the job ended. */
+  get endTime(): Date | undefined {
+    return this.#endTime === undefined ? undefined : new Date(this.#endTime);
+  }
   /** The environment. */
   get env(): Env {
     return this.#env ??= new Env();
@@ -455,7 +462,7 @@ export class Job {
    * engine shuts down, with the milliseconds the service may take to end.
    */
   onStop(stop: (drain: number) => unknown): void {
-    this[STOP].push(stop);
+    (this[STOP] ??= []).push(stop);
     // The engine has asked already; a service that starts so late ends at once.
     if (this.engine.stopping.aborted) this.#internals.stopNow(stop);
   }
@@ -482,38 +489,73 @@ export class Job {
   }
 
   /**
-   * Runs the handler and closes the job's streams.
+   * Runs the handler and closes the job's streams. A job whose handler neither waits for anything nor
+   * gives a promise of its own has ended, and has its {@linkcode Job.status}, when this returns.
    *
    * @throws {TypedError} ("unavailable") If the engine is shut down.
    * @throws {TypeError} If the job has run before.
    * @throws {JobError} If the exit status is not 0. The message is the last line of stderr.
    */
-  async run(): Promise<void> {
-    if (this.#started) throw new TypeError(`job ${this.name} has run already`);
-    const handler = this.#internals.begin(this);
+  run(): Promise<void> {
+    // No async function: most jobs of a busy daemon end in one go, and a promise a step is what they
+    // would mostly be made of.
+    let handler: Handler | undefined;
+    try {
+      if (this.#started) throw new TypeError(`job ${this.name} has run already`);
+      handler = this.#internals.begin(this);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.#started = true;
-    const level: LogLevel = this.quiet ? "debug" : "info";
-    const { log } = this.engine;
-    const logs = LEVELS.indexOf(level) >= LEVELS.indexOf(log.level ?? "debug");
-    if (logs) log(level, `+job ${this}`);
-    let status: Status = Status.OK;
+    this.#log(() => `+job ${this}`);
     if (handler === undefined) {
       this.error(`${this.name}: command not found`);
-      status = Status.NotFound;
-    } else {
-      try {
-        status = await handler(this) ?? Status.OK;
-        if (!Number.isInteger(status)) {
-          throw new TypeError(`${this.name} returned ${status}, expected an integer exit status`);
-        }
-      } catch (error) {
-        this.#cause = error;
-        status = this.error(error);
-      }
+      return this.#finish(Status.NotFound);
     }
+    let result: ReturnType<Handler>;
+    try {
+      result = handler(this);
+      // What print() gives where nobody had to be waited for is as good as nothing.
+      if (result === undefined || result === DONE) result = Status.OK;
+      if (typeof result === "number") return this.#finish(this.#checked(result));
+    } catch (error) {
+      return this.#finish(this.#thrown(error));
+    }
+    return this.#wait(result);
+  }
+
+  async #wait(result: Promise<Status | void>): Promise<void> {
+    let status: Status;
+    try {
+      status = this.#checked(await result ?? Status.OK);
+    } catch (error) {
+      status = this.#thrown(error);
+    }
+    await this.#finish(status);
+  }
+
+  #checked(status: Status): Status {
+    if (Number.isInteger(status)) return status;
+    throw new TypeError(`${this.name} returned ${status}, expected an integer exit status`);
+  }
+
+  #thrown(error: unknown): Status {
+    this.#cause = error;
+    return this.error(error);
+  }
+
+  #finish(status: Status): Promise<void> {
+    const closing = this.#stdout?.close() ?? DONE;
+    if (closing === DONE && this.#stdin === undefined && this.#stderr === undefined) {
+      return this.#end(status);
+    }
+    return this.#close(status, closing);
+  }
+
+  async #close(status: Status, closing: Promise<void>): Promise<void> {
     try {
       // stderr last: a job's output that could not be delivered is said there.
-      if (this.#stdout) await this.#stdout.close();
+      await closing;
     } catch (error) {
       this.#cause ??= error;
       const failed = this.error(error);
@@ -522,23 +564,34 @@ export class Job {
     if (this.#stdin) await this.#stdin.close();
     if (this.#stderr) {
       await this.#stderr.close().catch((error) =>
-        log("warn", `stderr of job ${this.name}: ${messageOf(error)}`)
+        this.engine.log("warn", `stderr of job ${this.name}: ${messageOf(error)}`)
       );
     }
+    await this.#end(status);
+  }
+
+  #end(status: Status): Promise<void> {
     this.status = status;
-    this.endTime = new Date();
+    this.#endTime = Date.now();
     this.#internals.end(this);
     this.#ended?.resolve();
-    const lastWords = this.#lastWords?.text ?? "";
     if (status === Status.OK) {
-      if (logs) log(level, `-job ${this} = OK (0)`);
-      return;
+      this.#log(() => `-job ${this} = OK (0)`);
+      return DONE;
     }
+    const lastWords = this.#lastWords?.text ?? "";
     const label = status === Status.NotFound ? "NotFound" : "Err";
-    if (logs) log(level, `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
-    throw new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
-      cause: this.#cause,
-    });
+    this.#log(() => `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
+    return Promise.reject(
+      new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
+        cause: this.#cause,
+      }),
+    );
+  }
+
+  #log(line: () => string): void {
+    const level: LogLevel = this.quiet ? "debug" : "info";
+    if (this.#internals.logs(level)) this.engine.log(level, line());
   }
 
   /** `name(arg, arg)`, as in the log. */
@@ -856,6 +909,8 @@ function streamOf(data: Uint8Array | string): ReadableStream<Uint8Array> {
 export interface Sink {
   /** Takes a chunk. The next one is not written before the promise resolves. */
   write(chunk: Uint8Array): void | Promise<void>;
+  /** The same for what was written as text, where that is wanted as it is. Default: its UTF-8 bytes. */
+  writeText?(text: string): void | Promise<void>;
   /** Called once, after the last chunk. */
   close?(): void | Promise<void>;
 }
@@ -867,13 +922,15 @@ export interface Tail {
 }
 
 const encoder = new TextEncoder();
+/** Every promise of something that is done already, so that a caller may see that it is. */
 const DONE = Promise.resolve();
+const NOBODY: readonly Sink[] = [];
 /** As much as a pipe of Linux holds (pipe(7)) before its writer has to wait. */
 const PIPE_SIZE = 65_536;
 
 /** What a job writes: any number of destinations; with none, what is written is discarded. */
 export class Output {
-  #sinks: Sink[] = [];
+  #sinks: readonly Sink[] = NOBODY;
   #queue?: Promise<void>;
   #failure?: { error: unknown };
   #closed?: Promise<void>;
@@ -887,7 +944,8 @@ export class Output {
 
   /** Attaches a destination. It is closed with the output. */
   add(destination: WritableStream<Uint8Array> | Sink): void {
-    if (destination instanceof WritableStream) {
+    // Told apart without the class, which the runtime loads only when somebody names it.
+    if ("getWriter" in destination) {
       const writer = destination.getWriter();
       // The writer's own promise rejects as well when a write does; the write is what we report.
       writer.closed.catch(() => {});
@@ -902,7 +960,7 @@ export class Output {
   }
   /** Makes `destination` the only one. Those before are not closed. */
   set(destination: WritableStream<Uint8Array> | Sink): void {
-    this.#sinks = [];
+    this.#sinks = NOBODY;
     this.add(destination);
   }
   /** Whether anything is attached. */
@@ -968,9 +1026,16 @@ export class Output {
     if (this.#closed) return DONE;
     const sinks = this.#sinks;
     if (sinks.length === 0 && this.#observer === undefined) return DONE;
-    // A copy, because the caller may use its buffer again before everyone has taken what it holds.
-    const chunk = typeof data === "string" ? encoder.encode(data) : data.slice();
-    this.#observer?.write(chunk);
+    let chunk: Uint8Array | string;
+    if (typeof data !== "string") {
+      // A copy, because the caller may use its buffer again before everyone has taken what it holds.
+      chunk = data.slice();
+    } else if (this.#observer === undefined && sinks.every((sink) => sink.writeText)) {
+      chunk = data;
+    } else {
+      chunk = encoder.encode(data);
+    }
+    this.#observer?.write(chunk as Uint8Array);
     const delivered = this.#queue
       ? this.#queue.then(() => this.#deliver(chunk, sinks))
       : this.#deliver(chunk, sinks);
@@ -984,11 +1049,11 @@ export class Output {
   }
 
   /** Undefined where every destination took the chunk at once, which spares most writes a promise. */
-  #deliver(chunk: Uint8Array, sinks: readonly Sink[]): Promise<void> | undefined {
+  #deliver(chunk: Uint8Array | string, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
       try {
-        const pending = sinks[i].write(chunk);
+        const pending = give(sinks[i], chunk);
         if (pending !== undefined) return this.#deliverRest(chunk, sinks, i, pending, failure);
       } catch (error) {
         failure ??= { error };
@@ -997,7 +1062,7 @@ export class Output {
     return failure && this.#fail(failure);
   }
   async #deliverRest(
-    chunk: Uint8Array,
+    chunk: Uint8Array | string,
     sinks: readonly Sink[],
     i: number,
     pending: void | Promise<void>,
@@ -1011,7 +1076,7 @@ export class Output {
       }
       if (++i === sinks.length) break;
       try {
-        pending = sinks[i].write(chunk);
+        pending = give(sinks[i], chunk);
       } catch (error) {
         pending = undefined;
         failure ??= { error };
@@ -1050,6 +1115,11 @@ export class Output {
     }
     if (this.#failure) throw this.#failure.error;
   }
+}
+
+/** Gives a sink a chunk; text only where it has said that it takes it. */
+function give(sink: Sink, chunk: Uint8Array | string): void | Promise<void> {
+  return typeof chunk === "string" ? sink.writeText!(chunk) : sink.write(chunk);
 }
 
 /** Keeps the last lines. */

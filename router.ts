@@ -24,6 +24,7 @@ import {
   JobError,
   messageOf,
   type Sink,
+  Status,
   TypedError,
   within,
 } from "./engine.ts";
@@ -297,7 +298,8 @@ class Dispatcher {
     const request = c.req.raw;
     if (route.stream && request.method === "HEAD") return this.#notAllowed(c.env, "HEAD", ["GET"]);
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
-    const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
+    const args = names.map((name) => c.req.param(name) ?? "");
+    const job = this.#engine.job(route.job, ...args);
     job.quiet = true;
     job.user = c.env.client?.subject;
     job.abortWith(() => c.env.signal);
@@ -315,17 +317,22 @@ class Dispatcher {
       (c.env as RequestBindings).bodyAttached = true; // The job closes it.
     }
     if (request.method !== "HEAD") return answer();
-    // Hono drops the body, and a job must not wait for somebody who reads it.
-    return answer().then((response) => {
-      response.body?.cancel();
-      return response;
-    });
+    return withoutBody(answer());
   }
 
-  #answer(job: Job, env: Bindings, streams: boolean, init: ResponseInit): Promise<Response> {
+  #answer(
+    job: Job,
+    env: Bindings,
+    streams: boolean,
+    init: ResponseInit,
+  ): Response | Promise<Response> {
     const answer = new Answer(job, init, streams, this.#options.sendTimeout ?? SEND_TIMEOUT, env);
     job.stdout.add(answer);
-    job.run().then(() => answer.end(), (error) => {
+    const running = job.run();
+    // A job that has ended already is answered in the same go: no promise, and the fast way through
+    // the runtime, which is there for handlers that return a response at once.
+    if (job.status === Status.OK) return answer.end() ?? answer.response;
+    running.then(() => answer.resolve(), (error) => {
       if (answer.fail(error)) return;
       // The status line is out: all that is left is to cut the answer short, and to say why here.
       this.#engine.log("warn", `job ${job.name} failed in its answer: ${messageOf(error)}`);
@@ -490,6 +497,14 @@ function letGo(source: ReadableStreamDefaultReader): void {
   source.cancel().catch(() => {});
 }
 
+/** Drops a body as Hono does for HEAD, so that no job waits for somebody who reads it. */
+async function withoutBody(answer: Response | Promise<Response>): Promise<Response> {
+  const response = await answer;
+  response.body?.cancel();
+  return response;
+}
+
+const encoder = new TextEncoder();
 /** An answer of more than this is sent as it is written, so that no job can fill the memory. */
 const BUFFER = 65_536;
 
@@ -500,9 +515,11 @@ class Answer implements Sink {
   #init: ResponseInit;
   #timeout: number;
   #streams: boolean;
+  /** An answer that is one short text, as most are, is never taken apart into bytes here. */
+  #text?: string;
   #chunks: Uint8Array[] = [];
   #size = 0;
-  #response = Promise.withResolvers<Response>();
+  #response?: PromiseWithResolvers<Response>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
   #gone?: { reason: unknown };
   #taken?: PromiseWithResolvers<void>;
@@ -522,35 +539,59 @@ class Answer implements Sink {
   }
 
   get response(): Promise<Response> {
-    return this.#response.promise;
+    return this.#promise.promise;
+  }
+
+  get #promise(): PromiseWithResolvers<Response> {
+    return this.#response ??= Promise.withResolvers();
+  }
+
+  writeText(text: string): void | Promise<void> {
+    // A text has at most three bytes a unit.
+    const whole = !this.#streams && this.#size === 0 && this.#text === undefined &&
+      text.length <= BUFFER / 3;
+    if (!whole || this.#gone) return this.write(encoder.encode(text));
+    if (text !== "") this.#text = text;
   }
 
   write(chunk: Uint8Array): void | Promise<void> {
     if (this.#gone) throw this.#gone.reason;
     if (this.#controller) return this.#send(chunk);
-    this.#chunks.push(chunk);
-    this.#size += chunk.length;
+    if (this.#text !== undefined) {
+      this.#keep(encoder.encode(this.#text));
+      this.#text = undefined;
+    }
+    this.#keep(chunk);
     if (this.#streams || this.#size > BUFFER) return this.#start();
   }
 
-  /** The job has succeeded. */
-  end(): void {
+  #keep(chunk: Uint8Array): void {
+    this.#chunks.push(chunk);
+    this.#size += chunk.length;
+  }
+
+  /** The job has succeeded. The answer, unless it has begun to be sent as a stream. */
+  end(): Response | undefined {
     if (this.#controller) {
       if (!this.#gone) this.#controller.close();
-      return;
+      return undefined;
     }
     this.#env.answers("small");
-    if (this.#size === 0) {
-      this.#response.resolve(new Response(null, { status: 204 }));
-      return;
-    }
+    if (this.#text !== undefined) return new Response(this.#text, this.#init);
+    if (this.#size === 0) return new Response(null, { status: 204 });
     const body = joined(this.#chunks, this.#size);
-    this.#response.resolve(new Response(body as Uint8Array<ArrayBuffer>, this.#init));
+    return new Response(body as Uint8Array<ArrayBuffer>, this.#init);
+  }
+
+  /** The same for whoever waits for {@linkcode Answer.response}. */
+  resolve(): void {
+    const response = this.end();
+    if (response) this.#promise.resolve(response);
   }
 
   /** The job has failed. False if it is too late to answer so. */
   fail(error: unknown): boolean {
-    this.#response.reject(error);
+    this.#promise.reject(error);
     if (!this.#controller) return true;
     if (this.#gone) return true; // The client went first, and the job failed of that.
     this.#controller.error(error);
@@ -566,7 +607,7 @@ class Answer implements Sink {
       pull: () => this.#taken?.resolve(),
       cancel: () => this.#leave(new DOMException("The client has left.", "AbortError")),
     }, new ByteLengthQueuingStrategy({ highWaterMark: BUFFER }));
-    this.#response.resolve(
+    this.#promise.resolve(
       new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, this.#init),
     );
     return this.#send(joined(this.#chunks.splice(0), this.#size));
