@@ -7,7 +7,7 @@
 
 import { messageOf, TypedError } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import { adopt, ANYWHERE, BACKLOG, formatTcp, inspectSocket, listenDeep } from "./runtime.ts";
+import { adopt, ANYWHERE, BACKLOG, deepenQueue, formatTcp, inspectSocket } from "./runtime.ts";
 import { takeInherited } from "./systemd.ts";
 
 /** An address as it was asked for. */
@@ -240,7 +240,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     const umask = Deno.umask(0o177);
     let listener: Deno.UnixListener;
     try {
-      listener = listenDeep(() => Deno.listen({ transport: "unix", path: temporary }));
+      listener = Deno.listen({ transport: "unix", path: temporary });
     } finally {
       Deno.umask(umask);
     }
@@ -264,6 +264,8 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         current = path;
       };
       if (!beside) publish();
+      // After all else, because somebody may wait for the file.
+      deepenQueue(listener);
       return {
         listener,
         address: `unix://${path}`,

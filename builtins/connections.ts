@@ -84,7 +84,7 @@ export class Connections {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
   #log: Logger;
-  #serve: Serve<AnyInfo>;
+  #serve?: Serve<AnyInfo>;
   #live = new Set<Connection>();
   #timer?: ReturnType<typeof setInterval>;
   #empty?: () => void;
@@ -107,7 +107,7 @@ export class Connections {
     timeouts: Timeouts,
     log: Logger,
     pressed: () => boolean = () => false,
-    serve: Serve<AnyInfo> = nativeServe(),
+    serve?: Serve<AnyInfo>,
   ) {
     this.#serve = serve;
     this.#pressed = pressed;
@@ -129,6 +129,16 @@ export class Connections {
     return this.#since !== Infinity || this.#pressed();
   }
 
+  /**
+   * Gets ready to serve.
+   *
+   * @throws {Error} If this Deno cannot.
+   */
+  prepare(): void {
+    // Not when it is made, because to load the runtime's HTTP side takes longer than to bind.
+    this.#serve ??= nativeServe();
+  }
+
   /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
   async serve(conn: Deno.Conn): Promise<void> {
     this.clock = performance.now();
@@ -136,7 +146,7 @@ export class Connections {
     this.#live.add(connection);
     this.#timer ??= setInterval(() => this.#sweep(), this.#interval);
     try {
-      await connection.run(this.#serve, (error) => this.#failed(error));
+      await connection.run(this.#serve ??= nativeServe(), (error) => this.#failed(error));
     } catch (error) {
       // A reset, a TLS handshake that failed, a request that was none.
       this.#log("debug", `connection: ${messageOf(error)}`);

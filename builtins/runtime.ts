@@ -69,18 +69,16 @@ export interface Observed<L extends AnyListener> {
 export const BACKLOG = 65_535;
 
 /**
- * Binds a unix listener, and lets the kernel queue as many of its clients as it can
- * (net.core.somaxconn, 4 096 on most systems) in place of the 1 024 that Deno asks for and offers no
- * option about: past the queue a client that does not block is refused with EAGAIN. listen(2) on a
- * socket that listens already changes nothing but that number. Only where foreign functions are
- * allowed, and no prompt asks.
+ * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on
+ * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue a
+ * client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
+ * changes nothing but that number. Only where foreign functions are allowed, and no prompt asks.
  */
-export function listenDeep(listen: () => Deno.UnixListener): Deno.UnixListener {
-  if (foreignFunctionsProblem()) return listen();
+export function deepenQueue(listener: Deno.UnixListener): void {
+  if (foreignFunctionsProblem()) return;
   using libc = new Libc();
-  const { listener, fd } = libc.observe(listen);
+  const fd = libc.descriptorOf(listener);
   if (fd !== undefined) libc.listen(fd, BACKLOG);
-  return listener;
 }
 
 /**
@@ -287,13 +285,16 @@ class Libc {
   observe<L extends AnyListener>(listen: () => L): Observed<L> {
     const before = new Set(descriptors().map(({ target }) => target));
     const listener = listen();
+    return { listener, fd: this.descriptorOf(listener, before) };
+  }
+  /** The descriptor of a listener, which is none of those that point to `others`. */
+  descriptorOf(listener: AnyListener, others: Set<string> = new Set()): number | undefined {
     const addr = listener.addr as Deno.NetAddr | Deno.UnixAddr;
     const address = "path" in addr ? formatUnix(addr.path) : formatTcp(addr);
-    const fd = descriptors().find(({ fd, target }) =>
-      target.startsWith("socket:") && !before.has(target) &&
+    return descriptors().find(({ fd, target }) =>
+      target.startsWith("socket:") && !others.has(target) &&
       !this.listeningProblem(fd) && this.nameOf(fd).address === address
     )?.fd;
-    return { listener, fd };
   }
   shutdown(fd: number): void {
     this.#library.symbols.shutdown(fd, SHUT_RDWR);

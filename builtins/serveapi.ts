@@ -239,6 +239,7 @@ class Api {
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(handler: RequestHandler): Promise<void> {
     this.#handler = handler;
+    this.#each((connections) => connections.prepare());
     if (this.#stopped) await this.close();
     await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
