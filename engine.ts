@@ -475,7 +475,8 @@ export class Job {
 
   /** Writes to stdout. Like {@linkcode Output.write}. */
   print(text: string): Promise<void> {
-    return this.stdout.write(text);
+    // Where nobody has asked for stdout, nobody is attached to it.
+    return this.#stdout === undefined ? DONE : this.#stdout.write(text);
   }
 
   /**
