@@ -114,13 +114,13 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
     "Pragma": "no-cache",
     "Server": `Floodgate/${options.version ?? VERSION} (${Deno.build.os})`,
   };
-  router.get(
-    "/_ping",
-    (c) => {
-      c.env.answers("small");
-      return new Response(c.req.raw.method === "HEAD" ? null : "OK", { headers: ping });
-    },
-  );
+  // Seven headers take the runtime longer to check than all else about a request. A copy has them.
+  const pong = new Response("OK", { headers: ping });
+  const head = new Response(null, { headers: ping });
+  router.get("/_ping", (c) => {
+    c.env.answers("small");
+    return (c.req.raw.method === "HEAD" ? head : pong).clone();
+  });
   for (const route of ROUTES) router.job(route);
   return router;
 }

@@ -30,7 +30,8 @@ export function bytes(mebibytes) {
 /** Adds the routes to a Hono app. */
 export function routes(app, version) {
   const json = { status: 200, headers: { "Content-Type": "application/json" } };
-  app.get("/_ping", () => new Response("OK", { headers: PING }));
+  const pong = new Response("OK", { headers: PING });
+  app.get("/_ping", () => pong.clone());
   app.get("/version", () => new Response(version, json));
   app.get("/things/:id", (c) => c.json(thing(c.req.param("id"))));
   app.get("/bytes/:mebibytes", (c) => new Response(bytes(Number(c.req.param("mebibytes")))));
