@@ -364,7 +364,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
 }
 
 /** How many turns of the event loop @std/cli gets to load from the cache. It takes about three. */
-const CLI_TURNS = 10;
+const CLI_TURNS = 6;
 
 /**
  * The parser of @std/cli where it is in Deno's cache, which takes a millisecond. Where it is not, it is

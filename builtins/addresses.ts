@@ -362,7 +362,7 @@ const LOCK = { timeout: 500, interval: 5 };
 async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
   let handle: Deno.FsFile;
   try {
-    handle = await Deno.open(folder);
+    handle = Deno.openSync(folder);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
       throw new TypedError("bad parameter", `the directory ${folder} does not exist`);
@@ -372,7 +372,7 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
   try {
     const deadline = performance.now() + LOCK.timeout;
     // Not lock(), which nothing could call off.
-    while (!await handle.tryLock(true) && performance.now() < deadline) {
+    while (!handle.tryLockSync(true) && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
     }
     return await step();
