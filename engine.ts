@@ -508,7 +508,7 @@ export class Job {
       return Promise.reject(error);
     }
     this.#started = true;
-    this.#log(() => `+job ${this}`);
+    if (this.#logs) this.engine.log(this.#level, `+job ${this}`);
     if (handler === undefined) {
       this.error(`${this.name}: command not found`);
       return this.#finish(Status.NotFound);
@@ -577,12 +577,15 @@ export class Job {
     this.#internals.end(this);
     this.#ended?.resolve();
     if (status === Status.OK) {
-      this.#log(() => `-job ${this} = OK (0)`);
+      if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`);
       return DONE;
     }
     const lastWords = this.#lastWords?.text ?? "";
-    const label = status === Status.NotFound ? "NotFound" : "Err";
-    this.#log(() => `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
+    if (this.#logs) {
+      const label = status === Status.NotFound ? "NotFound" : "Err";
+      const why = lastWords && ": " + lastWords;
+      this.engine.log(this.#level, `-job ${this} = ${label} (${status})${why}`);
+    }
     return Promise.reject(
       new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
         cause: this.#cause,
@@ -590,9 +593,12 @@ export class Job {
     );
   }
 
-  #log(line: () => string): void {
-    const level: LogLevel = this.quiet ? "debug" : "info";
-    if (this.#internals.logs(level)) this.engine.log(level, line());
+  get #level(): LogLevel {
+    return this.quiet ? "debug" : "info";
+  }
+  /** Whether anybody wants to read of its start and end; else their lines are not even made. */
+  get #logs(): boolean {
+    return this.#internals.logs(this.#level);
   }
 
   /** `name(arg, arg)`, as in the log. */
@@ -1031,7 +1037,7 @@ export class Output {
     if (typeof data !== "string") {
       // A copy, because the caller may use its buffer again before everyone has taken what it holds.
       chunk = data.slice();
-    } else if (this.#observer === undefined && sinks.every((sink) => sink.writeText)) {
+    } else if (this.#observer === undefined && sinks.every(takesText)) {
       chunk = data;
     } else {
       chunk = encoder.encode(data);
@@ -1100,7 +1106,7 @@ export class Output {
   close(): Promise<void> {
     if (this.#closed === undefined) {
       // Most outputs of a busy daemon have nothing to wait for, and nothing to close.
-      const settled = !this.#queue && !this.#failure && this.#sinks.every((sink) => !sink.close);
+      const settled = !this.#queue && !this.#failure && !this.#sinks.some(closes);
       this.#closed = settled ? DONE : this.#close();
     }
     return this.#closed;
@@ -1117,6 +1123,9 @@ export class Output {
     if (this.#failure) throw this.#failure.error;
   }
 }
+
+const takesText = (sink: Sink) => sink.writeText !== undefined;
+const closes = (sink: Sink) => sink.close !== undefined;
 
 /** Gives a sink a chunk; text only where it has said that it takes it. */
 function give(sink: Sink, chunk: Uint8Array | string): void | Promise<void> {

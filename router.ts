@@ -116,10 +116,9 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
   };
   // Seven headers take the runtime longer to check than all else about a request. A copy has them.
   const pong = new Response("OK", { headers: ping });
-  const head = new Response(null, { headers: ping });
   router.get("/_ping", (c) => {
     c.env.answers("small");
-    return (c.req.raw.method === "HEAD" ? head : pong).clone();
+    return pong.clone(); // For HEAD, Hono drops the body.
   });
   for (const route of ROUTES) router.job(route);
   return router;
@@ -187,10 +186,10 @@ class Dispatcher {
     const problem = versionProblem(env.version);
     if (problem) {
       answer = this.#error(new TypedError("bad parameter", problem), env);
-    } else if (request.method === "OPTIONS") {
+    } else if (env.method === "OPTIONS") {
       answer = this.#allow(env);
     } else {
-      const body = BODIED.includes(request.method) ? request.body : null;
+      const body = BODIED.includes(env.method) ? request.body : null;
       answer = body === null
         ? dispatch(request, env, context)
         : this.#dispatchBody(dispatch, request, body, env, context);
@@ -295,38 +294,41 @@ class Dispatcher {
     names: string[],
     init: ResponseInit,
   ): Response | Promise<Response> {
-    const request = c.req.raw;
-    if (route.stream && request.method === "HEAD") return this.#notAllowed(c.env, "HEAD", ["GET"]);
+    const env = c.env as RequestBindings;
+    const { method } = env;
+    if (route.stream && method === "HEAD") return this.#notAllowed(env, "HEAD", ["GET"]);
     if (!this.#engine.has(route.job)) throw notRegistered(route.job);
-    const args = names.map((name) => c.req.param(name) ?? "");
-    const job = this.#engine.job(route.job, ...args);
+    const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
     job.quiet = true;
-    job.user = c.env.client?.subject;
-    job.abortWith(() => c.env.signal);
+    job.user = env.client?.subject;
+    job.abortWith(() => env.signal);
     if (route.query !== undefined) {
       for (const name of route.query) {
         const value = c.req.query(name);
         if (value !== undefined) job.setenv(name, value);
       }
     }
-    if (route.bodyLimit !== undefined) c.env.bodyLimit = route.bodyLimit;
-    const answer = () => this.#answer(job, c.env, route.stream ?? false, init);
-    if (route.body === "env") return bodyToEnv(request, job).then(answer);
-    if (route.body === "stdin" && request.body) {
-      job.stdin.add(request.body);
-      (c.env as RequestBindings).bodyAttached = true; // The job closes it.
+    if (route.bodyLimit !== undefined) env.bodyLimit = route.bodyLimit;
+    let answer: Response | Promise<Response>;
+    if (route.body === "env") {
+      answer = bodyToEnv(c.req.raw, job).then(() => this.#answer(job, env, route, init));
+    } else {
+      if (route.body === "stdin" && c.req.raw.body) {
+        job.stdin.add(c.req.raw.body);
+        env.bodyAttached = true; // The job closes it.
+      }
+      answer = this.#answer(job, env, route, init);
     }
-    if (request.method !== "HEAD") return answer();
-    return withoutBody(answer());
+    return method === "HEAD" ? withoutBody(answer) : answer;
   }
 
   #answer(
     job: Job,
     env: Bindings,
-    streams: boolean,
+    { stream = false }: Route,
     init: ResponseInit,
   ): Response | Promise<Response> {
-    const answer = new Answer(job, init, streams, this.#options.sendTimeout ?? SEND_TIMEOUT, env);
+    const answer = new Answer(job, init, stream, this.#options.sendTimeout ?? SEND_TIMEOUT, env);
     job.stdout.add(answer);
     const running = job.run();
     // A job that has ended already is answered in the same go: no promise, and the fast way through
@@ -517,7 +519,7 @@ class Answer implements Sink {
   #streams: boolean;
   /** An answer that is one short text, as most are, is never taken apart into bytes here. */
   #text?: string;
-  #chunks: Uint8Array[] = [];
+  #chunks?: Uint8Array[];
   #size = 0;
   #response?: PromiseWithResolvers<Response>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
@@ -566,7 +568,7 @@ class Answer implements Sink {
   }
 
   #keep(chunk: Uint8Array): void {
-    this.#chunks.push(chunk);
+    (this.#chunks ??= []).push(chunk);
     this.#size += chunk.length;
   }
 
@@ -578,7 +580,7 @@ class Answer implements Sink {
     }
     this.#env.answers("small");
     if (this.#text !== undefined) return new Response(this.#text, this.#init);
-    if (this.#size === 0) return new Response(null, { status: 204 });
+    if (!this.#chunks || this.#size === 0) return new Response(null, { status: 204 });
     const body = joined(this.#chunks, this.#size);
     return new Response(body as Uint8Array<ArrayBuffer>, this.#init);
   }
@@ -610,7 +612,9 @@ class Answer implements Sink {
     this.#promise.resolve(
       new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, this.#init),
     );
-    return this.#send(joined(this.#chunks.splice(0), this.#size));
+    const begun = joined(this.#chunks!, this.#size);
+    this.#chunks = undefined;
+    return this.#send(begun);
   }
 
   #send(chunk: Uint8Array): void | Promise<void> {

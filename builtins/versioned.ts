@@ -67,6 +67,7 @@ class FewRoutes<T> extends RegExpRouter<T> {
 export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
+  readonly method: string;
   bodyLimit: number;
   /** Whether a job reads the body, perhaps after the answer has begun. */
   bodyAttached = false;
@@ -76,6 +77,7 @@ export class RequestBindings implements Bindings {
   constructor(request: Request, info: object | undefined, bodyLimit: number) {
     const path = getPath(request);
     this.#request = request;
+    this.method = request.method;
     this.#info = info as Connected | undefined;
     this.bodyLimit = bodyLimit;
     const code = path.charCodeAt(2);
