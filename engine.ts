@@ -190,7 +190,7 @@ export class Engine {
   #shutdown?: Promise<void>;
   #shutdownHandlers: (() => unknown)[] = [];
   #observers: ((job: Job, phase: JobPhase) => void)[] = [];
-  #running = new Set<Job>();
+  #running = new Running();
   #leastLogged: number;
   #started = 0;
   #failed = 0;
@@ -305,7 +305,7 @@ export class Engine {
     this.#shut = true;
     const patience = Math.min(JOBS_TIMEOUT, (deadline - Date.now()) / 2);
     await within(patience, Promise.all([...this.#running].map((job) => job[ENDED])));
-    for (const job of this.#running) {
+    for (const job of [...this.#running]) {
       this.log("warn", `job ${job.name} still runs at shutdown`);
       job.abort(this.stopping.reason);
     }
@@ -357,6 +357,37 @@ export class Engine {
   }
 }
 
+/**
+ * The jobs that run, linked through themselves: a Set would give each job a hash, which costs more than
+ * all else that the engine does for one.
+ */
+class Running implements Iterable<Job> {
+  size = 0;
+  #first?: Job;
+  #last?: Job;
+
+  add(job: Job): void {
+    job[PREVIOUS] = this.#last;
+    if (this.#last) this.#last[NEXT] = job;
+    else this.#first = job;
+    this.#last = job;
+    this.size++;
+  }
+  delete(job: Job): void {
+    const { [PREVIOUS]: previous, [NEXT]: next } = job;
+    if (previous) previous[NEXT] = next;
+    else this.#first = next;
+    if (next) next[PREVIOUS] = previous;
+    else this.#last = previous;
+    job[PREVIOUS] = job[NEXT] = undefined;
+    this.size--;
+  }
+  /** The oldest first. None may end meanwhile: whoever lets them takes a copy. */
+  *[Symbol.iterator](): Generator<Job> {
+    for (let job = this.#first; job; job = job[NEXT]) yield job;
+  }
+}
+
 interface EngineInternals {
   begin(job: Job): Handler | undefined;
   logs(level: LogLevel): boolean;
@@ -366,6 +397,8 @@ interface EngineInternals {
 
 const STOP = Symbol("stop");
 const ENDED = Symbol("ended");
+const PREVIOUS = Symbol("previous");
+const NEXT = Symbol("next");
 
 /** One run of a handler. Made by {@linkcode Engine.job}; runs once. */
 export class Job {
@@ -398,6 +431,10 @@ export class Job {
   #ended?: PromiseWithResolvers<void>;
   /** @internal */
   [STOP]?: ((drain: number) => unknown)[];
+  /** @internal */
+  [PREVIOUS]?: Job;
+  /** @internal */
+  [NEXT]?: Job;
 
   /** @internal Use {@linkcode Engine.job}. */
   constructor(engine: Engine, internals: unknown, name: string, args: string[]) {
