@@ -131,6 +131,16 @@ export function denoServe(workshop: Workshop): Contender {
   };
 }
 
+/** What a server can reach at most that accepts its connections itself. */
+export function acceptLoop(workshop: Workshop): Contender {
+  return {
+    name: "accept loop",
+    version: `Deno ${Deno.version.deno}, the limit of accepting by oneself`,
+    start: (env) =>
+      start(workshop, [Deno.execPath(), "run", "-A", `${folder}/accept_loop.ts`], env),
+  };
+}
+
 /** Go's net/http. */
 export async function goHttp(workshop: Workshop): Promise<Contender> {
   const program = await buildGo(workshop, "go");

@@ -23,8 +23,8 @@ export function spread(values: number[]): Spread {
 }
 
 /** The ratios of what was measured side by side, a round each. */
-export function ratios(values: number[], others: number[]): Spread {
-  return spread(values.map((value, round) => value / others[round]));
+export function ratios(values: number[], others: number[]): number[] {
+  return values.map((value, round) => value / others[round]);
 }
 
 /** A number with thin spaces between its thousands, and as many decimals as are worth reading. */

@@ -1,7 +1,7 @@
 // Load is the client of the bench: one thread, one epoll, tcp and unix sockets alike, so that what is
 // measured on both is measured the same way. It prints one JSON object.
 //
-//	load rate   -to tcp:127.0.0.1:80 -path /_ping -c 32 -for 1s -warm 200ms   requests on kept connections
+//	load rate   -to tcp:127.0.0.1:80 -path /_ping -c 32 -for 1s   requests on kept connections
 //	load fresh  -to unix:/run/s -path /_ping -c 32 -for 1s                    a connection a request
 //	load gate   -to unix:/run/s -path /_ping -c 10000 -pid 42                 clients held behind a gate
 //	load idle   -to tcp:127.0.0.1:80 -path /_ping -c 5000                     connections that stay
@@ -32,7 +32,6 @@ var (
 	path    = flag.String("path", "", "what to ask for")
 	clients = flag.Int("c", 1, "connections")
 	length  = flag.Duration("for", time.Second, "how long to measure")
-	warm    = flag.Duration("warm", 0, "how long to ask before that")
 	pid     = flag.Int("pid", 0, "who opens the gate at SIGUSR2")
 	ready   = flag.Bool("ready", false, "wait for READY=1 as well")
 )
@@ -282,14 +281,15 @@ func (t *times) quantile(q float64) int {
 }
 
 type rates struct {
-	Rate  float64 `json:"rate"`
-	P50   int     `json:"p50"`
-	P99   int     `json:"p99"`
-	Bytes int     `json:"bytes"`
+	Requests int     `json:"requests"`
+	Rate     float64 `json:"rate"`
+	P50      int     `json:"p50"`
+	P99      int     `json:"p99"`
+	Bytes    int     `json:"bytes"`
 }
 
 func (t *times) rates(took time.Duration, size int) rates {
-	return rates{float64(t.total) / took.Seconds(), t.quantile(.5), t.quantile(.99), size}
+	return rates{t.total, float64(t.total) / took.Seconds(), t.quantile(.5), t.quantile(.99), size}
 }
 
 func rate() (interface{}, error) {
@@ -316,7 +316,7 @@ func rate() (interface{}, error) {
 		}
 	}
 	var seen times
-	begin := time.Now().Add(*warm)
+	begin := time.Now()
 	end := begin.Add(*length)
 	var last time.Time
 	err = l.wait(func(c *client, now time.Time) (bool, error) {
@@ -327,9 +327,7 @@ func rate() (interface{}, error) {
 		if !whole {
 			return false, nil
 		}
-		if now.After(begin) {
-			seen.add(now.Sub(c.sent))
-		}
+		seen.add(now.Sub(c.sent))
 		if last = now; now.After(end) {
 			return true, nil
 		}
@@ -368,7 +366,7 @@ func fresh() (interface{}, error) {
 		}
 	}
 	var seen times
-	begin := time.Now().Add(*warm)
+	begin := time.Now()
 	end := begin.Add(*length)
 	var last time.Time
 	err = l.wait(func(c *client, now time.Time) (bool, error) {
@@ -384,9 +382,7 @@ func fresh() (interface{}, error) {
 			return false, errors.New("a connection ended without an answer")
 		}
 		l.drop(c)
-		if now.After(begin) {
-			seen.add(now.Sub(c.sent))
-		}
+		seen.add(now.Sub(c.sent))
 		if last = now; now.After(end) {
 			return true, nil
 		}
