@@ -32,7 +32,8 @@ var (
 	path    = flag.String("path", "", "what to ask for")
 	clients = flag.Int("c", 1, "connections")
 	length  = flag.Duration("for", time.Second, "how long to measure")
-	pid     = flag.Int("pid", 0, "who opens the gate at SIGUSR2")
+	warm    = flag.Duration("warm", 0, "how long to ask before that")
+	pid     = flag.Int("pid", 0, "the server: whose time is counted, or who opens the gate at SIGUSR2")
 	ready   = flag.Bool("ready", false, "wait for READY=1 as well")
 )
 
@@ -281,15 +282,58 @@ func (t *times) quantile(q float64) int {
 }
 
 type rates struct {
-	Requests int     `json:"requests"`
-	Rate     float64 `json:"rate"`
-	P50      int     `json:"p50"`
-	P99      int     `json:"p99"`
-	Bytes    int     `json:"bytes"`
+	Rate  float64 `json:"rate"`
+	P50   int     `json:"p50"`
+	P99   int     `json:"p99"`
+	Bytes int     `json:"bytes"`
+	// CPU is the server's processor time for a request in microseconds.
+	CPU float64 `json:"cpu"`
 }
 
-func (t *times) rates(took time.Duration, size int) rates {
-	return rates{t.total, float64(t.total) / took.Seconds(), t.quantile(.5), t.quantile(.99), size}
+// window is the time in which answers count.
+type window struct {
+	times
+	begin, end, last time.Time
+	cpu              float64
+}
+
+func newWindow() *window {
+	begin := time.Now().Add(*warm)
+	return &window{begin: begin, end: begin.Add(*length)}
+}
+
+// add counts an answer, and says whether the window has closed.
+func (w *window) add(sent, now time.Time) bool {
+	if now.Before(w.begin) {
+		return false
+	}
+	if w.last.IsZero() {
+		w.begin, w.cpu = now, cpu()
+	}
+	w.last = now
+	w.times.add(now.Sub(sent))
+	return now.After(w.end)
+}
+
+func (w *window) rates(size int) rates {
+	n := float64(w.total)
+	return rates{n / w.last.Sub(w.begin).Seconds(), w.quantile(.5), w.quantile(.99), size, (cpu() - w.cpu) / n}
+}
+
+// cpu gives the processor time, in microseconds, that the server's threads have had.
+func cpu() float64 {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", *pid))
+	total := 0.0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // A thread that has ended.
+		}
+		ns, _, _ := strings.Cut(string(text), " ")
+		value, _ := strconv.ParseFloat(ns, 64)
+		total += value / 1000
+	}
+	return total
 }
 
 func rate() (interface{}, error) {
@@ -315,10 +359,7 @@ func rate() (interface{}, error) {
 			return nil, err
 		}
 	}
-	var seen times
-	begin := time.Now()
-	end := begin.Add(*length)
-	var last time.Time
+	seen := newWindow()
 	err = l.wait(func(c *client, now time.Time) (bool, error) {
 		whole, ended, err := l.read(c)
 		if err != nil || ended {
@@ -327,13 +368,15 @@ func rate() (interface{}, error) {
 		if !whole {
 			return false, nil
 		}
-		seen.add(now.Sub(c.sent))
-		if last = now; now.After(end) {
+		if seen.add(c.sent, now) {
 			return true, nil
 		}
 		return false, c.send(text)
 	})
-	return seen.rates(last.Sub(begin), l.whole), err
+	if err != nil {
+		return nil, err
+	}
+	return seen.rates(l.whole), nil
 }
 
 func fresh() (interface{}, error) {
@@ -365,10 +408,7 @@ func fresh() (interface{}, error) {
 			return nil, err
 		}
 	}
-	var seen times
-	begin := time.Now()
-	end := begin.Add(*length)
-	var last time.Time
+	seen := newWindow()
 	err = l.wait(func(c *client, now time.Time) (bool, error) {
 		whole, ended, err := l.read(c)
 		if err != nil {
@@ -382,13 +422,15 @@ func fresh() (interface{}, error) {
 			return false, errors.New("a connection ended without an answer")
 		}
 		l.drop(c)
-		seen.add(now.Sub(c.sent))
-		if last = now; now.After(end) {
+		if seen.add(c.sent, now) {
 			return true, nil
 		}
 		return false, next()
 	})
-	return seen.rates(last.Sub(begin), l.whole), err
+	if err != nil {
+		return nil, err
+	}
+	return seen.rates(l.whole), nil
 }
 
 // crowd connects all clients.
