@@ -1,6 +1,6 @@
 /**
  * How fast, against whom: `deno task bench`. It starts each contender, measures them in turns, several
- * rounds of all, and writes `bench/results.md` and `bench/results.svg`. It takes less than ten
+ * rounds of all, and writes `bench/results.md`, `bench/results.svg`, and a table in README.md. It takes less than ten
  * minutes, and `--quick`, which writes nothing, less than two. Needs Go (Debian: golang-go), which its
  * client is written in; contenders that cannot be had are left out, and it says why.
  *
@@ -17,9 +17,7 @@ import {
   fastify,
   floodgate,
   goHttp,
-  installNpm,
   nodeHono,
-  prepareNpm,
   run,
   type Running,
   type Workshop,
@@ -105,16 +103,6 @@ async function bench(): Promise<void> {
     }
   };
   await enter(GO, () => goHttp(workshop));
-  const npm = async (packages: string[]) => {
-    try {
-      await installNpm(workshop, packages);
-    } catch (error) {
-      say(`npm: ${(error as Error).message}`);
-    }
-  };
-  await prepareNpm(workshop);
-  await npm(["hono@^4.13", "@hono/node-server", "fastify"]);
-  await npm(["bun"]);
   await enter("Node, node-server", () => nodeHono(workshop));
   await enter("Fastify", () => fastify(workshop));
   await enter("Bun.serve", () => bun(workshop));
@@ -199,7 +187,7 @@ async function bench(): Promise<void> {
       if (![OURS, YARDSTICK, LIMIT, GO].includes(contender.name)) continue;
       await using server = await contender.start({});
       // An answer each, so that what is loaded at the first request is there.
-      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "1ms"]);
+      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "50ms"]);
       const idle = await resident(server.pid);
       push(memory, `${contender.name} idle`, idle / 1024);
       const crowd = new Deno.Command(client, {
@@ -456,10 +444,37 @@ ${table(["of", "to set up, ms", "a step", "takes, µs"], growthRows)}`;
   } else {
     await Deno.writeTextFile(project("bench/results.md"), page);
     await Deno.writeTextFile(project("bench/results.svg"), picture());
-    await run(Deno.execPath(), ["fmt", "--quiet", project("bench/results.md")]);
+    await intoReadme();
+    await run(Deno.execPath(), ["fmt", "--quiet", "bench/results.md", "README.md"], {
+      cwd: project("."),
+    });
     console.log(table(["goal", "found", "wanted", "met", "limit"], goals));
   }
   say(`${goals.length} goals, ${missed} missed, ${took} minutes`);
+
+  function peers(): Contender[] {
+    return contenders.filter(({ name }) => name !== LIMIT);
+  }
+
+  /** Puts the table that a reader sees first where the README has it. */
+  async function intoReadme(): Promise<void> {
+    const rows = LOADS.filter(({ all, proto }) => all && proto === "tcp").map((one) => [
+      `\`${one.path}\``,
+      ...peers().map(({ name }) => {
+        const found = seen(name, one);
+        return found.length ? show(spread(found.map(({ rate }) => rate)).median) : "";
+      }),
+    ]);
+    const main = table(["requests per second", ...peers().map(({ name }) => name)], rows);
+    const path = project("README.md");
+    const text = await Deno.readTextFile(path);
+    const [before, after] = ["<!-- bench -->\n", "<!-- /bench -->"];
+    const [start, end] = [text.indexOf(before) + before.length, text.indexOf(after)];
+    if (start < before.length || end < start) throw new Error(`no ${before.trim()} in README.md`);
+    const when =
+      `Medians of ${ROUNDS} rounds, 32 kept connections over tcp; ${date}, ${machine}.\n`;
+    await Deno.writeTextFile(path, `${text.slice(0, start)}\n${main}\n${when}\n${text.slice(end)}`);
+  }
 
   function picture(): string {
     const wanted = LOADS.filter(({ all }) => all);
@@ -468,7 +483,7 @@ ${table(["of", "to set up, ms", "a step", "takes, µs"], growthRows)}`;
       `${date}, ${machine}. Median of ${ROUNDS} rounds. /version: a job here and in Go, a constant elsewhere.`,
       wanted.map((one) => ({
         title: `${one.path}, ${one.proto}`,
-        bars: contenders.flatMap(({ name }) => {
+        bars: peers().flatMap(({ name }) => {
           const found = seen(name, one);
           return found.length
             ? [{ name, value: spread(found.map(({ rate }) => rate)).median }]

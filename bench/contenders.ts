@@ -151,16 +151,15 @@ export async function goHttp(workshop: Workshop): Promise<Contender> {
   };
 }
 
-/** Puts the contenders that need packages from npm into the workshop. */
-export async function prepareNpm(workshop: Workshop): Promise<void> {
-  await Deno.writeTextFile(`${workshop.path}/package.json`, '{ "type": "module" }\n');
-  for (const name of ["app.js", "node_hono.js", "node_fastify.js", "bun_serve.js"]) {
-    await Deno.copyFile(`${folder}/${name}`, `${workshop.path}/${name}`);
+/** Installs packages from npm into the workshop, and puts the contenders that need them beside. */
+async function installNpm(workshop: Workshop, packages: string[]): Promise<void> {
+  const manifest = `${workshop.path}/package.json`;
+  if (!await Deno.stat(manifest).catch(() => undefined)) {
+    await Deno.writeTextFile(manifest, '{ "type": "module" }\n');
+    for (const name of ["app.js", "node_hono.js", "node_fastify.js", "bun_serve.js"]) {
+      await Deno.copyFile(`${folder}/${name}`, `${workshop.path}/${name}`);
+    }
   }
-}
-
-/** Installs packages from npm beside them. */
-export async function installNpm(workshop: Workshop, packages: string[]): Promise<void> {
   await run("npm", ["install", "--no-audit", "--no-fund", ...packages], { cwd: workshop.path });
 }
 
@@ -171,6 +170,7 @@ async function installed(workshop: Workshop, name: string): Promise<string> {
 
 /** Node with the same Hono app. */
 export async function nodeHono(workshop: Workshop): Promise<Contender> {
+  await installNpm(workshop, ["hono@^4.13", "@hono/node-server"]);
   const node = (await run("node", ["--version"])).trim().slice(1);
   return {
     name: "Node, node-server",
@@ -181,6 +181,7 @@ export async function nodeHono(workshop: Workshop): Promise<Contender> {
 
 /** Fastify on Node. */
 export async function fastify(workshop: Workshop): Promise<Contender> {
+  await installNpm(workshop, ["fastify"]);
   const node = (await run("node", ["--version"])).trim().slice(1);
   return {
     name: "Fastify",
@@ -191,6 +192,7 @@ export async function fastify(workshop: Workshop): Promise<Contender> {
 
 /** Bun with the same Hono app. */
 export async function bun(workshop: Workshop): Promise<Contender> {
+  await installNpm(workshop, ["hono@^4.13", "bun"]);
   const program = `${workshop.path}/node_modules/.bin/bun`;
   return {
     name: "Bun.serve",
