@@ -190,6 +190,7 @@ export class Engine {
   #shutdown?: Promise<void>;
   #shutdownHandlers: (() => unknown)[] = [];
   #observers: ((job: Job, phase: JobPhase) => void)[] = [];
+  #wrap?: (job: Job, handler: Handler) => ReturnType<Handler>;
   #running = new Running();
   #leastLogged: number;
   #started = 0;
@@ -235,6 +236,16 @@ export class Engine {
     return this.#handlers.has(name) || (name !== "" && this.#catchall !== undefined);
   }
 
+  /** The handlers by the names of their jobs, without the one for all other names. */
+  get handlers(): ReadonlyMap<string, Handler> {
+    return this.#handlers;
+  }
+
+  /** The jobs that run now, in the order in which they were started. */
+  get running(): Job[] {
+    return [...this.#running];
+  }
+
   /** Counts of the jobs so far. */
   get stats(): EngineStats {
     return { started: this.#started, failed: this.#failed, running: this.#running.size };
@@ -272,6 +283,14 @@ export class Engine {
   /** Calls `observer` when a job starts and when it has ended. What it throws is logged. */
   onJob(observer: (job: Job, phase: JobPhase) => void): void {
     this.#observers.push(observer);
+  }
+
+  /**
+   * Lets `wrap` call the handlers of all jobs that start from now on, so that it can do so in a
+   * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives.
+   */
+  wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): void {
+    this.#wrap = wrap;
   }
 
   /** Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended. */
@@ -334,8 +353,10 @@ export class Engine {
       this.#started++;
       this.#running.add(job);
       this.#report(job, "start");
-      const handler = this.#handlers.get(job.name);
-      return handler ?? (job.name === "" ? undefined : this.#catchall);
+      const handler = this.#handlers.get(job.name) ??
+        (job.name === "" ? undefined : this.#catchall);
+      const wrap = this.#wrap;
+      return wrap && handler ? (job) => wrap(job, handler) : handler;
     },
     logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
     stopNow: (stop) => void this.#guard(() => stop(0)),
@@ -903,6 +924,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
 export class Input {
   #source?: ReadableStream<Uint8Array>;
   #added = false;
+  #text?: "reading" | "read";
 
   /**
    * Attaches the source.
@@ -918,13 +940,23 @@ export class Input {
   get used(): boolean {
     return this.#added;
   }
+  /** Whether somebody reads from it now. */
+  get reading(): boolean {
+    // A source that was read to its end by text() stays locked.
+    return this.#text ? this.#text === "reading" : this.#source?.locked === true;
+  }
   /** The source as a stream; empty where none is attached. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#source ??= streamOf("");
   }
   /** All of it, decoded as UTF-8. */
   async text(): Promise<string> {
-    return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+    this.#text = "reading";
+    try {
+      return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+    } finally {
+      this.#text = "read";
+    }
   }
   /** All of it, parsed as JSON. Rejects with a SyntaxError if it is none. */
   async json(): Promise<unknown> {
@@ -1010,6 +1042,11 @@ export class Output {
   /** Whether anything is attached. */
   get used(): boolean {
     return this.#sinks.length > 0;
+  }
+
+  /** Whether something was written that a destination has not taken yet. */
+  get pending(): boolean {
+    return this.#queue !== undefined;
   }
 
   /** Attaches a pipe and gives its reading end. It holds 64 KiB; then writing waits for the reader. */

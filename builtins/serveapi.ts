@@ -147,7 +147,7 @@ class Api {
       ...buffer.stats,
       ...connections.stats,
     }));
-    return { maxConnections: this.#limit?.max, listeners };
+    return { gate: this.#activation.state, maxConnections: this.#limit?.max, listeners };
   }
 
   /** Binds all addresses, or throws with those that were bound left to `close`. */

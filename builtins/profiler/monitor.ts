@@ -1,0 +1,263 @@
+/**
+ * What the daemon is at: its jobs, its event loop, its memory and its open files.
+ *
+ * @module
+ */
+
+import { AsyncLocalStorage } from "node:async_hooks";
+import { type Engine, type Job, Status } from "../../engine.ts";
+
+/** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
+export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];
+/** How many names of jobs are counted apart: with a catch-all, clients may make up any number. */
+const MAX_NAMES = 200;
+const OTHERS = "(others)";
+/** How often the event loop is looked at, in milliseconds. */
+const TICK = 20;
+/** How many of the last looks are recent: a second, where nothing is late. */
+const RECENT = 1_000 / TICK;
+/** For how long what is open is not looked at again by those who look each second, in milliseconds. */
+const RESOURCES_AGE = 5_000;
+/** The most spans that are recorded at once. */
+const MAX_SPANS = 200_000;
+
+/** How many durations were in each bucket of {@linkcode BOUNDS}; all times in milliseconds. */
+export class Histogram {
+  /** One more than there are bounds. */
+  readonly counts: number[] = new Array(BOUNDS.length + 1).fill(0);
+  count = 0;
+  sum = 0;
+  max = 0;
+
+  add(milliseconds: number): void {
+    let i = 0;
+    while (milliseconds > BOUNDS[i]) i++;
+    this.counts[i]++;
+    this.count++;
+    this.sum += milliseconds;
+    if (milliseconds > this.max) this.max = milliseconds;
+  }
+
+  /** The bound below which this share of the durations was; 0 where there are none. */
+  below(share: number): number {
+    let seen = 0;
+    for (let i = 0; i < BOUNDS.length; i++) {
+      seen += this.counts[i];
+      if (seen >= this.count * share) return Math.min(BOUNDS[i], this.max);
+    }
+    return this.max;
+  }
+
+  toJSON(): unknown {
+    const { count, max, counts } = this;
+    const round = (ms: number) => Math.round(ms * 1_000) / 1_000;
+    return {
+      count,
+      mean: count === 0 ? 0 : round(this.sum / count),
+      p50: round(this.below(0.5)),
+      p99: round(this.below(0.99)),
+      max: round(max),
+      counts,
+    };
+  }
+}
+
+/** A job that ran; times in milliseconds by `performance.now()`. Without an end it still runs. */
+export interface Span {
+  name: string;
+  start: number;
+  end?: number;
+  status?: Status;
+}
+
+/** A job that runs now, as it is shown. */
+export interface RunningJob {
+  name: string;
+  args: readonly string[];
+  /** How long it runs, in milliseconds. */
+  age: number;
+  /** It ran before we came: it is older than its age. */
+  older?: true;
+  /** The job in whose handler it was started. */
+  parent?: string;
+  /** Where it is, as far as the engine can see. */
+  where: string;
+}
+
+/** The jobs of one name. */
+export interface JobCounts {
+  name: string;
+  running: number;
+  ended: number;
+  failed: number;
+  latency: Histogram;
+}
+
+/** Open files of the process. */
+export interface Resources {
+  open: number;
+  limit?: number;
+  /** How many there are of each kind, the most first. */
+  kinds: Record<string, number>;
+}
+
+interface Run {
+  start: number;
+  counts: JobCounts;
+  parent?: Job;
+  children: Set<Job>;
+}
+
+/** Watches an engine from the moment on at which it is made. */
+export class Monitor {
+  /** How late the event loop was. */
+  readonly eventLoop: Histogram = new Histogram();
+  #engine: Engine;
+  #since = performance.now();
+  #runs = new Map<Job, Run>();
+  #counts = new Map<string, JobCounts>();
+  #current = new AsyncLocalStorage<Job>();
+  #spans?: Span[];
+  #timer?: ReturnType<typeof setTimeout>;
+  #delays: number[] = [];
+  #resources?: { at: number; found: Resources | undefined };
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+    engine.onJob((job, phase) => phase === "start" ? this.#start(job) : this.#end(job));
+    engine.wrapHandlers((job, handler) => this.#current.run(job, handler, job));
+    this.#tick();
+  }
+
+  #start(job: Job): void {
+    const counts = this.#countsOf(job.name);
+    counts.running++;
+    const parent = this.#current.getStore();
+    this.#runs.set(job, { start: performance.now(), counts, parent, children: new Set() });
+    if (parent) this.#runs.get(parent)?.children.add(job);
+  }
+
+  #end(job: Job): void {
+    const run = this.#runs.get(job);
+    if (run === undefined) return; // It was started before us.
+    this.#runs.delete(job);
+    if (run.parent) this.#runs.get(run.parent)?.children.delete(job);
+    const end = performance.now();
+    run.counts.running--;
+    run.counts.ended++;
+    if (job.status !== Status.OK) run.counts.failed++;
+    run.counts.latency.add(end - run.start);
+    if (this.#spans && this.#spans.length < MAX_SPANS) {
+      this.#spans.push({ name: job.name, start: run.start, end, status: job.status });
+    }
+  }
+
+  #countsOf(name: string): JobCounts {
+    let counts = this.#counts.get(name);
+    if (counts === undefined) {
+      if (this.#counts.size >= MAX_NAMES && name !== OTHERS) return this.#countsOf(OTHERS);
+      counts = { name, running: 0, ended: 0, failed: 0, latency: new Histogram() };
+      this.#counts.set(name, counts);
+    }
+    return counts;
+  }
+
+  /** A timer that comes late says how long something else had the event loop. */
+  #tick(): void {
+    const due = performance.now() + TICK;
+    const timer = this.#timer = setTimeout(() => {
+      const delay = Math.max(0, performance.now() - due);
+      this.eventLoop.add(delay);
+      this.#delays.push(delay);
+      if (this.#delays.length > RECENT) this.#delays.shift();
+      this.#tick();
+    }, TICK);
+    Deno.unrefTimer(timer);
+  }
+
+  /** The longest delay of the last second or so, in milliseconds. */
+  get recentDelay(): number {
+    return Math.max(0, ...this.#delays);
+  }
+
+  /** Ends the watch of the event loop. */
+  close(): void {
+    clearTimeout(this.#timer);
+  }
+
+  /** Keeps the spans of the jobs that end from now on, until the function it gives is called. */
+  record(): () => Span[] {
+    const spans: Span[] = this.#spans = [];
+    return () => {
+      this.#spans = undefined;
+      for (const [job, { start }] of this.#runs) spans.push({ name: job.name, start });
+      return spans;
+    };
+  }
+
+  /** The jobs so far by name, those with the most runs first. */
+  get counts(): JobCounts[] {
+    return [...this.#counts.values()].sort((a, b) => b.ended + b.running - a.ended - a.running);
+  }
+
+  /** The jobs that run now, the oldest first. */
+  get running(): RunningJob[] {
+    const now = performance.now();
+    return this.#engine.running.map((job) => {
+      const run = this.#runs.get(job);
+      return {
+        name: job.name,
+        args: job.args,
+        age: Math.round(now - (run?.start ?? this.#since)),
+        ...run ? {} : { older: true as const },
+        ...run?.parent ? { parent: run.parent.name } : {},
+        where: whereIs(job, run?.children),
+      };
+    });
+  }
+
+  /** {@linkcode Monitor.resources}, or what it said less than 5 s ago: it reads a link for each file. */
+  async recentResources(): Promise<Resources | undefined> {
+    const now = performance.now();
+    if (this.#resources === undefined || now - this.#resources.at > RESOURCES_AGE) {
+      this.#resources = { at: now, found: await this.resources() };
+    }
+    return this.#resources.found;
+  }
+
+  /** What the process has open, by /proc; undefined where the system has none. */
+  async resources(): Promise<Resources | undefined> {
+    if (Deno.build.os !== "linux") return undefined;
+    const kinds = new Map<string, number>();
+    let open = 0;
+    for await (const { name } of Deno.readDir("/proc/self/fd")) {
+      open++;
+      const target = await Deno.readLink(`/proc/self/fd/${name}`).catch(() => "(closed)");
+      const kind = kindOf(target);
+      kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
+    }
+    const [, soft] = /^Max open files +(\d+)/m.exec(await Deno.readTextFile("/proc/self/limits")) ??
+      [];
+    return {
+      open,
+      limit: soft === undefined ? undefined : Number(soft),
+      kinds: Object.fromEntries([...kinds].sort(([, a], [, b]) => b - a)),
+    };
+  }
+}
+
+/** What a handler awaits inside itself is known to nobody but V8, which does not tell. */
+function whereIs(job: Job, children: ReadonlySet<Job> = new Set()): string {
+  if (job.stdout.pending) return "writing stdout";
+  if (children.size > 0) {
+    return `running ${[...new Set([...children].map(({ name }) => name))].join(", ")}`;
+  }
+  return job.stdin.reading ? "reading stdin" : "in its handler";
+}
+
+/** `socket:[1234]`, `anon_inode:[eventpoll]`, `/dev/null`, `/path`. */
+function kindOf(target: string): string {
+  const [, kind, what] = /^(\w+):\[?(\w*)/.exec(target) ?? [];
+  if (kind !== undefined) return kind === "anon_inode" ? what : kind;
+  return target.startsWith("/dev/") ? "device" : target.startsWith("/") ? "file" : target;
+}
