@@ -4,7 +4,6 @@
  * @module
  */
 
-import { AsyncLocalStorage } from "node:async_hooks";
 import { type Engine, type Job, Status } from "../../engine.ts";
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
@@ -78,7 +77,7 @@ export interface RunningJob {
   age: number;
   /** It ran before we came: it is older than its age. */
   older?: true;
-  /** The job in whose handler it was started. */
+  /** The job whose handler started it, before an `await` of its own. */
   parent?: string;
   /** Where it is, as far as the engine can see. */
   where: string;
@@ -87,7 +86,6 @@ export interface RunningJob {
 /** The jobs of one name. */
 export interface JobCounts {
   name: string;
-  running: number;
   ended: number;
   failed: number;
   latency: Histogram;
@@ -101,11 +99,14 @@ export interface Resources {
   kinds: Record<string, number>;
 }
 
-interface Run {
-  start: number;
-  counts: JobCounts;
-  parent?: Job;
-  children: Set<Job>;
+/** When a job was started, by `performance.now()`. */
+const STARTED = Symbol("started");
+/** The job whose handler started it. */
+const PARENT = Symbol("parent");
+// On the job itself: a table of the running jobs would cost as much again as all else here.
+interface Watched extends Job {
+  [STARTED]?: number;
+  [PARENT]?: Job;
 }
 
 /** Watches an engine from the moment on at which it is made. */
@@ -114,9 +115,9 @@ export class Monitor {
   readonly eventLoop: Histogram = new Histogram();
   #engine: Engine;
   #since = performance.now();
-  #runs = new Map<Job, Run>();
   #counts = new Map<string, JobCounts>();
-  #current = new AsyncLocalStorage<Job>();
+  /** The job whose handler is being called: until it returns, which an async one does early. */
+  #current?: Job;
   #spans?: Span[];
   #timer?: ReturnType<typeof setTimeout>;
   #delays: number[] = [];
@@ -125,30 +126,33 @@ export class Monitor {
   constructor(engine: Engine) {
     this.#engine = engine;
     engine.onJob((job, phase) => phase === "start" ? this.#start(job) : this.#end(job));
-    engine.wrapHandlers((job, handler) => this.#current.run(job, handler, job));
+    engine.wrapHandlers((job, handler) => {
+      const before = this.#current;
+      this.#current = job;
+      try {
+        return handler(job);
+      } finally {
+        this.#current = before;
+      }
+    });
     this.#tick();
   }
 
-  #start(job: Job): void {
-    const counts = this.#countsOf(job.name);
-    counts.running++;
-    const parent = this.#current.getStore();
-    this.#runs.set(job, { start: performance.now(), counts, parent, children: new Set() });
-    if (parent) this.#runs.get(parent)?.children.add(job);
+  #start(job: Watched): void {
+    job[STARTED] = performance.now();
+    if (this.#current) job[PARENT] = this.#current;
   }
 
-  #end(job: Job): void {
-    const run = this.#runs.get(job);
-    if (run === undefined) return; // It was started before us.
-    this.#runs.delete(job);
-    if (run.parent) this.#runs.get(run.parent)?.children.delete(job);
+  #end(job: Watched): void {
+    const start = job[STARTED];
+    if (start === undefined) return; // It was started before us.
     const end = performance.now();
-    run.counts.running--;
-    run.counts.ended++;
-    if (job.status !== Status.OK) run.counts.failed++;
-    run.counts.latency.add(end - run.start);
+    const counts = this.#countsOf(job.name);
+    counts.ended++;
+    if (job.status !== Status.OK) counts.failed++;
+    counts.latency.add(end - start);
     if (this.#spans && this.#spans.length < MAX_SPANS) {
-      this.#spans.push({ name: job.name, start: run.start, end, status: job.status });
+      this.#spans.push({ name: job.name, start, end, status: job.status });
     }
   }
 
@@ -156,7 +160,7 @@ export class Monitor {
     let counts = this.#counts.get(name);
     if (counts === undefined) {
       if (this.#counts.size >= MAX_NAMES && name !== OTHERS) return this.#countsOf(OTHERS);
-      counts = { name, running: 0, ended: 0, failed: 0, latency: new Histogram() };
+      counts = { name, ended: 0, failed: 0, latency: new Histogram() };
       this.#counts.set(name, counts);
     }
     return counts;
@@ -190,28 +194,32 @@ export class Monitor {
     const spans: Span[] = this.#spans = [];
     return () => {
       this.#spans = undefined;
-      for (const [job, { start }] of this.#runs) spans.push({ name: job.name, start });
+      for (const job of this.#engine.running as Watched[]) {
+        spans.push({ name: job.name, start: job[STARTED] ?? this.#since });
+      }
       return spans;
     };
   }
 
-  /** The jobs so far by name, those with the most runs first. */
+  /** The jobs that have ended by name, the most first. */
   get counts(): JobCounts[] {
-    return [...this.#counts.values()].sort((a, b) => b.ended + b.running - a.ended - a.running);
+    return [...this.#counts.values()].sort((a, b) => b.ended - a.ended);
   }
 
   /** The jobs that run now, the oldest first. */
   get running(): RunningJob[] {
     const now = performance.now();
-    return this.#engine.running.map((job) => {
-      const run = this.#runs.get(job);
+    const jobs: readonly Watched[] = this.#engine.running;
+    const children = Map.groupBy(jobs, (job) => job[PARENT]);
+    return jobs.map((job) => {
+      const parent = job[PARENT];
       return {
         name: job.name,
         args: job.args,
-        age: Math.round(now - (run?.start ?? this.#since)),
-        ...run ? {} : { older: true as const },
-        ...run?.parent ? { parent: run.parent.name } : {},
-        where: whereIs(job, run?.children),
+        age: Math.round(now - (job[STARTED] ?? this.#since)),
+        ...job[STARTED] === undefined ? { older: true as const } : {},
+        ...parent ? { parent: parent.name } : {},
+        where: whereIs(job, children.get(job) ?? []),
       };
     });
   }
@@ -247,10 +255,10 @@ export class Monitor {
 }
 
 /** What a handler awaits inside itself is known to nobody but V8, which does not tell. */
-function whereIs(job: Job, children: ReadonlySet<Job> = new Set()): string {
+function whereIs(job: Job, children: readonly Job[]): string {
   if (job.stdout.pending) return "writing stdout";
-  if (children.size > 0) {
-    return `running ${[...new Set([...children].map(({ name }) => name))].join(", ")}`;
+  if (children.length > 0) {
+    return `running ${[...new Set(children.map(({ name }) => name))].join(", ")}`;
   }
   return job.stdin.reading ? "reading stdin" : "in its handler";
 }

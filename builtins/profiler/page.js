@@ -334,14 +334,13 @@ graph.onkeydown = (event) => {
     ArrowUp: () => select(from.parent ?? undefined),
     ArrowLeft: () => select(beside(-1)),
     ArrowRight: () => select(beside(1)),
-    Enter: () => chart.zoomTo(from),
-    Escape: () => chart.resetZoom(),
+    // The chart takes either for a click on what it zooms to, and draws the frames anew.
+    Enter: () => (chart.zoomTo(from), select(from)),
+    Escape: () => (chart.resetZoom(), select(from)),
   };
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
   keys[event.key]();
-  // Zooming draws the frames anew.
-  if (selected) select(selected);
 };
 
 new ResizeObserver(() => {
