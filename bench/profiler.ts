@@ -1,8 +1,9 @@
 /**
- * What the profiler costs: a daemon without `--debug`, with it, while a page watches, and while a
- * profile is taken; interleaved, medians of rounds. The daemon's own CPU time for a request is told
- * beside the requests per second: on a machine that others use it is the steadier of the two. Needs
- * wrk, and Linux.
+ * What the profiler costs a daemon: its CPU time for a request with `--debug`, while the page watches,
+ * and while a profile is taken, against a daemon without. Both are under load at the same time and
+ * share one core, so that what else the machine does counts on both sides; requests per second of the
+ * whole machine differ more from one minute to the next than what is looked for here. The first line
+ * compares two daemons that are the same. Needs wrk, taskset and Linux.
  *
  *     deno run -A bench/profiler.ts [ROUNDS]
  *
@@ -11,9 +12,8 @@
 
 import { Daemon } from "../tests/daemon.ts";
 
-const ROUNDS = Number(Deno.args[0] ?? 25);
-const SECONDS = 1;
-const PATHS = ["/_ping", "/version"];
+const ROUNDS = Number(Deno.args[0] ?? 9);
+const SECONDS = 2;
 
 /** What goes on beside the requests, and how to end it. */
 type Beside = (url: string) => () => unknown;
@@ -28,78 +28,75 @@ const asking = (path: string): Beside => (url) => {
   };
 };
 
-interface Measured {
-  /** Requests per second. */
-  rate: number;
-  /** Microseconds of CPU time that the daemon takes for a request. */
-  cpu: number;
+interface Started extends AsyncDisposable {
+  daemon: Daemon;
+  url: string;
 }
 
-async function measure(daemon: Daemon, url: string): Promise<Measured> {
-  const before = cpuTime(daemon.pid);
-  const { stdout } = await new Deno.Command("wrk", {
-    args: ["-t1", "-c32", `-d${SECONDS}`, url],
-  }).output();
-  const used = cpuTime(daemon.pid) - before;
-  const text = new TextDecoder().decode(stdout);
-  const [, requests] = /^ +(\d+) requests in/m.exec(text)!;
-  const [, rate] = /^Requests\/sec: +([\d.]+)/m.exec(text)!;
-  return { rate: Number(rate), cpu: used / Number(requests) };
-}
-
-/** User and system time of a process, in microseconds (proc_pid_stat(5), 100 ticks a second). */
-function cpuTime(pid: number): number {
-  const fields = Deno.readTextFileSync(`/proc/${pid}/stat`).replace(/^.*\) /, "").split(" ");
-  return (Number(fields[11]) + Number(fields[12])) * 10_000;
-}
-
-function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1] + sorted[sorted.length >> 1]) / 2;
-}
-
-const start = async (...flags: string[]) => {
+async function start(...flags: string[]): Promise<Started> {
   const daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "-l", "info", ...flags]);
   const url = `http://127.0.0.1:${await daemon.port()}`;
   await daemon.open();
-  for (const path of PATHS) await measure(daemon, url + path); // Warm.
-  return { daemon, url };
-};
-await using stack = new AsyncDisposableStack();
-const plain = await start();
-stack.use(plain.daemon);
-const debug = await start("-D");
-stack.use(debug.daemon);
+  const { success } = await new Deno.Command("taskset", {
+    args: ["-acp", "0", String(daemon.pid)],
+    stdout: "null",
+  }).output();
+  if (!success) throw new Error("taskset failed");
+  return { daemon, url, [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose]() };
+}
 
-const contenders: [name: string, typeof plain, Beside][] = [
-  ["without --debug", plain, nothing],
+/** Nanoseconds of CPU time that the daemon takes for a request. */
+async function costs({ daemon, url }: Started, path: string): Promise<number> {
+  const before = cpuTime(daemon.pid);
+  const { stdout } = await new Deno.Command("wrk", {
+    args: ["-t1", "-c16", `-d${SECONDS}`, url + path],
+  }).output();
+  const used = cpuTime(daemon.pid) - before;
+  return used / Number(/^ +(\d+) requests in/m.exec(new TextDecoder().decode(stdout))![1]);
+}
+
+/** Of all threads of a process, in nanoseconds. */
+function cpuTime(pid: number): number {
+  let time = 0;
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
+    time += Number(Deno.readTextFileSync(`/proc/${pid}/task/${name}/schedstat`).split(" ")[0]);
+  }
+  return time;
+}
+
+function quantile(values: number[], share: number): number {
+  return values.toSorted((a, b) => a - b)[Math.round((values.length - 1) * share)];
+}
+
+await using stack = new AsyncDisposableStack();
+const plain = stack.use(await start());
+const same = stack.use(await start());
+const debug = stack.use(await start("-D"));
+
+const contenders: [name: string, Started, Beside][] = [
+  ["the same", same, nothing],
   ["--debug", debug, nothing],
   ["the page is open", debug, asking("/debug/pprof/live")],
   ["CPU profile", debug, asking(`/debug/pprof/profile?seconds=${SECONDS + 1}`)],
   ["allocation profile", debug, asking(`/debug/pprof/allocs?seconds=${SECONDS + 1}`)],
 ];
-for (const path of PATHS) {
-  const rounds = contenders.map((): Measured[] => []);
+for (const path of ["/_ping", "/version"]) {
+  // Compiled before it is measured.
+  for (const started of [plain, same, debug]) await costs(started, path);
+  const ratios = contenders.map((): number[] => []);
+  const own: number[] = [];
   for (let round = 0; round < ROUNDS; round++) {
-    for (const i of contenders.keys()) {
-      // Each comes first, second, ... in turn, since a machine that warms up favours somebody.
-      const at = (i + round) % contenders.length;
-      const [, { daemon, url }, beside] = contenders[at];
-      const end = beside(url);
-      rounds[at].push(await measure(daemon, url + path));
+    for (const [i, [, started, beside]] of contenders.entries()) {
+      const end = beside(started.url);
+      const [base, other] = await Promise.all([costs(plain, path), costs(started, path)]);
       await end();
+      own.push(base);
+      ratios[i].push(other / base);
     }
   }
+  console.log(`${path}: ${(quantile(own, 0.5) / 1_000).toFixed(1)} us CPU a request`);
   contenders.forEach(([name], i) => {
-    // Round by round, so that what slows the machine for a while counts on both sides.
-    const ratio = (of: keyof Measured) =>
-      median(rounds[i].map((round, j) => round[of] / rounds[0][j][of])).toFixed(3);
-    const of = (key: keyof Measured) => median(rounds[i].map((round) => round[key]));
-    console.log(
-      path.padEnd(9),
-      name.padEnd(19),
-      `${of("rate").toFixed(0)}/s (${ratio("rate")})`,
-      `${of("cpu").toFixed(1)} us CPU a request (${ratio("cpu")})`,
-    );
+    const at = (share: number) => quantile(ratios[i], share).toFixed(3);
+    console.log(`  ${name.padEnd(19)} x ${at(0.5)}  (quartiles ${at(0.25)} to ${at(0.75)})`);
   });
 }

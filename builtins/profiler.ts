@@ -8,7 +8,7 @@
 import { accepts } from "npm:hono@^4.13/accepts";
 import type { Context } from "npm:hono@^4.13";
 import { writeHeapSnapshot } from "node:v8";
-import { type Engine, type Job, messageOf, TypedError } from "../engine.ts";
+import { type Engine, type Job, messageOf, TypedError, within } from "../engine.ts";
 import type { Bindings, Router } from "../router.ts";
 import { BOUNDS, Monitor, type Span } from "./profiler/monitor.ts";
 import {
@@ -25,6 +25,8 @@ import { toTrace } from "./profiler/trace.ts";
 
 /** The longest that a profile may take, in seconds. */
 const MAX_SECONDS = 300;
+/** How long a client may take nothing of a heap snapshot, in milliseconds. */
+const SEND_TIMEOUT = 60_000;
 /** How often the page is told what is new, in milliseconds. */
 const LIVE = 1_000;
 
@@ -47,14 +49,15 @@ const PROFILES: readonly ProfileRoute[] = [
     formats: { pprof: PPROF, heapprofile: JSON_TYPE, heapsnapshot: JSON_TYPE },
   },
   { path: "allocs", job: "allocprofile", formats: { pprof: PPROF, heapprofile: JSON_TYPE } },
-  { path: "trace", job: "trace", formats: { json: JSON_TYPE } },
+  { path: "trace", job: "traceprofile", formats: { json: JSON_TYPE } },
 ];
 
 /**
- * Registers the jobs `cpuprofile`, `heapprofile`, `allocprofile` and `trace`, which print profiles
- * (env: `seconds`, `format`, `gc`), and `monitor`, which prints what goes on each second; and routes
- * for them where Go has its own: `/debug/pprof/`, `profile`, `heap`, `allocs`, `trace`, `cmdline`,
- * `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources` and `eventloop`.
+ * Registers the jobs `cpuprofile`, `heapprofile`, `allocprofile` and `traceprofile`, which print
+ * profiles (env: `seconds`, `format`, `gc`), and `livestats`, which tells each second what goes on;
+ * and routes for them where Go has its own: `/debug/pprof/`, `profile`, `heap`, `allocs`, `trace`,
+ * `cmdline`, `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources` and
+ * `eventloop`.
  *
  * From here on the heap is watched and jobs are counted. Anyone who can reach the router can then
  * slow the daemon down, and see its functions' names and what is in its memory.
@@ -70,6 +73,12 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   registerJobs(engine, sampler, monitor, turn);
 
   router.use("/debug/pprof/*", async (c, next) => {
+    // A page from elsewhere may link to us. It may neither read what is here nor slow us down, even
+    // where it may use the API.
+    const site = c.req.header("Sec-Fetch-Site") ?? "none";
+    if (!["none", "same-origin"].includes(site) && c.req.header("Sec-Fetch-Mode") !== "navigate") {
+      throw new TypedError("forbidden", "profiles are not for pages from elsewhere");
+    }
     await next();
     const { headers } = c.res;
     headers.set("Cache-Control", "no-store");
@@ -94,7 +103,7 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   router.job({
     method: "GET",
     path: "/debug/pprof/live",
-    job: "monitor",
+    job: "livestats",
     stream: true,
     contentType: "text/event-stream",
   });
@@ -115,52 +124,50 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
 function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: Turn): void {
   const until = (job: Job) => AbortSignal.any([job.signal, engine.stopping]);
 
-  engine.register("cpuprofile", (job) => {
+  engine.register("cpuprofile", async (job) => {
     const ms = duration(job, 30);
-    return turn.take("a CPU profile is", ms, async () => {
+    const profile = await turn.take("a CPU profile is", ms, async () => {
       const [profile] = await sampler.cpu(ms, until(job));
-      await job.stdout.write(
-        job.getenv("format") === "cpuprofile" ? JSON.stringify(profile) : await cpuToPprof(profile),
-      );
+      return job.getenv("format") === "cpuprofile" ? JSON.stringify(profile) : cpuToPprof(profile);
     });
+    await print(job, profile);
   });
 
-  engine.register("heapprofile", (job) => {
-    if (job.getenv("format") === "heapsnapshot") return heapSnapshot(job, turn);
-    return turn.take("a heap profile is", 0, async () => {
+  engine.register("heapprofile", async (job) => {
+    if (job.getenv("format") === "heapsnapshot") return await heapSnapshot(job, turn);
+    const profile = await turn.take("a heap profile is", 0, async () => {
       const profile = await sampler.heap({ gc: job.getenvBool("gc") });
-      await job.stdout.write(
-        job.getenv("format") === "heapprofile"
-          ? JSON.stringify(profile)
-          : await heapToPprof(profile, "inuse_space", Date.now() - sampler.heapSince),
-      );
+      return job.getenv("format") === "heapprofile"
+        ? JSON.stringify(profile)
+        : heapToPprof(profile, "inuse_space", Date.now() - sampler.heapSince);
     });
+    await print(job, profile);
   });
 
-  engine.register("allocprofile", (job) => {
+  engine.register("allocprofile", async (job) => {
     const ms = duration(job, 10);
-    return turn.take("an allocation profile is", ms, async () => {
+    const profile = await turn.take("an allocation profile is", ms, async () => {
       const started = performance.now();
       const profile = await sampler.allocations(ms, until(job));
-      await job.stdout.write(
-        job.getenv("format") === "heapprofile"
-          ? JSON.stringify(profile)
-          : await heapToPprof(profile, "alloc_space", performance.now() - started),
-      );
+      return job.getenv("format") === "heapprofile"
+        ? JSON.stringify(profile)
+        : heapToPprof(profile, "alloc_space", performance.now() - started);
     });
+    await print(job, profile);
   });
 
-  engine.register("trace", (job) => {
+  engine.register("traceprofile", async (job) => {
     const ms = duration(job, 1);
-    return turn.take("a trace is", ms, async () => {
+    const trace = await turn.take("a trace is", ms, async () => {
       const stop = monitor.record();
       let spans: Span[] = [];
       const [profile, started] = await sampler.cpu(ms, until(job)).finally(() => spans = stop());
-      await job.print(toTrace(profile, started, spans));
+      return toTrace(profile, started, spans);
     });
+    await print(job, trace);
   });
 
-  engine.register("monitor", async (job) => {
+  engine.register("livestats", async (job) => {
     const stop = until(job);
     let before: Snapshot | undefined;
     while (!stop.aborted) {
@@ -170,6 +177,11 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
       await elapsed(LIVE, stop);
     }
   });
+}
+
+/** Writes a profile, unless whoever asked for it has left, which is also what ended it early. */
+async function print(job: Job, profile: Uint8Array | string): Promise<void> {
+  if (!job.signal.aborted) await job.stdout.write(profile);
 }
 
 /** How long a profile is to take, in milliseconds. */
@@ -221,8 +233,9 @@ async function heapSnapshot(job: Job, turn: Turn): Promise<void> {
     await Deno.remove(path);
   }
   for await (const chunk of file.readable) {
-    job.signal.throwIfAborted();
-    await job.stdout.write(chunk);
+    if (!await within(SEND_TIMEOUT, job.stdout.write(chunk))) {
+      throw new TypedError("timeout", "the client does not take its answer");
+    }
   }
 }
 
@@ -277,7 +290,11 @@ async function answer(
   // A job that fails does so before it prints anything, and then there is still an answer to choose.
   const first = await output.read();
   if (first.done) await ran;
-  ran.catch((error) => engine.log("warn", `job ${name} failed in its answer: ${messageOf(error)}`));
+  ran.catch((error) => {
+    if (job.signal.aborted) return; // The client went first, and the job failed of that.
+    engine.log("warn", `job ${name} failed in its answer: ${messageOf(error)}`);
+    c.env.cut();
+  });
   c.env.answers("stream");
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     start(controller) {
@@ -285,8 +302,9 @@ async function answer(
     },
     async pull(controller) {
       const { value, done } = await output.read();
-      if (done) controller.close();
-      else controller.enqueue(value as Uint8Array<ArrayBuffer>);
+      if (!done) return controller.enqueue(value as Uint8Array<ArrayBuffer>);
+      await ran; // Half an answer must not look like a whole one.
+      controller.close();
     },
     async cancel(reason) {
       job.abort(reason);

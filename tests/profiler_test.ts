@@ -335,6 +335,14 @@ Deno.test("the small routes are what Go's clients expect", async () => {
   assertEquals([moved.status, moved.headers.get("location")], [302, "pprof/"]);
   const [, vars] = await get("/debug/vars");
   assertEquals(JSON.parse(vars).apis[0].gate, "open");
+  // What a browser says of a page from elsewhere that loads this, and of a link in one.
+  const cross = { "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors" };
+  assertEquals(await get("/debug/pprof/heap", { headers: cross }), [
+    403,
+    '{"message":"profiles are not for pages from elsewhere"}',
+  ]);
+  const link = { ...cross, "Sec-Fetch-Mode": "navigate" };
+  assertEquals((await get("/debug/pprof/", { headers: link }))[0], 200);
   const [, open] = await get("/debug/pprof/resources");
   const { kinds, open: count } = JSON.parse(open);
   assert(kinds.socket >= 3, open);
@@ -486,6 +494,46 @@ Deno.test("--debug is refused where other machines could ask", async () => {
       /^floodgate: address "tcp:\/\/0\.0\.0\.0:0": --debug \(or DEBUG\) .*, expected a local address, or no --debug\n$/,
     );
   }
+});
+
+Deno.test("the profiler is there where mod.ts is run from a URL, with lines of its source", async () => {
+  await using folder = await TempFolder.make();
+  await using web = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    async (request) =>
+      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
+        headers: { "Content-Type": "application/typescript" },
+      }),
+  );
+  const base = `http://127.0.0.1:${web.addr.port}`;
+  const busy = `${base}/tests/fixtures/busy.ts`;
+  await using daemon = Daemon.start(
+    ["-D", "-l", "info", "-H", "tcp://127.0.0.1:0", "--install", busy],
+    { program: `${base}/mod.ts`, cwd: folder.path },
+  );
+  const url = `http://127.0.0.1:${await daemon.port()}`;
+  for (
+    const [file, begins] of [
+      ["page.js", "// The script"],
+      ["page.css", ":root"],
+      ["d3-flamegraph.js", "!function"],
+      ["icon.svg", "<svg"],
+    ]
+  ) {
+    assertStringIncludes(await (await fetch(`${url}/debug/pprof/${file}`)).text(), begins);
+  }
+  const { nodes } = await under(
+    `${url}/burn`,
+    async () =>
+      await (await fetch(`${url}/debug/pprof/profile?seconds=0.5&format=cpuprofile`)).json(),
+  );
+  const hot = nodes.find(({ callFrame }: { callFrame: Call }) =>
+    callFrame.functionName === "burnTheCpu"
+  );
+  assertEquals(
+    [hot.callFrame.url, hot.callFrame.lineNumber + 1],
+    [busy, lineOf("function burnTheCpu")],
+  );
 });
 
 Deno.test("the page shows what goes on, and a flame graph with the hot function", {

@@ -371,7 +371,7 @@ export function renderPage(now: Snapshot): string {
       <body>
         <header>
           <h1>Profiler</h1>
-          <p>process ${Deno.pid} on ${Deno.hostname()}, Deno ${Deno.version.deno}</p>
+          <p>process ${Deno.pid}, Deno ${Deno.version.deno}</p>
           <p id="state" role="status">as of when this page was loaded</p>
         </header>
         <main>
