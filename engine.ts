@@ -190,7 +190,9 @@ export class Engine {
   #shutdown?: Promise<void>;
   #shutdownHandlers: (() => unknown)[] = [];
   #observers: ((job: Job, phase: JobPhase) => void)[] = [];
-  #running = new Set<Job>();
+  #wrap?: (job: Job, handler: Handler) => ReturnType<Handler>;
+  #running = new Running();
+  #leastLogged: number;
   #started = 0;
   #failed = 0;
 
@@ -206,6 +208,7 @@ export class Engine {
       }
     };
     this.log = Object.assign(guarded, { level: log.level });
+    this.#leastLogged = LEVELS.indexOf(log.level ?? "debug");
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
   }
@@ -231,6 +234,16 @@ export class Engine {
   /** Whether a job of this name would find a handler. */
   has(name: string): boolean {
     return this.#handlers.has(name) || (name !== "" && this.#catchall !== undefined);
+  }
+
+  /** The handlers by the names of their jobs, without the one for all other names. */
+  get handlers(): ReadonlyMap<string, Handler> {
+    return this.#handlers;
+  }
+
+  /** The jobs that run now, in the order in which they were started. */
+  get running(): Job[] {
+    return [...this.#running];
   }
 
   /** Counts of the jobs so far. */
@@ -272,6 +285,14 @@ export class Engine {
     this.#observers.push(observer);
   }
 
+  /**
+   * Lets `wrap` call the handlers of all jobs that start from now on, so that it can do so in a
+   * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives.
+   */
+  wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): void {
+    this.#wrap = wrap;
+  }
+
   /** Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended. */
   onShutdown(handler: () => unknown): void {
     this.#shutdownHandlers.push(handler);
@@ -293,17 +314,17 @@ export class Engine {
   async #end(drain: number): Promise<void> {
     const deadline = Date.now() + Math.max(SHUTDOWN_TIMEOUT, drain + JOBS_TIMEOUT);
     this.#stop.abort(new TypedError("unavailable", "the engine is shutting down"));
-    const services = [...this.#running].filter((job) => job[STOP].length > 0);
+    const services = [...this.#running].filter((job) => job[STOP] !== undefined);
     if (services.length > 0) {
       const stopped = services.flatMap((job) =>
-        job[STOP].map((stop) => this.#guard(() => stop(drain)))
+        job[STOP]!.map((stop) => this.#guard(() => stop(drain)))
       );
       await within(drain + 1_000, Promise.all([...stopped, ...services.map((job) => job[ENDED])]));
     }
     this.#shut = true;
     const patience = Math.min(JOBS_TIMEOUT, (deadline - Date.now()) / 2);
     await within(patience, Promise.all([...this.#running].map((job) => job[ENDED])));
-    for (const job of this.#running) {
+    for (const job of [...this.#running]) {
       this.log("warn", `job ${job.name} still runs at shutdown`);
       job.abort(this.stopping.reason);
     }
@@ -332,9 +353,12 @@ export class Engine {
       this.#started++;
       this.#running.add(job);
       this.#report(job, "start");
-      const handler = this.#handlers.get(job.name);
-      return handler ?? (job.name === "" ? undefined : this.#catchall);
+      const handler = this.#handlers.get(job.name) ??
+        (job.name === "" ? undefined : this.#catchall);
+      const wrap = this.#wrap;
+      return wrap && handler ? (job) => wrap(job, handler) : handler;
     },
+    logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
     stopNow: (stop) => void this.#guard(() => stop(0)),
     end: (job) => {
       this.#running.delete(job);
@@ -354,14 +378,48 @@ export class Engine {
   }
 }
 
+/**
+ * The jobs that run, linked through themselves: a Set would give each job a hash, which costs more than
+ * all else that the engine does for one.
+ */
+class Running implements Iterable<Job> {
+  size = 0;
+  #first?: Job;
+  #last?: Job;
+
+  add(job: Job): void {
+    job[PREVIOUS] = this.#last;
+    if (this.#last) this.#last[NEXT] = job;
+    else this.#first = job;
+    this.#last = job;
+    this.size++;
+  }
+  delete(job: Job): void {
+    const { [PREVIOUS]: previous, [NEXT]: next } = job;
+    if (previous) previous[NEXT] = next;
+    else this.#first = next;
+    if (next) next[PREVIOUS] = previous;
+    else this.#last = previous;
+    job[PREVIOUS] = job[NEXT] = undefined;
+    this.size--;
+  }
+  /** The oldest first. None may end meanwhile: whoever lets them takes a copy. */
+  *[Symbol.iterator](): Generator<Job> {
+    for (let job = this.#first; job; job = job[NEXT]) yield job;
+  }
+}
+
 interface EngineInternals {
   begin(job: Job): Handler | undefined;
+  logs(level: LogLevel): boolean;
   end(job: Job): void;
   stopNow(stop: (drain: number) => unknown): void;
 }
 
 const STOP = Symbol("stop");
 const ENDED = Symbol("ended");
+const PREVIOUS = Symbol("previous");
+const NEXT = Symbol("next");
 
 /** One run of a handler. Made by {@linkcode Engine.job}; runs once. */
 export class Job {
@@ -373,8 +431,6 @@ export class Job {
   readonly args: readonly string[];
   /** The exit status, once the job has ended. */
   status?: Status;
-  /** When the job ended. */
-  endTime?: Date;
   /** Set by whoever runs a job for each request: its start and end are logged at level debug. */
   quiet = false;
   /**
@@ -390,11 +446,16 @@ export class Job {
   #lastWords?: TailSink;
   #cause?: unknown;
   #started = false;
+  #endTime?: number;
   #abort?: AbortController;
   #abortSource?: () => AbortSignal;
   #ended?: PromiseWithResolvers<void>;
   /** @internal */
-  readonly [STOP]: ((drain: number) => unknown)[] = [];
+  [STOP]?: ((drain: number) => unknown)[];
+  /** @internal */
+  [PREVIOUS]?: Job;
+  /** @internal */
+  [NEXT]?: Job;
 
   /** @internal Use {@linkcode Engine.job}. */
   constructor(engine: Engine, internals: unknown, name: string, args: string[]) {
@@ -406,6 +467,10 @@ export class Job {
 
   // Most jobs of a busy daemon need one or two of these, so each is made when it is first asked for.
 
+  /** When the job ended. */
+  get endTime(): Date | undefined {
+    return this.#endTime === undefined ? undefined : new Date(this.#endTime);
+  }
   /** The environment. */
   get env(): Env {
     return this.#env ??= new Env();
@@ -455,7 +520,7 @@ export class Job {
    * engine shuts down, with the milliseconds the service may take to end.
    */
   onStop(stop: (drain: number) => unknown): void {
-    this[STOP].push(stop);
+    (this[STOP] ??= []).push(stop);
     // The engine has asked already; a service that starts so late ends at once.
     if (this.engine.stopping.aborted) this.#internals.stopNow(stop);
   }
@@ -468,7 +533,8 @@ export class Job {
 
   /** Writes to stdout. Like {@linkcode Output.write}. */
   print(text: string): Promise<void> {
-    return this.stdout.write(text);
+    // Where nobody has asked for stdout, nobody is attached to it.
+    return this.#stdout === undefined ? DONE : this.#stdout.write(text);
   }
 
   /**
@@ -482,38 +548,73 @@ export class Job {
   }
 
   /**
-   * Runs the handler and closes the job's streams.
+   * Runs the handler and closes the job's streams. A job whose handler neither waits for anything nor
+   * gives a promise of its own has ended, and has its {@linkcode Job.status}, when this returns.
    *
    * @throws {TypedError} ("unavailable") If the engine is shut down.
    * @throws {TypeError} If the job has run before.
    * @throws {JobError} If the exit status is not 0. The message is the last line of stderr.
    */
-  async run(): Promise<void> {
-    if (this.#started) throw new TypeError(`job ${this.name} has run already`);
-    const handler = this.#internals.begin(this);
+  run(): Promise<void> {
+    // No async function: most jobs of a busy daemon end in one go, and a promise a step is what they
+    // would mostly be made of.
+    let handler: Handler | undefined;
+    try {
+      if (this.#started) throw new TypeError(`job ${this.name} has run already`);
+      handler = this.#internals.begin(this);
+    } catch (error) {
+      return Promise.reject(error);
+    }
     this.#started = true;
-    const level: LogLevel = this.quiet ? "debug" : "info";
-    const { log } = this.engine;
-    const logs = LEVELS.indexOf(level) >= LEVELS.indexOf(log.level ?? "debug");
-    if (logs) log(level, `+job ${this}`);
-    let status: Status = Status.OK;
+    if (this.#logs) this.engine.log(this.#level, `+job ${this}`);
     if (handler === undefined) {
       this.error(`${this.name}: command not found`);
-      status = Status.NotFound;
-    } else {
-      try {
-        status = await handler(this) ?? Status.OK;
-        if (!Number.isInteger(status)) {
-          throw new TypeError(`${this.name} returned ${status}, expected an integer exit status`);
-        }
-      } catch (error) {
-        this.#cause = error;
-        status = this.error(error);
-      }
+      return this.#finish(Status.NotFound);
     }
+    let result: ReturnType<Handler>;
+    try {
+      result = handler(this);
+      // What print() gives where nobody had to be waited for is as good as nothing.
+      if (result === undefined || result === DONE) result = Status.OK;
+      if (typeof result === "number") return this.#finish(this.#checked(result));
+    } catch (error) {
+      return this.#finish(this.#thrown(error));
+    }
+    return this.#wait(result);
+  }
+
+  async #wait(result: Promise<Status | void>): Promise<void> {
+    let status: Status;
+    try {
+      status = this.#checked(await result ?? Status.OK);
+    } catch (error) {
+      status = this.#thrown(error);
+    }
+    await this.#finish(status);
+  }
+
+  #checked(status: Status): Status {
+    if (Number.isInteger(status)) return status;
+    throw new TypeError(`${this.name} returned ${status}, expected an integer exit status`);
+  }
+
+  #thrown(error: unknown): Status {
+    this.#cause = error;
+    return this.error(error);
+  }
+
+  #finish(status: Status): Promise<void> {
+    const closing = this.#stdout?.close() ?? DONE;
+    if (closing === DONE && this.#stdin === undefined && this.#stderr === undefined) {
+      return this.#end(status);
+    }
+    return this.#close(status, closing);
+  }
+
+  async #close(status: Status, closing: Promise<void>): Promise<void> {
     try {
       // stderr last: a job's output that could not be delivered is said there.
-      if (this.#stdout) await this.#stdout.close();
+      await closing;
     } catch (error) {
       this.#cause ??= error;
       const failed = this.error(error);
@@ -522,23 +623,40 @@ export class Job {
     if (this.#stdin) await this.#stdin.close();
     if (this.#stderr) {
       await this.#stderr.close().catch((error) =>
-        log("warn", `stderr of job ${this.name}: ${messageOf(error)}`)
+        this.engine.log("warn", `stderr of job ${this.name}: ${messageOf(error)}`)
       );
     }
+    await this.#end(status);
+  }
+
+  #end(status: Status): Promise<void> {
     this.status = status;
-    this.endTime = new Date();
+    this.#endTime = Date.now();
     this.#internals.end(this);
     this.#ended?.resolve();
-    const lastWords = this.#lastWords?.text ?? "";
     if (status === Status.OK) {
-      if (logs) log(level, `-job ${this} = OK (0)`);
-      return;
+      if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`);
+      return DONE;
     }
-    const label = status === Status.NotFound ? "NotFound" : "Err";
-    if (logs) log(level, `-job ${this} = ${label} (${status})${lastWords && ": " + lastWords}`);
-    throw new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
-      cause: this.#cause,
-    });
+    const lastWords = this.#lastWords?.text ?? "";
+    if (this.#logs) {
+      const label = status === Status.NotFound ? "NotFound" : "Err";
+      const why = lastWords && ": " + lastWords;
+      this.engine.log(this.#level, `-job ${this} = ${label} (${status})${why}`);
+    }
+    return Promise.reject(
+      new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
+        cause: this.#cause,
+      }),
+    );
+  }
+
+  get #level(): LogLevel {
+    return this.quiet ? "debug" : "info";
+  }
+  /** Whether anybody wants to read of its start and end; else their lines are not even made. */
+  get #logs(): boolean {
+    return this.#internals.logs(this.#level);
   }
 
   /** `name(arg, arg)`, as in the log. */
@@ -806,6 +924,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
 export class Input {
   #source?: ReadableStream<Uint8Array>;
   #added = false;
+  #text?: "reading" | "read";
 
   /**
    * Attaches the source.
@@ -821,13 +940,23 @@ export class Input {
   get used(): boolean {
     return this.#added;
   }
+  /** Whether somebody reads from it now. */
+  get reading(): boolean {
+    // A source that was read to its end by text() stays locked.
+    return this.#text ? this.#text === "reading" : this.#source?.locked === true;
+  }
   /** The source as a stream; empty where none is attached. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#source ??= streamOf("");
   }
   /** All of it, decoded as UTF-8. */
   async text(): Promise<string> {
-    return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+    this.#text = "reading";
+    try {
+      return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+    } finally {
+      this.#text = "read";
+    }
   }
   /** All of it, parsed as JSON. Rejects with a SyntaxError if it is none. */
   async json(): Promise<unknown> {
@@ -856,6 +985,8 @@ function streamOf(data: Uint8Array | string): ReadableStream<Uint8Array> {
 export interface Sink {
   /** Takes a chunk. The next one is not written before the promise resolves. */
   write(chunk: Uint8Array): void | Promise<void>;
+  /** The same for what was written as text, where that is wanted as it is. Default: its UTF-8 bytes. */
+  writeText?(text: string): void | Promise<void>;
   /** Called once, after the last chunk. */
   close?(): void | Promise<void>;
 }
@@ -867,13 +998,15 @@ export interface Tail {
 }
 
 const encoder = new TextEncoder();
+/** Every promise of something that is done already, so that a caller may see that it is. */
 const DONE = Promise.resolve();
+const NOBODY: readonly Sink[] = [];
 /** As much as a pipe of Linux holds (pipe(7)) before its writer has to wait. */
 const PIPE_SIZE = 65_536;
 
 /** What a job writes: any number of destinations; with none, what is written is discarded. */
 export class Output {
-  #sinks: Sink[] = [];
+  #sinks: readonly Sink[] = NOBODY;
   #queue?: Promise<void>;
   #failure?: { error: unknown };
   #closed?: Promise<void>;
@@ -887,7 +1020,8 @@ export class Output {
 
   /** Attaches a destination. It is closed with the output. */
   add(destination: WritableStream<Uint8Array> | Sink): void {
-    if (destination instanceof WritableStream) {
+    // Told apart without the class, which the runtime loads only when somebody names it.
+    if ("getWriter" in destination) {
       const writer = destination.getWriter();
       // The writer's own promise rejects as well when a write does; the write is what we report.
       writer.closed.catch(() => {});
@@ -902,12 +1036,17 @@ export class Output {
   }
   /** Makes `destination` the only one. Those before are not closed. */
   set(destination: WritableStream<Uint8Array> | Sink): void {
-    this.#sinks = [];
+    this.#sinks = NOBODY;
     this.add(destination);
   }
   /** Whether anything is attached. */
   get used(): boolean {
     return this.#sinks.length > 0;
+  }
+
+  /** Whether something was written that a destination has not taken yet. */
+  get pending(): boolean {
+    return this.#queue !== undefined;
   }
 
   /** Attaches a pipe and gives its reading end. It holds 64 KiB; then writing waits for the reader. */
@@ -968,9 +1107,16 @@ export class Output {
     if (this.#closed) return DONE;
     const sinks = this.#sinks;
     if (sinks.length === 0 && this.#observer === undefined) return DONE;
-    // A copy, because the caller may use its buffer again before everyone has taken what it holds.
-    const chunk = typeof data === "string" ? encoder.encode(data) : data.slice();
-    this.#observer?.write(chunk);
+    let chunk: Uint8Array | string;
+    if (typeof data !== "string") {
+      // A copy, because the caller may use its buffer again before everyone has taken what it holds.
+      chunk = data.slice();
+    } else if (this.#observer === undefined && sinks.every(takesText)) {
+      chunk = data;
+    } else {
+      chunk = encoder.encode(data);
+    }
+    this.#observer?.write(chunk as Uint8Array);
     const delivered = this.#queue
       ? this.#queue.then(() => this.#deliver(chunk, sinks))
       : this.#deliver(chunk, sinks);
@@ -984,11 +1130,11 @@ export class Output {
   }
 
   /** Undefined where every destination took the chunk at once, which spares most writes a promise. */
-  #deliver(chunk: Uint8Array, sinks: readonly Sink[]): Promise<void> | undefined {
+  #deliver(chunk: Uint8Array | string, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
       try {
-        const pending = sinks[i].write(chunk);
+        const pending = give(sinks[i], chunk);
         if (pending !== undefined) return this.#deliverRest(chunk, sinks, i, pending, failure);
       } catch (error) {
         failure ??= { error };
@@ -997,7 +1143,7 @@ export class Output {
     return failure && this.#fail(failure);
   }
   async #deliverRest(
-    chunk: Uint8Array,
+    chunk: Uint8Array | string,
     sinks: readonly Sink[],
     i: number,
     pending: void | Promise<void>,
@@ -1011,7 +1157,7 @@ export class Output {
       }
       if (++i === sinks.length) break;
       try {
-        pending = sinks[i].write(chunk);
+        pending = give(sinks[i], chunk);
       } catch (error) {
         pending = undefined;
         failure ??= { error };
@@ -1034,7 +1180,7 @@ export class Output {
   close(): Promise<void> {
     if (this.#closed === undefined) {
       // Most outputs of a busy daemon have nothing to wait for, and nothing to close.
-      const settled = !this.#queue && !this.#failure && this.#sinks.every((sink) => !sink.close);
+      const settled = !this.#queue && !this.#failure && !this.#sinks.some(closes);
       this.#closed = settled ? DONE : this.#close();
     }
     return this.#closed;
@@ -1050,6 +1196,14 @@ export class Output {
     }
     if (this.#failure) throw this.#failure.error;
   }
+}
+
+const takesText = (sink: Sink) => sink.writeText !== undefined;
+const closes = (sink: Sink) => sink.close !== undefined;
+
+/** Gives a sink a chunk; text only where it has said that it takes it. */
+function give(sink: Sink, chunk: Uint8Array | string): void | Promise<void> {
+  return typeof chunk === "string" ? sink.writeText!(chunk) : sink.write(chunk);
 }
 
 /** Keeps the last lines. */

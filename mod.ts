@@ -28,7 +28,7 @@
  */
 
 import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
-import { exposureProblem, parseAddress } from "./builtins/addresses.ts";
+import { exposureProblem, isLocal, parseAddress } from "./builtins/addresses.ts";
 import { registerBuiltins } from "./builtins/builtins.ts";
 import { milliseconds } from "./builtins/serveapi.ts";
 import { notify } from "./builtins/systemd.ts";
@@ -89,9 +89,10 @@ export async function createRouter(engine: Engine, options?: RouterOptions): Pro
 }
 
 /**
- * Adds routes for profiles that `go tool pprof` reads, `/debug/pprof/profile` (CPU) and
- * `/debug/pprof/heap`, and the jobs behind them, `cpuprofile` and `heapprofile`. The command line does
- * so with `--debug` only: whoever reaches them sees how the program is made, and can slow it down.
+ * Adds `/debug/pprof/`: a page that tells what the daemon is at, profiles that `go tool pprof` and
+ * Chrome's DevTools read (`profile`, `heap`, `allocs`, `trace`), and the jobs behind them. The command
+ * line does so with `--debug` only: whoever reaches them sees what is in the program's memory, and can
+ * slow it down.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
   const profiler = await import("./builtins/profiler.ts");
@@ -131,7 +132,9 @@ Binds its sockets, boots, and then serves: clients that connect meanwhile are he
       --body-limit BYTES       Longest request body (default 16777216)
       --shutdown-timeout SEC   For requests to finish at SIGTERM or SIGINT (default 10)
   -p, --pidfile PATH           Write the process id there
-  -D, --debug                  Log at level debug, each request too; serve profiles for go tool pprof
+  -D, --debug                  Log at level debug, each request too, unless -l says otherwise; serve
+                               a profiler under /debug/pprof/, on local addresses only. The same as
+                               DEBUG=1 in the environment
   -l, --log-level LEVEL        debug, info, warn or error (default info)
       --log-format FORMAT      text or json (default text)
   -v, --version                Print the version
@@ -237,6 +240,8 @@ export async function main(args: readonly string[]): Promise<number> {
     const booting = <T>(step: Promise<T>) =>
       Promise.race([step, served.then(() => stopping), stopping]);
     const addresses = await booting(bound.promise);
+    // What was inherited is known only now.
+    if (flags.debug && !flags.settings.TlsVerify) addresses?.forEach(refuseProfiles);
     early.splice(0).forEach((line) => write(...line));
     early = undefined;
     if (flags.pidfile) releasePidfile = writePidfile(flags.pidfile, flags.takeover);
@@ -271,10 +276,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
 /** Reads the command line. Throws a TypedError whose message says what is wrong and what is right. */
 async function parseFlags(args: readonly string[]): Promise<Flags> {
-  const { parseArgs } = await import("jsr:@std/cli@^1/parse-args").catch(() =>
-    // Some networks reach npm but not JSR, and a daemon should start there too.
-    import("./offline/parse_args.ts")
-  );
+  const parseArgs = await loadParseArgs();
   const bad = (problem: string) => new TypedError("bad parameter", problem);
   const given = parseArgs([...args], {
     ...FLAGS,
@@ -307,6 +309,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     : given.version
     ? `floodgate ${VERSION} (API ${API_VERSION}, Deno ${Deno.version.deno})`
     : undefined;
+  const debug = given.debug === true || debugFromEnvironment();
   const hosts = (given.host as string[] | undefined)?.length
     ? given.host as string[]
     : [defaultHost()];
@@ -327,8 +330,10 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
   for (const host of hosts) {
     const problem = exposureProblem(parseAddress(host));
     if (problem && !given.insecure && !given.tlsverify) throw bad(`address "${host}": ${problem}`);
+    if (debug && !given.tlsverify) refuseProfiles(host);
   }
-  const debug = given.debug === true;
+  const logLevel = choice("log-level", ["debug", "info", "warn", "error"]) ??
+    (debug ? "debug" : "info");
   const settings: Record<string, string> = {
     Takeover: given.takeover ? "1" : "",
     ReusePort: given["reuse-port"] ? "1" : "",
@@ -354,16 +359,50 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
       cors: text("api-cors-header"),
       bodyLimit: number("body-limit", 0, true),
       sendTimeout: milliseconds(number("send-timeout", 0)),
-      logging: debug,
+      logging: debug && logLevel === "debug",
     },
     drain: (number("shutdown-timeout", 0) ?? 10) * 1_000,
     pidfile: text("pidfile"),
-    logLevel: choice("log-level", ["debug", "info", "warn", "error"]) ?? (debug ? "debug" : "info"),
+    logLevel,
     logFormat: choice("log-format", ["text", "json"]) ?? "text",
     takeover: given.takeover === true,
     debug,
     show,
   };
+}
+
+/** Profiles show what is in memory, and take time: they are not for everybody. */
+function refuseProfiles(address: string): void {
+  if (isLocal(parseAddress(address))) return;
+  throw new TypedError(
+    "bad parameter",
+    `address "${address}": --debug (or DEBUG) serves profiles, which show what is in memory, expected a local address, --tlsverify, or no --debug`,
+  );
+}
+
+/** How many turns of the event loop @std/cli gets to load from the cache. It takes about three. */
+const CLI_TURNS = 6;
+
+/**
+ * The parser of @std/cli where it is in Deno's cache, which takes a millisecond. Where it is not, it is
+ * downloaded for the next start, and this one waits for no network: the stand-in, which the tests hold
+ * to the same behaviour, does what it would. Some networks do not reach JSR at all.
+ */
+async function loadParseArgs(): Promise<typeof import("./offline/parse_args.ts")["parseArgs"]> {
+  // No literal, because Deno fetches what those name before it runs the first line.
+  const specifier = "jsr:@std/cli@^1/parse-args";
+  let cli: typeof import("./offline/parse_args.ts") | undefined;
+  import(specifier).then((loaded) => cli = loaded, () => {});
+  // Writing nothing takes a turn. A timer would take longer to load than all that binds a socket.
+  for (let turn = 0; !cli && turn < CLI_TURNS; turn++) await Deno.stderr.write(new Uint8Array(0));
+  return (cli ?? await import("./offline/parse_args.ts")).parseArgs;
+}
+
+/** Whether DEBUG asks for what --debug does. Who may not look is not told to: nobody is asked. */
+function debugFromEnvironment(): boolean {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: "DEBUG" });
+  const value = state === "granted" ? Deno.env.get("DEBUG") ?? "" : "";
+  return !["", "0", "no", "false", "none"].includes(value.trim().toLowerCase());
 }
 
 /** The flag that somebody most likely meant. */

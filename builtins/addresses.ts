@@ -7,7 +7,7 @@
 
 import { messageOf, TypedError } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import { adopt, ANYWHERE, BACKLOG, formatTcp, inspectSocket, listenDeep } from "./runtime.ts";
+import { adopt, ANYWHERE, BACKLOG, deepenQueue, formatTcp, inspectSocket } from "./runtime.ts";
 import { takeInherited } from "./systemd.ts";
 
 /** An address as it was asked for. */
@@ -249,7 +249,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     const umask = Deno.umask(0o177);
     let listener: Deno.UnixListener;
     try {
-      listener = listenDeep(() => Deno.listen({ transport: "unix", path: temporary }));
+      listener = Deno.listen({ transport: "unix", path: temporary });
     } finally {
       Deno.umask(umask);
     }
@@ -273,6 +273,8 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
         current = path;
       };
       if (!beside) publish();
+      // After all else, because somebody may wait for the file.
+      deepenQueue(listener);
       return {
         listener,
         address: `unix://${path}`,
@@ -369,7 +371,7 @@ const LOCK = { timeout: 500, interval: 5 };
 async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
   let handle: Deno.FsFile;
   try {
-    handle = await Deno.open(folder);
+    handle = Deno.openSync(folder);
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) {
       throw new TypedError("bad parameter", `the directory ${folder} does not exist`);
@@ -379,7 +381,7 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
   try {
     const deadline = performance.now() + LOCK.timeout;
     // Not lock(), which nothing could call off.
-    while (!await handle.tryLock(true) && performance.now() < deadline) {
+    while (!handle.tryLockSync(true) && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
     }
     return await step();

@@ -25,14 +25,14 @@ export interface BrowserRules {
 export function refusePages(handler: RequestHandler, rules: BrowserRules): RequestHandler {
   const problemOf = judge(rules);
   return (request, info) => {
-    const problem = problemOf(request.headers);
+    const problem = problemOf(request);
     if (problem === undefined) return handler(request, info);
     info.answer = "small";
     return Response.json({ message: problem }, { status: 403 });
   };
 }
 
-function judge({ scheme, hosts, cors }: BrowserRules): (headers: Headers) => string | undefined {
+function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => string | undefined {
   // An IPv6 address may come without the brackets that a URL has around it.
   const names = new Set(hosts?.map((host) => hostname(host) ?? hostname(`[${host}]`)));
   const numbers = names.has("0.0.0.0") || names.has("[::]");
@@ -48,8 +48,8 @@ function judge({ scheme, hosts, cors }: BrowserRules): (headers: Headers) => str
   };
   // Nearly all requests to a daemon are for the same host.
   let last: string | undefined;
-  return (headers) => {
-    // HTTP/1.0 has none, and no browser speaks that.
+  return ({ headers, url }) => {
+    // HTTP/1.0 has none, and no browser speaks that. HTTP/2 has it in the URL.
     const host = headers.get("host");
     if (hosts !== undefined && host !== null && host !== last) {
       if (!known(host)) {
@@ -60,7 +60,8 @@ function judge({ scheme, hosts, cors }: BrowserRules): (headers: Headers) => str
     if (cors === "*") return undefined;
     const origin = headers.get("origin");
     if (origin !== null) {
-      if (origin === cors || origin === `${scheme}://${host}`) return undefined;
+      const own = host === null ? new URL(url).origin : `${scheme}://${host}`;
+      if (origin === cors || origin === own) return undefined;
       return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header`;
     }
     // Set by browsers where a page makes a request that names no origin: an image, a form, a link.

@@ -84,7 +84,7 @@ export class Connections {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
   #log: Logger;
-  #serve: Serve<AnyInfo>;
+  #serve?: Serve<AnyInfo>;
   #live = new Set<Connection>();
   #timer?: ReturnType<typeof setInterval>;
   #empty?: () => void;
@@ -107,7 +107,7 @@ export class Connections {
     timeouts: Timeouts,
     log: Logger,
     pressed: () => boolean = () => false,
-    serve: Serve<AnyInfo> = nativeServe(),
+    serve?: Serve<AnyInfo>,
   ) {
     this.#serve = serve;
     this.#pressed = pressed;
@@ -129,18 +129,36 @@ export class Connections {
     return this.#since !== Infinity || this.#pressed();
   }
 
+  /**
+   * Gets ready to serve.
+   *
+   * @throws {Error} If this Deno cannot.
+   */
+  prepare(): void {
+    // Not when it is made, because to load the runtime's HTTP side takes longer than to bind.
+    this.#serve ??= nativeServe();
+  }
+
   /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
-  async serve(conn: Deno.Conn): Promise<void> {
+  serve(conn: Deno.Conn): Promise<void> {
     this.clock = performance.now();
     const connection = new Connection(conn, this, this.#handler);
     this.#live.add(connection);
     this.#timer ??= setInterval(() => this.#sweep(), this.#interval);
-    try {
-      await connection.run(this.#serve, (error) => this.#failed(error));
-    } catch (error) {
-      // A reset, a TLS handshake that failed, a request that was none.
-      this.#log("debug", `connection: ${messageOf(error)}`);
-    }
+    // No async functions: an idle connection should hold as little as it can, and their frames are
+    // more than all else here.
+    return connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(
+      () => this.#over(connection),
+      (error) => {
+        // A reset, a TLS handshake that failed, a request that was none.
+        this.#log("debug", `connection: ${messageOf(error)}`);
+        this.#over(connection);
+      },
+    );
+  }
+
+  #over(connection: Connection): void {
+    connection.over();
     this.#live.delete(connection);
     if (this.#live.size === 0) {
       clearInterval(this.#timer);
@@ -193,7 +211,7 @@ export class Connections {
       if (connection.active > 0 || connection.closing) continue;
       const quiet = now - connection.since;
       const linger = connection.requests > 0 ? LINGER : FIRST_LINGER;
-      if (drainTime > linger && quiet > linger) connection.close();
+      if (drainTime > linger && quiet > linger) connection.leave();
       else if (quiet > this.#patience(connection)) {
         this.#end(connection, connection.owes ? "cut" : "timedOut");
       }
@@ -228,11 +246,13 @@ export class Connections {
     if (connection.end()) this.counts[why]++;
   }
 
-  #failed(error: unknown): Response {
+  #failed = (error: unknown): Response => {
     this.#log("error", `request handler: ${messageOf(error)}`);
     return new Response(null, { status: 500 });
-  }
+  };
 }
+
+const onListen = () => {};
 
 class Connection {
   /** Requests whose answers are not complete. */
@@ -244,9 +264,9 @@ class Connection {
   closing = false;
   /** It has an answer of unknown size, which the client may or may not have taken. */
   owes = false;
-  /** Requests whose handlers look at their signal. */
-  readonly watched = new Set<Info>();
-  readonly conn: Deno.Conn;
+  /** Requests whose handlers look at their signal; made when one does. */
+  watched?: Set<Info>;
+  readonly remoteAddr: Deno.Addr;
   readonly owner: Connections;
   #handler: RequestHandler;
   #server?: Served;
@@ -254,29 +274,41 @@ class Connection {
   #ended = false;
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
-    this.conn = conn;
+    // Not the connection itself, which nobody needs once it is served.
+    this.remoteAddr = conn.remoteAddr;
     this.since = owner.clock;
     this.owner = owner;
     this.#handler = handler;
   }
 
-  async run(serve: Serve<AnyInfo>, onError: (error: unknown) => Response): Promise<void> {
-    const signal = {
-      addEventListener: (_type: "abort", cancel: () => void) => void (this.#cancel = cancel),
-    };
+  run(
+    conn: Deno.Conn,
+    serve: Serve<AnyInfo>,
+    onError: (error: unknown) => Response,
+  ): Promise<void> {
     try {
       this.#server = serve(
-        this.conn,
-        signal,
+        conn,
+        this,
         (request, native) => this.#handle(request, native),
         onError,
-        () => {},
+        onListen,
       );
-      await this.#server.finished;
-    } finally {
-      this.#ended = true;
-      for (const info of this.watched) info.leave();
+    } catch (error) {
+      return Promise.reject(error);
     }
+    return this.#server.finished;
+  }
+
+  /** All that the native loop asks of its abort signal: it calls `cancel` when that aborts. */
+  addEventListener(_type: "abort", cancel: () => void): void {
+    this.#cancel = cancel;
+  }
+
+  /** The native loop is done with it. */
+  over(): void {
+    this.#ended = true;
+    for (const info of this.watched ?? []) info.leave();
   }
 
   /** Ends it when its answer is sent: at once where there is none. */
@@ -285,6 +317,13 @@ class Connection {
     this.closing = true;
     // It rejects as `finished` does, where the reason is dealt with.
     this.#server?.shutdown().catch(() => {});
+  }
+
+  /** Ends it, quiet as it is. */
+  leave(): void {
+    // In the middle of a TLS handshake, the native loop would wait for the rest of it.
+    if (this.requests === 0) this.end();
+    else this.close();
   }
 
   /** Ends it at once, whatever it does. False if it is beyond that. */
@@ -373,7 +412,7 @@ class Info implements RequestInfo {
     this.#request = request;
   }
   get remoteAddr(): Deno.Addr {
-    return this.#connection.conn.remoteAddr;
+    return this.#connection.remoteAddr;
   }
   cut(): void {
     this.#connection.owner.cut(this.#connection);
@@ -382,7 +421,7 @@ class Info implements RequestInfo {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
       if (this.#done) return this.#abort.signal;
-      this.#connection.watched.add(this);
+      (this.#connection.watched ??= new Set()).add(this);
       silenceLegacyAbort();
       // The native loop looks whether the client is there only while somebody listens to this. It
       // aborts after a complete answer too; by the microtask's turn we have heard of that.
@@ -393,7 +432,7 @@ class Info implements RequestInfo {
   /** The answer is complete. */
   done(): void {
     this.#done = true;
-    if (this.#abort) this.#connection.watched.delete(this);
+    if (this.#abort) this.#connection.watched?.delete(this);
   }
   /** The client has left, unless the answer is complete. */
   leave(): void {

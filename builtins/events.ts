@@ -24,6 +24,8 @@ interface Event {
   status: string;
   id: string;
   from: string;
+  /** None of the above but all of it, as it is sent: made once, for the first who is told. */
+  line?: string;
 }
 
 /** What the other built-in jobs may know of the events. */
@@ -145,8 +147,11 @@ export function registerEvents(engine: Engine): Events {
 }
 
 function print(job: Job, event: Event): Promise<void> {
-  const { timeNano, ...rest } = event;
-  return job.print(JSON.stringify(rest).slice(0, -1) + `,"timeNano":${timeNano}}\n`);
+  return job.print(event.line ??= encode(event));
+}
+
+function encode({ timeNano, ...rest }: Event): string {
+  return JSON.stringify(rest).slice(0, -1) + `,"timeNano":${timeNano}}\n`;
 }
 
 const UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };

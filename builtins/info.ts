@@ -17,7 +17,8 @@ export interface Sources {
 
 /** Registers `version`, `info` and `stats`. Each prints one JSON object. */
 export function registerInfo(engine: Engine, sources: Sources): void {
-  const id = crypto.randomUUID();
+  // Random bytes load half of the runtime's cryptography, for which nobody has asked yet.
+  let id: string | undefined;
   const started = new Date();
   // Asked for when somebody wants to know, since it takes a permission; and once, since it stays.
   let version: string | undefined;
@@ -27,7 +28,7 @@ export function registerInfo(engine: Engine, sources: Sources): void {
     const [operatingSystem, descriptors] = await Promise.all([osName(), countDescriptors()]);
     return await job.print(
       JSON.stringify({
-        ID: id,
+        ID: id ??= crypto.randomUUID(),
         Name: Deno.hostname(),
         ServerVersion: VERSION,
         OSType: Deno.build.os,

@@ -1,234 +1,328 @@
 /**
- * Profiles that `go tool pprof` reads, of a program that runs on V8.
+ * Profiles and live counts of a daemon in trouble: what Go's net/http/pprof is to a Go program, for
+ * one that runs on V8, and readable by `go tool pprof`.
  *
  * @module
  */
 
-import { Session } from "node:inspector/promises";
+import { accepts } from "npm:hono@^4.13/accepts";
+import type { Context } from "npm:hono@^4.13";
+import { writeHeapSnapshot } from "node:v8";
+import { type Engine, type Job, messageOf, TypedError, within } from "../engine.ts";
+import type { Bindings, Router } from "../router.ts";
+import { BOUNDS, Monitor, type Span } from "./profiler/monitor.ts";
 import {
-  Function as Fn,
-  Line,
-  Location,
-  Profile,
-  Sample,
-  StringTable,
-  ValueType,
-} from "npm:pprof-format@^2.3";
-import { type Engine, type Job, TypedError, within } from "../engine.ts";
-import type { Router } from "../router.ts";
+  type Api,
+  ASSETS,
+  CONTENT_SECURITY_POLICY,
+  renderPage,
+  renderParts,
+  type Snapshot,
+} from "./profiler/page.ts";
+import { cpuToPprof, heapToPprof } from "./profiler/pprof.ts";
+import { elapsed, Sampler } from "./profiler/sampler.ts";
+import { toTrace } from "./profiler/trace.ts";
 
-/** Nanoseconds between two looks at the stack: what V8 takes by default. */
-const CPU_PERIOD = 1_000_000;
-/** Bytes between two allocations that are looked at, on average: as in Go. */
-const HEAP_PERIOD = 512 * 1024;
 /** The longest that a profile may take, in seconds. */
 const MAX_SECONDS = 300;
+/** How long a client may take nothing of a heap snapshot, in milliseconds. */
+const SEND_TIMEOUT = 60_000;
+/** How often the page is told what is new, in milliseconds. */
+const LIVE = 1_000;
+
+const PPROF = "application/octet-stream";
+const JSON_TYPE = "application/json";
+
+/** A job whose output is a profile, and how a request asks for it. */
+interface ProfileRoute {
+  path: string;
+  job: string;
+  /** Content types by the name that `?format=` has for them; the first is the default. */
+  formats: Record<string, string>;
+}
+
+const PROFILES: readonly ProfileRoute[] = [
+  { path: "profile", job: "cpuprofile", formats: { pprof: PPROF, cpuprofile: JSON_TYPE } },
+  {
+    path: "heap",
+    job: "heapprofile",
+    formats: { pprof: PPROF, heapprofile: JSON_TYPE, heapsnapshot: JSON_TYPE },
+  },
+  { path: "allocs", job: "allocprofile", formats: { pprof: PPROF, heapprofile: JSON_TYPE } },
+  { path: "trace", job: "traceprofile", formats: { json: JSON_TYPE } },
+];
 
 /**
- * Registers the jobs `cpuprofile` (env: `seconds`, default 30) and `heapprofile`, and routes for them
- * where Go has its own: `/debug/pprof/profile` and `/debug/pprof/heap`. The heap is watched from here
- * on, which costs little.
+ * Registers the jobs `cpuprofile`, `heapprofile`, `allocprofile` and `traceprofile`, which print
+ * profiles (env: `seconds`, `format`, `gc`), and `livestats`, which tells each second what goes on;
+ * and routes for them where Go has its own: `/debug/pprof/`, `profile`, `heap`, `allocs`, `trace`,
+ * `cmdline`, `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources` and
+ * `eventloop`.
  *
- * Anyone who can reach the router can then slow the daemon down and see its functions' names.
+ * From here on the heap is watched and jobs are counted. Anyone who can reach the router can then
+ * slow the daemon down, and see its functions' names and what is in its memory.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
-  const session = new Session();
-  session.connect();
-  engine.onShutdown(() => session.disconnect());
-  await session.post("HeapProfiler.enable");
-  await session.post("HeapProfiler.startSampling", { samplingInterval: HEAP_PERIOD });
-  await session.post("Profiler.enable");
+  const sampler = await Sampler.start(engine);
+  const monitor = new Monitor(engine);
+  engine.onShutdown(() => {
+    sampler.close();
+    monitor.close();
+  });
+  const turn = new Turn();
+  registerJobs(engine, sampler, monitor, turn);
 
-  let profiling = false;
+  router.use("/debug/pprof/*", async (c, next) => {
+    // A page from elsewhere may link to us. It may neither read what is here nor slow us down, even
+    // where it may use the API.
+    const site = c.req.header("Sec-Fetch-Site") ?? "none";
+    if (!["none", "same-origin"].includes(site) && c.req.header("Sec-Fetch-Mode") !== "navigate") {
+      throw new TypedError("forbidden", "profiles are not for pages from elsewhere");
+    }
+    await next();
+    const { headers } = c.res;
+    headers.set("Cache-Control", "no-store");
+    headers.set("X-Content-Type-Options", "nosniff");
+    if (c.res.status === 409) headers.set("Retry-After", String(turn.secondsLeft));
+  });
+  // Relative, so that the version of a path stays.
+  router.get("/debug/pprof", (c) => c.redirect("pprof/"));
+  router.get(
+    "/debug/pprof/",
+    async (c) =>
+      c.html(renderPage(await snapshot(engine, monitor)), 200, {
+        "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+      }),
+  );
+  for (const [name, { contentType, text }] of Object.entries(ASSETS)) {
+    router.get(`/debug/pprof/${name}`, (c) => c.body(text, 200, { "Content-Type": contentType }));
+  }
+  for (const profile of PROFILES) {
+    router.get(`/debug/pprof/${profile.path}`, (c) => answer(engine, profile, c));
+  }
+  router.job({
+    method: "GET",
+    path: "/debug/pprof/live",
+    job: "livestats",
+    stream: true,
+    contentType: "text/event-stream",
+  });
+  router.get(
+    "/debug/pprof/jobs",
+    (c) => c.json({ running: monitor.running, bounds: BOUNDS, jobs: monitor.counts }),
+  );
+  router.get("/debug/pprof/eventloop", (c) => c.json({ bounds: BOUNDS, delay: monitor.eventLoop }));
+  router.get("/debug/pprof/resources", async (c) => c.json(await monitor.resources() ?? {}));
+  router.get(
+    "/debug/pprof/cmdline",
+    (c) => c.text([Deno.execPath(), Deno.mainModule, ...Deno.args].join("\0")),
+  );
+  // pprof asks whether there are symbols, and then for those of addresses; our profiles have names.
+  router.on(["GET", "POST"], "/debug/pprof/symbol", (c) => c.text("num_symbols: 1\n"));
+}
+
+function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: Turn): void {
+  const until = (job: Job) => AbortSignal.any([job.signal, engine.stopping]);
+
   engine.register("cpuprofile", async (job) => {
-    const seconds = Number(job.getenv("seconds") || 30);
-    if (!(seconds > 0 && seconds <= MAX_SECONDS)) {
+    const ms = duration(job, 30);
+    const profile = await turn.take("a CPU profile is", ms, async () => {
+      const [profile] = await sampler.cpu(ms, until(job));
+      return job.getenv("format") === "cpuprofile" ? JSON.stringify(profile) : cpuToPprof(profile);
+    });
+    await print(job, profile);
+  });
+
+  engine.register("heapprofile", async (job) => {
+    if (job.getenv("format") === "heapsnapshot") return await heapSnapshot(job, turn);
+    const profile = await turn.take("a heap profile is", 0, async () => {
+      const profile = await sampler.heap({ gc: job.getenvBool("gc") });
+      return job.getenv("format") === "heapprofile"
+        ? JSON.stringify(profile)
+        : heapToPprof(profile, "inuse_space", Date.now() - sampler.heapSince);
+    });
+    await print(job, profile);
+  });
+
+  engine.register("allocprofile", async (job) => {
+    const ms = duration(job, 10);
+    const profile = await turn.take("an allocation profile is", ms, async () => {
+      const started = performance.now();
+      const profile = await sampler.allocations(ms, until(job));
+      return job.getenv("format") === "heapprofile"
+        ? JSON.stringify(profile)
+        : heapToPprof(profile, "alloc_space", performance.now() - started);
+    });
+    await print(job, profile);
+  });
+
+  engine.register("traceprofile", async (job) => {
+    const ms = duration(job, 1);
+    const trace = await turn.take("a trace is", ms, async () => {
+      const stop = monitor.record();
+      let spans: Span[] = [];
+      const [profile, started] = await sampler.cpu(ms, until(job)).finally(() => spans = stop());
+      return toTrace(profile, started, spans);
+    });
+    await print(job, trace);
+  });
+
+  engine.register("livestats", async (job) => {
+    const stop = until(job);
+    let before: Snapshot | undefined;
+    while (!stop.aborted) {
+      const now = await snapshot(engine, monitor);
+      await job.print(`data: ${JSON.stringify(renderParts(now, before))}\n\n`);
+      before = now;
+      await elapsed(LIVE, stop);
+    }
+  });
+}
+
+/** Writes a profile, unless whoever asked for it has left, which is also what ended it early. */
+async function print(job: Job, profile: Uint8Array | string): Promise<void> {
+  if (!job.signal.aborted) await job.stdout.write(profile);
+}
+
+/** How long a profile is to take, in milliseconds. */
+function duration(job: Job, seconds: number): number {
+  const text = job.getenv("seconds");
+  if (text !== "") seconds = Number(text);
+  if (seconds > 0 && seconds <= MAX_SECONDS) return seconds * 1_000;
+  throw new TypedError(
+    "bad parameter",
+    `seconds=${text}: expected a number above 0, and at most ${MAX_SECONDS}`,
+  );
+}
+
+/** One profile at a time: they would count each other's cost, and V8 can watch the heap once. */
+class Turn {
+  #taken?: { what: string; until: number };
+
+  /** Does the work, which is to take so long. Throws if there is other work, and says until when. */
+  async take<T>(what: string, milliseconds: number, work: () => T | Promise<T>): Promise<T> {
+    if (this.#taken) {
       throw new TypedError(
-        "bad parameter",
-        `seconds=${job.getenv("seconds")}: expected a number above 0, and at most ${MAX_SECONDS}`,
+        "conflict",
+        `${this.#taken.what} being taken, come back in ${this.secondsLeft} s`,
       );
     }
-    if (profiling) throw new TypedError("conflict", "a CPU profile is being taken already");
-    profiling = true;
+    this.#taken = { what, until: performance.now() + milliseconds };
     try {
-      await session.post("Profiler.start");
-      await elapsed(seconds * 1_000, AbortSignal.any([job.signal, engine.stopping]));
-      const { profile } = await session.post("Profiler.stop");
-      await print(job, cpuProfile(profile as unknown as CpuProfile));
+      return await work();
     } finally {
-      profiling = false;
+      this.#taken = undefined;
     }
-  });
-  engine.register("heapprofile", async (job) => {
-    const { profile } = await session.post("HeapProfiler.getSamplingProfile");
-    await print(job, heapProfile(profile as unknown as HeapProfile));
-  });
+  }
 
-  const contentType = "application/octet-stream";
-  router
-    .job({
-      method: "GET",
-      path: "/debug/pprof/profile",
-      job: "cpuprofile",
-      query: ["seconds"],
-      contentType,
-    })
-    .job({ method: "GET", path: "/debug/pprof/heap", job: "heapprofile", contentType });
-}
-
-/** Waits, or less long if the signal comes first. */
-async function elapsed(milliseconds: number, signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>();
-  const end = () => resolve();
-  signal.addEventListener("abort", end, { once: true });
-  if (signal.aborted) end();
-  await within(milliseconds, promise);
-  signal.removeEventListener("abort", end);
-}
-
-async function print(job: Job, profile: Profile): Promise<void> {
-  const encoded = new Blob([profile.encode() as Uint8Array<ArrayBuffer>]).stream();
-  for await (const chunk of encoded.pipeThrough(new CompressionStream("gzip"))) {
-    await job.stdout.write(chunk);
+  /** Until the work at hand should be done; at least 1. */
+  get secondsLeft(): number {
+    const left = (this.#taken?.until ?? 0) - performance.now();
+    return Math.max(1, Math.ceil(left / 1_000));
   }
 }
 
-/** Runtime.CallFrame of the Chrome DevTools protocol; its lines count from 0. */
-interface CallFrame {
-  functionName: string;
-  url: string;
-  lineNumber: number;
-}
-/** Profiler.Profile: a tree as a list, and which node was on top at each look. */
-interface CpuProfile {
-  nodes: { id: number; callFrame: CallFrame; children?: number[] }[];
-  startTime: number;
-  endTime: number;
-  samples?: number[];
-  timeDeltas?: number[];
-}
-/** HeapProfiler.SamplingHeapProfile: a tree, and what each node allocated that is still there. */
-interface HeapProfile {
-  head: HeapNode;
-  samples: { size: number; nodeId: number }[];
-}
-interface HeapNode {
-  id: number;
-  callFrame: CallFrame;
-  children: HeapNode[];
-}
-
-function cpuProfile({ nodes, startTime, endTime, samples = [], timeDeltas = [] }: CpuProfile) {
-  const builder = new Builder([["samples", "count"], ["cpu", "nanoseconds"]], CPU_PERIOD);
-  const byId = new Map(nodes.map((node) => [node.id, node]));
-  const parents = new Map(
-    nodes.flatMap(({ id, children = [] }) => children.map((child) => [child, id] as const)),
-  );
-  const totals = new Map<number, { count: number; microseconds: number }>();
-  samples.forEach((id, i) => {
-    const total = totals.get(id) ?? { count: 0, microseconds: 0 };
-    total.count++;
-    total.microseconds += Math.max(0, timeDeltas[i] ?? 0);
-    totals.set(id, total);
-  });
-  for (const [id, { count, microseconds }] of totals) {
-    const stack: CallFrame[] = [];
-    for (let at: number | undefined = id; at !== undefined; at = parents.get(at)) {
-      stack.push(byId.get(at)!.callFrame);
+/** Through a file, since V8 gives it at the speed of the disk, and a client takes it at its own. */
+async function heapSnapshot(job: Job, turn: Turn): Promise<void> {
+  const path = await Deno.makeTempFile({ prefix: "floodgate-", suffix: ".heapsnapshot" });
+  let file: Deno.FsFile;
+  try {
+    await turn.take("a heap snapshot is", 0, () => writeHeapSnapshot(path));
+    file = await Deno.open(path);
+  } finally {
+    await Deno.remove(path);
+  }
+  for await (const chunk of file.readable) {
+    if (!await within(SEND_TIMEOUT, job.stdout.write(chunk))) {
+      throw new TypedError("timeout", "the client does not take its answer");
     }
-    // V8 counts waiting as a function of its own; in pprof that is the absence of a sample.
-    if (stack[0].functionName === "(idle)") continue;
-    builder.add(stack, [count, Math.round(microseconds * 1_000)]);
   }
-  return builder.build((endTime - startTime) * 1_000);
 }
 
-function heapProfile({ head, samples }: HeapProfile): Profile {
-  const builder = new Builder([["inuse_objects", "count"], ["inuse_space", "bytes"]], HEAP_PERIOD);
-  const totals = new Map<number, { count: number; bytes: number }>();
-  for (const { nodeId, size } of samples) {
-    const total = totals.get(nodeId) ?? { count: 0, bytes: 0 };
-    total.count++;
-    total.bytes += size;
-    totals.set(nodeId, total);
-  }
-  const walk = (node: HeapNode, above: CallFrame[]) => {
-    const stack = [node.callFrame, ...above];
-    const total = totals.get(node.id);
-    if (total) builder.add(stack, [total.count, total.bytes]);
-    for (const child of node.children) walk(child, stack);
+async function snapshot(engine: Engine, monitor: Monitor): Promise<Snapshot> {
+  return {
+    time: performance.now(),
+    memory: Deno.memoryUsage(),
+    totals: engine.stats,
+    running: monitor.running,
+    counts: monitor.counts,
+    eventLoop: monitor.eventLoop,
+    recentDelay: monitor.recentDelay,
+    resources: await monitor.recentResources(),
+    apis: await apis(engine),
   };
-  walk(head, []);
-  return builder.build(0);
 }
 
-/** A profile in the making (github.com/google/pprof, proto/profile.proto). */
-class Builder {
-  #strings = new StringTable();
-  #types: ValueType[];
-  #period: number;
-  #samples: Sample[] = [];
-  #locations = new Map<string, Location>();
-  #functions = new Map<string, Fn>();
+/** The listeners that the job `stats` tells of; none where there is no such job. */
+async function apis(engine: Engine): Promise<Api[]> {
+  if (!engine.has("stats")) return [];
+  const job = engine.job("stats");
+  job.quiet = true;
+  const stats = job.stdout.addTail(1);
+  await job.run();
+  return (JSON.parse(stats.text) as { apis?: Api[] }).apis ?? [];
+}
 
-  constructor(types: [type: string, unit: string][], period: number) {
-    this.#types = types.map(([type, unit]) =>
-      new ValueType({ type: this.#strings.dedup(type), unit: this.#strings.dedup(unit) })
-    );
-    this.#period = period;
+/** Runs the job of a profile and answers with what it prints. */
+async function answer(
+  engine: Engine,
+  { path, job: name, formats }: ProfileRoute,
+  c: Context<{ Bindings: Bindings }>,
+): Promise<Response> {
+  const format = formatOf(c, formats);
+  const extension = format === "pprof" ? "pb.gz" : format;
+  const headers = {
+    "Content-Type": formats[format],
+    "Content-Disposition": `attachment; filename="${path}.${extension}"`,
+  };
+  // Whoever asks for no body must not cost one.
+  if (c.req.raw.method === "HEAD") return new Response(null, { headers });
+  const job = engine.job(name);
+  job.quiet = true;
+  job.abortWith(() => c.env.signal);
+  job.setenv("format", format);
+  for (const variable of ["seconds", "gc"]) {
+    const value = c.req.query(variable);
+    if (value !== undefined) job.setenv(variable, value);
   }
+  const output = job.stdout.addPipe().getReader();
+  const ran = job.run();
+  // A job that fails does so before it prints anything, and then there is still an answer to choose.
+  const first = await output.read();
+  if (first.done) await ran;
+  ran.catch((error) => {
+    if (job.signal.aborted) return; // The client went first, and the job failed of that.
+    engine.log("warn", `job ${name} failed in its answer: ${messageOf(error)}`);
+    c.env.cut();
+  });
+  c.env.answers("stream");
+  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    start(controller) {
+      if (!first.done) controller.enqueue(first.value as Uint8Array<ArrayBuffer>);
+    },
+    async pull(controller) {
+      const { value, done } = await output.read();
+      if (!done) return controller.enqueue(value as Uint8Array<ArrayBuffer>);
+      await ran; // Half an answer must not look like a whole one.
+      controller.close();
+    },
+    async cancel(reason) {
+      job.abort(reason);
+      await output.cancel(reason);
+    },
+  });
+  return new Response(body, { headers });
+}
 
-  /** Adds values for a stack, whose first frame is the innermost. */
-  add(stack: CallFrame[], value: number[]): void {
-    // The tree's own root stands for no function.
-    const frames = stack.filter(({ functionName }) => functionName !== "(root)");
-    if (frames.length === 0) return;
-    this.#samples.push(
-      new Sample({ locationId: frames.map((frame) => this.#location(frame).id), value }),
-    );
+/** By `?format=`, else by the Accept header, else the first. */
+function formatOf(c: Context, formats: Record<string, string>): string {
+  const asked = c.req.query("format");
+  if (asked !== undefined) {
+    if (Object.hasOwn(formats, asked)) return asked;
+    const known = Object.keys(formats).join(", ");
+    throw new TypedError("bad parameter", `format=${asked}: expected one of ${known}`);
   }
-
-  #location(frame: CallFrame): Location {
-    const line = frame.lineNumber + 1;
-    const key = `${frame.functionName}\n${frame.url}\n${line}`;
-    let location = this.#locations.get(key);
-    if (location === undefined) {
-      location = new Location({
-        id: this.#locations.size + 1,
-        line: [new Line({ functionId: this.#function(frame, key, line).id, line })],
-      });
-      this.#locations.set(key, location);
-    }
-    return location;
-  }
-
-  #function(frame: CallFrame, key: string, line: number): Fn {
-    let fn = this.#functions.get(key);
-    if (fn === undefined) {
-      const name = this.#strings.dedup(frame.functionName || "(anonymous)");
-      fn = new Fn({
-        id: this.#functions.size + 1,
-        name,
-        systemName: name,
-        filename: this.#strings.dedup(frame.url),
-        startLine: line,
-      });
-      this.#functions.set(key, fn);
-    }
-    return fn;
-  }
-
-  build(durationNanos: number): Profile {
-    return new Profile({
-      sampleType: this.#types,
-      sample: this.#samples,
-      location: [...this.#locations.values()],
-      function: [...this.#functions.values()],
-      stringTable: this.#strings,
-      timeNanos: BigInt(Date.now()) * 1_000_000n,
-      durationNanos: Math.round(durationNanos),
-      periodType: this.#types[1],
-      period: this.#period,
-    });
-  }
+  const types = Object.values(formats);
+  const type = accepts(c, { header: "Accept", supports: types, default: types[0] });
+  return Object.keys(formats).find((format) => formats[format] === type)!;
 }

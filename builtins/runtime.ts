@@ -69,18 +69,16 @@ export interface Observed<L extends AnyListener> {
 export const BACKLOG = 65_535;
 
 /**
- * Binds a unix listener, and lets the kernel queue as many of its clients as it can
- * (net.core.somaxconn, 4 096 on most systems) in place of the 1 024 that Deno asks for and offers no
- * option about: past the queue a client that does not block is refused with EAGAIN. listen(2) on a
- * socket that listens already changes nothing but that number. Only where foreign functions are
- * allowed, and no prompt asks.
+ * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on
+ * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue a
+ * client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
+ * changes nothing but that number. Only where foreign functions are allowed, and no prompt asks.
  */
-export function listenDeep(listen: () => Deno.UnixListener): Deno.UnixListener {
-  if (descriptorsProblem()) return listen();
+export function deepenQueue(listener: Deno.UnixListener): void {
+  if (descriptorsProblem()) return;
   using libc = new Libc();
-  const { listener, fd } = libc.observe(listen);
+  const fd = libc.descriptorOf(listener);
   if (fd !== undefined) libc.listen(fd, BACKLOG);
-  return listener;
 }
 
 /**
@@ -150,6 +148,21 @@ export function closeOnExec(descriptors: readonly number[]): void {
 export function closeDescriptor(fd: number): void {
   using libc = new Libc();
   libc.close(fd);
+}
+
+/**
+ * Ends the connections that these peers have with us, whoever holds them: shutdown(2). Does nothing
+ * where this process may not do so.
+ *
+ * @param peers The peers' addresses, as {@linkcode formatTcp} writes them.
+ */
+export function shutConnections(peers: { has(address: string): boolean }): void {
+  if (descriptorsProblem()) return;
+  using libc = new Libc();
+  for (const { name } of Deno.readDirSync(DESCRIPTORS)) {
+    const address = libc.peerOf(Number(name));
+    if (address !== undefined && peers.has(address)) libc.shutdown(Number(name));
+  }
 }
 
 /** CLOCK_MONOTONIC in microseconds, which systemd compares times by; undefined where it can't be had. */
@@ -229,6 +242,7 @@ const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_ACCEPTCONN = 30;
 const SOCK_STREAM = 1;
+const SHUT_RDWR = 2;
 const EPOLL_CTL_ADD = 1;
 const F_SETFD = 2;
 const FD_CLOEXEC = 1;
@@ -245,7 +259,9 @@ const SYMBOLS = {
   close: { parameters: ["i32"], result: "i32" },
   dup3: { parameters: ["i32", "i32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  shutdown: { parameters: ["i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   epoll_ctl: { parameters: ["i32", "i32", "i32", "buffer"], result: "i32" },
   clock_gettime: { parameters: ["i32", "buffer"], result: "i32" },
@@ -301,23 +317,40 @@ class Libc {
   observe<L extends AnyListener>(listen: () => L): Observed<L> {
     const before = new Set(descriptors().map(({ target }) => target));
     const listener = listen();
+    return { listener, fd: this.descriptorOf(listener, before) };
+  }
+  /** The descriptor of a listener, which is none of those that point to `others`. */
+  descriptorOf(listener: AnyListener, others: Set<string> = new Set()): number | undefined {
     const addr = listener.addr as Deno.NetAddr | Deno.UnixAddr;
     const address = "path" in addr ? formatUnix(addr.path) : formatTcp(addr);
-    const fd = descriptors().find(({ fd, target }) =>
-      target.startsWith("socket:") && !before.has(target) &&
+    return descriptors().find(({ fd, target }) =>
+      target.startsWith("socket:") && !others.has(target) &&
       !this.listeningProblem(fd) && this.nameOf(fd).address === address
     )?.fd;
-    return { listener, fd };
   }
-  /** What getsockname(2) says. */
+  shutdown(fd: number): void {
+    this.#library.symbols.shutdown(fd, SHUT_RDWR);
+  }
+  /** The address of a socket's other end, if it is a socket and has one. */
+  peerOf(fd: number): string | undefined {
+    const name = this.#name("getpeername", fd);
+    return name && this.#address(name).address;
+  }
+  /** The family and address of a socket. */
   nameOf(fd: number): { family: number; address: string } {
-    const name = new DataView(new ArrayBuffer(SOCKADDR_LENGTH));
+    const name = this.#name("getsockname", fd);
+    if (name === undefined) throw new Error(`getsockname of descriptor ${fd} failed`);
+    return this.#address(name);
+  }
+  #name(call: "getsockname" | "getpeername", fd: number): DataView | undefined {
     const length = new Uint32Array([SOCKADDR_LENGTH]);
-    if (this.#library.symbols.getsockname(fd, name, length) !== 0) {
-      throw new Error(`getsockname of descriptor ${fd} failed`);
-    }
+    const name = new Uint8Array(SOCKADDR_LENGTH);
+    if (this.#library.symbols[call](fd, name, length) !== 0) return undefined;
+    return new DataView(name.buffer, 0, Math.min(length[0], SOCKADDR_LENGTH));
+  }
+  #address(name: DataView): { family: number; address: string } {
     const family = name.getUint16(0, true);
-    const bytes = new Uint8Array(name.buffer);
+    const bytes = new Uint8Array(name.buffer, 0, name.byteLength);
     switch (family) {
       case AF_INET: {
         const hostname = bytes.subarray(4, 8).join(".");
@@ -331,7 +364,7 @@ class Libc {
         };
       }
       default: {
-        const path = new TextDecoder().decode(bytes.subarray(2, length[0]));
+        const path = new TextDecoder().decode(bytes.subarray(2));
         return { family, address: formatUnix(path) };
       }
     }

@@ -12,7 +12,7 @@ import { type BrowserRules, refusePages } from "./browsers.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
 import { nativeServe } from "./runtime.ts";
 import { notify, notifyReloading, startWatchdog, untakenSockets } from "./systemd.ts";
-import type { Certificates, TlsListener, Verifier } from "./tls.ts";
+import type { Certificates, TlsListener, TlsServer, Verifier } from "./tls.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -147,7 +147,7 @@ class Api {
       ...buffer.stats,
       ...connections.stats,
     }));
-    return { maxConnections: this.#limit?.max, listeners };
+    return { gate: this.#activation.state, maxConnections: this.#limit?.max, listeners };
   }
 
   /** Binds all addresses, or throws with those that were bound left to `close`. */
@@ -179,8 +179,8 @@ class Api {
   #listen(place: Bound, asked: Address): void {
     const job = this.#job;
     const tcp = place.address.startsWith("tcp:");
-    const verifier = tcp ? this.#tls?.verifier : undefined;
-    if (tcp && !verifier && exposureProblem(parseAddress(place.address))) {
+    const tls = tcp ? this.#tls : undefined;
+    if (tcp && !tls?.verifier && exposureProblem(parseAddress(place.address))) {
       job.engine.log(
         "warn",
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
@@ -192,7 +192,7 @@ class Api {
       this.#timeouts,
       job.engine.log,
       () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      verifier?.serve,
+      tls?.server.serve,
     );
     const buffer = new ListenBuffer(place.listener, this.#activation, {
       hold: number(job, "Hold"),
@@ -239,6 +239,7 @@ class Api {
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(handler: RequestHandler): Promise<void> {
     this.#handler = handler;
+    this.#each((connections) => connections.prepare());
     if (this.#stopped) await this.close();
     await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
@@ -301,7 +302,7 @@ class Api {
       await this.#unpublish(place);
     }
     this.#each((connections) => connections.cutAll());
-    this.#tls?.verifier?.close();
+    this.#tls?.server.close();
     globalThis.removeEventListener("unload", this.#unload);
   }
 }
@@ -311,6 +312,8 @@ interface Tls {
   certificates: Certificates;
   /** Who asks clients for their certificates, if anybody does. */
   verifier?: Verifier;
+  /** What serves connections: the verifier, if there is one. */
+  server: Verifier | TlsServer;
   /** Listens, where nobody does. */
   listen(where: Deno.TcpListenOptions | number): TlsListener;
   listeners: TlsListener[];
@@ -325,7 +328,7 @@ async function loadTls(job: Job): Promise<Tls | undefined> {
     if (path) return path;
     throw new TypedError("bad parameter", `TLS needs ${key}, expected the path of a PEM file`);
   };
-  const { Certificates, TlsListener, Verifier } = await import("./tls.ts");
+  const { Certificates, TlsListener, TlsServer, Verifier } = await import("./tls.ts");
   const { log } = job.engine;
   const certificates = new Certificates({
     cert: file("TlsCert"),
@@ -340,7 +343,8 @@ async function loadTls(job: Job): Promise<Tls | undefined> {
     listeners.push(listener);
     return listener;
   };
-  return { certificates, verifier, listen, listeners };
+  const server = verifier ?? new TlsServer(nativeServe());
+  return { certificates, verifier, server, listen, listeners };
 }
 
 /** The origin that `serveapi` is told to let in, as it stands in Access-Control-Allow-Origin. */

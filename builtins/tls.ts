@@ -4,7 +4,7 @@
  * @module
  */
 
-import { createPrivateKey, X509Certificate } from "node:crypto";
+import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
 import { Duplex } from "node:stream";
 import {
   connect,
@@ -16,7 +16,16 @@ import {
 import { type Logger, messageOf, TypedError, within } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
 import type { ClientCertificate } from "./connections.ts";
-import { adopt, ANYWHERE, observe, type Serve, type Served, type ServedInfo } from "./runtime.ts";
+import {
+  adopt,
+  ANYWHERE,
+  formatTcp,
+  observe,
+  type Serve,
+  type Served,
+  type ServedInfo,
+  shutConnections,
+} from "./runtime.ts";
 
 /** The files of a daemon's certificates, all in PEM. */
 export interface CertificateFiles {
@@ -69,8 +78,9 @@ export class Certificates {
         `TLS key ${files.key}: it is encrypted, expected one without a passphrase`,
       );
     }
-    const privateKey = parsed("key", files.key, () => createPrivateKey(key));
-    if (!certificate.checkPrivateKey(privateKey)) {
+    const publicKey = parsed("key", files.key, () => createPublicKey(createPrivateKey(key)));
+    // Not checkPrivateKey(), which Deno 2.6 has not.
+    if (!derOf(publicKey).equals(derOf(certificate.publicKey))) {
       throw new TypedError(
         "bad parameter",
         `TLS key ${files.key}: it is not that of the certificate ${files.cert}`,
@@ -88,6 +98,10 @@ export class Certificates {
     }
     return { cert, key, ca };
   }
+}
+
+function derOf(key: KeyObject) {
+  return key.export({ type: "spki", format: "der" });
 }
 
 function readPem(what: string, path: string): string {
@@ -179,6 +193,54 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   }
 }
 
+/** How long a client may take to go once its connection has ended, in milliseconds. */
+const LINGER = 1_000;
+
+/**
+ * Serves connections of a {@linkcode TlsListener}. Deno does not let go of a TLS connection that has
+ * ended before its client has gone, which may be never: in the middle of a handshake, or of an answer
+ * that the client does not take. So those who stay too long are shown out.
+ */
+export class TlsServer {
+  #serve: Serve;
+  /** When each peer's connection ended; never, as long as it is served. */
+  #peers = new Map<string, { ended: number }>();
+  #timer?: ReturnType<typeof setInterval>;
+
+  /** Serves with the native loop. */
+  constructor(serve: Serve) {
+    this.#serve = serve;
+  }
+  /** Serves a connection, as the native loop does. */
+  readonly serve: Serve = (conn, ...rest): Served => {
+    const address = formatTcp(conn.remoteAddr as Deno.NetAddr);
+    const peer = { ended: Infinity };
+    // Whoever had that port before is gone, even if we have not heard of it yet.
+    this.#peers.set(address, peer);
+    const served = this.#serve(conn, ...rest);
+    const finished = served.finished.finally(() => {
+      peer.ended = performance.now();
+      this.#timer ??= setInterval(() => this.#sweep(), LINGER);
+    });
+    return { finished, shutdown: () => served.shutdown() };
+  };
+  /** Shows everybody out. */
+  close(): void {
+    this.#show(this.#peers);
+  }
+  #sweep(): void {
+    const now = performance.now();
+    this.#show(new Map([...this.#peers].filter(([, { ended }]) => now - ended >= LINGER)));
+  }
+  #show(late: Map<string, unknown>): void {
+    if (late.size > 0) shutConnections(late);
+    for (const peer of late.keys()) this.#peers.delete(peer);
+    if (this.#peers.size > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+}
+
 /** What is known of a request from a client that has shown its certificate. */
 export interface VerifiedInfo extends ServedInfo {
   readonly client: ClientCertificate;
@@ -220,9 +282,12 @@ export class Verifier {
     });
     client.on("error", () => {}); // To be refused is what it is for.
     using connection = await listener.accept();
-    const letIn = this.#handshake(connection).then(() => true, () => false);
+    const refused = this.#handshake(connection).then(
+      () => false,
+      (error) => error instanceof Refused && error.message === NO_CERTIFICATE,
+    );
     try {
-      if (!await within(CHECK_TIMEOUT, letIn) || await letIn) {
+      if (!await within(CHECK_TIMEOUT, refused) || !await refused) {
         throw new Error(
           `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno 2.7.14 or newer for --tlsverify`,
         );
@@ -269,13 +334,12 @@ export class Verifier {
 
   async #verified(conn: Deno.Conn): Promise<TLSSocket> {
     try {
-      const socket = await this.#handshake(conn);
-      if (socket.authorized) return socket;
-      socket.destroy();
-      throw new Error(`its certificate is not valid: ${messageOf(socket.authorizationError)}`);
+      return await this.#handshake(conn);
     } catch (error) {
-      const { hostname, port } = conn.remoteAddr as Deno.NetAddr;
-      this.#log("info", `TLS client ${hostname}:${port} refused: ${messageOf(error)}`);
+      if (error instanceof Refused) {
+        const { hostname, port } = conn.remoteAddr as Deno.NetAddr;
+        this.#log("info", `TLS client ${hostname}:${port} refused: ${error.message}`);
+      }
       throw error;
     }
   }
@@ -289,17 +353,34 @@ export class Verifier {
     };
     const { promise, resolve, reject } = Promise.withResolvers<TLSSocket>();
     // One for each connection, because it does not say which one its events are about.
-    const server = createServer(options, resolve);
-    server.on("tlsClientError", reject);
-    const stream = duplexOf(conn);
-    stream.on("close", () => reject(new Error("the connection was closed")));
-    server.emit("connection", stream);
-    return promise.then((socket) => {
+    const server = createServer(options, (socket) => {
       // A client that goes away is no news; whoever reads or writes hears of it.
       socket.on("error", () => {});
-      return socket;
+      if (socket.authorized) return resolve(socket);
+      socket.destroy();
+      reject(refusal(socket) ?? new Refused("its certificate was not checked"));
     });
+    server.on("tlsClientError", (error, socket) => reject(refusal(socket, error) ?? error));
+    const stream = duplexOf(conn);
+    // Later, so that a better reason comes first.
+    stream.on("close", () => setImmediate(() => reject(new Error("the connection was closed"))));
+    server.emit("connection", stream);
+    return promise;
   }
+}
+
+/** A client has shown no certificate that is good. */
+class Refused extends Error {}
+const NO_CERTIFICATE = "it has shown no certificate";
+
+/** Why a client was refused, if that is for its certificate. */
+function refusal({ authorizationError }: TLSSocket, error?: Error): Refused | undefined {
+  // The code of OpenSSL's verification, such as CERT_HAS_EXPIRED.
+  if (authorizationError) {
+    return new Refused(`its certificate is not valid (${authorizationError})`);
+  }
+  const { code } = error as { code?: string } | undefined ?? {};
+  if (code === "ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE") return new Refused(NO_CERTIFICATE);
 }
 
 /** RFC 4514: what has a meaning in a name has a backslash before it. */

@@ -5,6 +5,10 @@
  */
 
 import { Hono } from "npm:hono@^4.13";
+import { UnsupportedPathError } from "npm:hono@^4.13/router";
+import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
+import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
+import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
 import { getPath } from "npm:hono@^4.13/utils/url";
 import type { ClientCertificate } from "./connections.ts";
 import { API_VERSION } from "./version.ts";
@@ -40,13 +44,30 @@ type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cu
 
 /** A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
 export function versionedApp(): Hono<{ Bindings: Bindings }> {
-  return new Hono({ getPath: (_request, given) => (given?.env as Bindings).path });
+  return new Hono({
+    getPath: (_request, given) => (given?.env as Bindings).path,
+    // Hono's own choice, but for the number of routes.
+    router: new SmartRouter({ routers: [new FewRoutes(), new TrieRouter()] }),
+  });
+}
+
+/** With more routes than this, one regular expression of them all is slower than a tree. */
+const FEW = 250;
+
+/** Leaves many routes to the next router, as it does routes that it cannot express. */
+class FewRoutes<T> extends RegExpRouter<T> {
+  #routes = 0;
+  override add(method: string, path: string, handler: T): void {
+    if (++this.#routes > FEW) throw new UnsupportedPathError();
+    super.add(method, path, handler);
+  }
 }
 
 /** Splits the version off a request's path, and passes on what the connection told of the client. */
 export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
+  readonly method: string;
   bodyLimit: number;
   /** Whether a job reads the body, perhaps after the answer has begun. */
   bodyAttached = false;
@@ -56,6 +77,7 @@ export class RequestBindings implements Bindings {
   constructor(request: Request, info: object | undefined, bodyLimit: number) {
     const path = getPath(request);
     this.#request = request;
+    this.method = request.method;
     this.#info = info as Connected | undefined;
     this.bodyLimit = bodyLimit;
     const code = path.charCodeAt(2);

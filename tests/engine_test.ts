@@ -600,6 +600,73 @@ Deno.test("Engine.onJob logs an observer that throws, and the others and the job
   ]);
 });
 
+Deno.test("Engine.running and Engine.handlers tell of jobs and of handlers", async () => {
+  const { engine } = logged();
+  const gate = Promise.withResolvers<void>();
+  const handler = () => gate.promise;
+  engine.register("wait", handler);
+  engine.registerCatchall(() => {});
+  assertEquals(engine.handlers.get("wait"), handler);
+  assertEquals([...engine.handlers.keys()], ["commands", "wait"]);
+  const first = engine.job("wait");
+  const second = engine.job("wait");
+  const runs = [first.run(), second.run()];
+  assertEquals(engine.running, [first, second]);
+  gate.resolve();
+  await Promise.all(runs);
+  assertEquals(engine.running, []);
+});
+
+Deno.test("Engine.wrapHandlers calls the handlers of jobs that start from then on", async () => {
+  const { engine } = logged();
+  engine.register("say", async (job) => {
+    await job.print("said");
+    return 7;
+  });
+  const wrapped: string[] = [];
+  engine.wrapHandlers((job, handler) => {
+    wrapped.push(job.name);
+    return handler(job);
+  });
+  const job = engine.job("say");
+  const said = job.stdout.addTail(1);
+  await assertRejects(() => job.run(), JobError);
+  assertEquals([said.text, job.status, wrapped], ["said", 7, ["say"]]);
+  // There is no handler to call for a job that is not there.
+  await assertRejects(() => engine.job("missing").run(), JobError, "command not found");
+  assertEquals(wrapped, ["say"]);
+});
+
+Deno.test("Input.reading and Output.pending tell what a job is waiting for", async () => {
+  const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+  const input = new Input();
+  assertEquals(input.reading, false);
+  input.add(readable);
+  assertEquals(input.reading, false);
+  const text = input.text();
+  assertEquals(input.reading, true);
+  await writable.close();
+  await text;
+  assertEquals(input.reading, false);
+  const other = new Input();
+  other.add("some");
+  const reader = other.readable.getReader();
+  assertEquals(other.reading, true);
+  reader.releaseLock();
+  assertEquals(other.reading, false);
+
+  const output = new Output();
+  const taken = Promise.withResolvers<void>();
+  output.add({ write: () => taken.promise });
+  assertEquals(output.pending, false);
+  const written = output.write("x");
+  assertEquals(output.pending, true);
+  taken.resolve();
+  await written;
+  await output.close();
+  assertEquals(output.pending, false);
+});
+
 Deno.test("Engine.stats counts the jobs that started, that failed, and that run", async () => {
   const { engine } = logged();
   const end = Promise.withResolvers<void>();

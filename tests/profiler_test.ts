@@ -1,95 +1,603 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
-import { Daemon, run, TempFolder } from "./daemon.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { attachProfiler, createRouter, Engine } from "../mod.ts";
+import { Browser, CHROMIUM } from "./browser.ts";
+import { Daemon, project, run, TempFolder, until } from "./daemon.ts";
 
-const NO_GO = await new Deno.Command("go", { args: ["version"], stdout: "null", stderr: "null" })
-  .output().then(({ success }) => !success, () => true);
+const NO_GO = await run("go", ["version"]).then(({ code }) => code !== 0, () => true);
 if (NO_GO) console.log("skipped: there is no go here, whose pprof would read the profiles");
+const NO_CURL = await run("curl", ["--version"]).then(({ code }) => code !== 0, () => true);
+if (NO_CURL) console.log("skipped: there is no curl here, which would fetch from a unix socket");
 
-/** A daemon with a route that keeps one function busy, and one that keeps memory. */
-const INSTALL = "data:text/javascript," + encodeURIComponent(
-  `const kept = [];
-  function burnTheCpu(ms) {
-    let n = 0;
-    for (const end = performance.now() + ms; performance.now() < end;) n += Math.sqrt(n + 1);
-    return n;
+const BUSY = project("tests/fixtures/busy.ts");
+/** Where in the fixture something is, from 1 on. */
+const lineOf = (text: string) =>
+  Deno.readTextFileSync(BUSY).split("\n").findIndex((line) => line.includes(text)) + 1;
+
+/** A daemon in debug mode with a tcp and a unix address, that does not log each request. */
+async function profiled(
+  folder: TempFolder,
+): Promise<{ daemon: Daemon; url: string; sock: string }> {
+  const sock = `${folder.path}/api.sock`;
+  const daemon = Daemon.start([
+    ...["-D", "-l", "info", "--install", BUSY],
+    ...["-H", "tcp://127.0.0.1:0", "-H", `unix://${sock}`],
+  ]);
+  const url = `http://127.0.0.1:${await daemon.port()}`;
+  await daemon.open();
+  return { daemon, url, sock };
+}
+
+/** Asks again and again for as long as the work takes. */
+async function under<T>(url: string, work: () => Promise<T>): Promise<T> {
+  let busy = true;
+  const load = (async () => {
+    while (busy) await (await fetch(url)).text();
+  })();
+  try {
+    return await work();
+  } finally {
+    busy = false;
+    await load;
   }
-  function keepMemory() {
-    for (let i = 0; i < 200_000; i++) kept.push({ i, s: "x" + i });
+}
+
+/** Runs `go tool pprof`, which may write only below the folder. */
+async function pprof(folder: TempFolder, ...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await run("go", ["tool", "pprof", ...args], {
+    env: { PPROF_TMPDIR: folder.path },
+  });
+  assertEquals(code, 0, stderr);
+  return stdout;
+}
+
+async function ofUnixSocket(folder: TempFolder, sock: string, path: string): Promise<string> {
+  const file = `${folder.path}/${crypto.randomUUID()}`;
+  const curl = ["-sS", "--fail", "--unix-socket", sock, "-o", file, `http://localhost${path}`];
+  const { code, stderr } = await run("curl", curl);
+  assertEquals(code, 0, stderr);
+  return file;
+}
+
+/** The rows of `-top`: the share of the whole that each function has by itself, the most first. */
+function rows(top: string): { flat: number; name: string }[] {
+  return [...top.matchAll(/^ *\S+ +([\d.]+)% +[\d.]+% +\S+ +[\d.]+% +(.+)$/gm)]
+    .map(([, flat, name]) => ({ flat: Number(flat), name }));
+}
+
+Deno.test("profile: the hot function is on top by name, file and line, with its job", {
+  ignore: NO_GO || NO_CURL,
+}, async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url, sock } = await profiled(folder);
+  await using _ = daemon;
+  const path = "/debug/pprof/profile?seconds=1";
+  const proto = `${folder.path}/cpu.pb.gz`;
+  await under(`${url}/burn`, () => pprof(folder, "-proto", `-output=${proto}`, url + path));
+  const unix = await under(`${url}/burn`, () => ofUnixSocket(folder, sock, path));
+  for (const source of [proto, unix]) {
+    const top = await pprof(folder, "-top", source);
+    assertMatch(top, /^File: mod\.ts$/m);
+    assertMatch(top, /^Type: cpu$/m);
+    assertMatch(top, /^Duration: 1\.\d+s, Total samples = /m);
+    const [{ flat, name }] = rows(top);
+    assertEquals(name, "burnTheCpu");
+    assert(flat >= 80, top);
+
+    const list = await pprof(folder, "-list", "^burnTheCpu$", source);
+    assertStringIncludes(list, `ROUTINE ======================== burnTheCpu in ${BUSY}\n`);
+    const lines = [...list.matchAll(/^ *([\d.]+)(ms|s) +\S+ +(\d+):(.*)$/gm)]
+      .map(([, time, unit, line, text]) => ({
+        ms: Number(time) * (unit === "s" ? 1_000 : 1),
+        line: Number(line),
+        text,
+      })).sort((a, b) => b.ms - a.ms);
+    assertEquals(lines[0].line, lineOf("// the hot line"), list);
+    assertMatch(lines[0].text, /the hot line/); // pprof found the source, too.
+    const total = lines.reduce((sum, { ms }) => sum + ms, 0);
+    assert(lines[0].ms > total * 0.8, list);
+
+    // Part of the handler's work is done after an await of its own.
+    const [, share] = /\(([\d.]+)%\): burn$/m.exec(await pprof(folder, "-tags", source))!;
+    assert(Number(share) > 80, share);
+    const raw = await pprof(folder, "-raw", source);
+    assertMatch(raw, /^PeriodType: cpu nanoseconds\nPeriod: 1000000$/m);
+    assertMatch(raw, /^samples\/count cpu\/nanoseconds$/m);
   }
-  export function install(engine, router) {
-    router.get("/burn", (c) => c.text(String(burnTheCpu(50))));
-    router.get("/keep", (c) => { keepMemory(); return c.text("kept"); });
+});
+
+Deno.test("heap and allocs: the planted leak is on top, and the planted garbage", {
+  ignore: NO_GO || NO_CURL,
+}, async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url, sock } = await profiled(folder);
+  await using _ = daemon;
+  for (let i = 0; i < 4; i++) await (await fetch(`${url}/keep`)).text();
+  await (await fetch(`${url}/waste`)).text();
+  const heap = "/debug/pprof/heap?gc=1";
+  const proto = `${folder.path}/heap.pb.gz`;
+  await pprof(folder, "-proto", `-output=${proto}`, url + heap);
+  for (const source of [proto, await ofUnixSocket(folder, sock, heap)]) {
+    const top = await pprof(folder, "-top", source);
+    assertMatch(top, /^Type: inuse_space$/m);
+    const [{ flat, name }] = rows(top);
+    assertEquals(name, "keepMemory");
+    assert(flat >= 80, top);
+    const list = await pprof(folder, "-list", "^keepMemory$", source);
+    assertStringIncludes(list, `keepMemory in ${BUSY}\n`);
+    // V8 tells which function allocated, and not on which of its lines.
+    assertMatch(list, new RegExp(` ${lineOf("function keepMemory")}:function keepMemory`));
+    assertMatch(await pprof(folder, "-tags", source), /: keep$/m);
+    assertMatch(
+      await pprof(folder, "-raw", source),
+      /^PeriodType: space bytes\nPeriod: 524288$[^]*^samples\/count inuse_space\/bytes/m,
+    );
+  }
+  const allocs = "/debug/pprof/allocs?seconds=1";
+  const tops = [
+    await under(`${url}/waste`, () => pprof(folder, "-top", url + allocs)),
+    await pprof(
+      folder,
+      "-top",
+      await under(`${url}/waste`, () => ofUnixSocket(folder, sock, allocs)),
+    ),
+  ];
+  for (const top of tops) {
+    assertMatch(top, /^Type: alloc_space$/m);
+    const [{ flat, name }] = rows(top);
+    assertEquals(name, "makeGarbage");
+    assert(flat >= 80, top);
+  }
+  // Afterwards the heap is watched again.
+  await (await fetch(`${url}/keep`)).text();
+  assertEquals(rows(await pprof(folder, "-top", url + heap))[0].name, "keepMemory");
+});
+
+interface Call {
+  functionName: string;
+  url: string;
+  lineNumber: number;
+}
+
+Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept", async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  const pages = `${url}/debug/pprof`;
+  const get = async (path: string, accept = "*/*") => {
+    const answer = await fetch(`${pages}/${path}`, { headers: { Accept: accept } });
+    assertEquals(answer.status, 200);
+    return answer;
+  };
+
+  for (
+    const [path, accept] of [
+      ["profile?seconds=0.5&format=cpuprofile", "*/*"],
+      ["profile?seconds=0.5", "text/html;q=0.5, application/json"],
+    ]
+  ) {
+    const answer = await under(`${url}/burn`, () => get(path, accept));
+    assertEquals(answer.headers.get("content-type"), "application/json");
+    assertMatch(answer.headers.get("content-disposition")!, /filename="profile\.cpuprofile"/);
+    const { nodes, samples, timeDeltas } = await answer.json();
+    const hot = nodes.find(({ callFrame }: { callFrame: Call }) =>
+      callFrame.functionName === "burnTheCpu"
+    );
+    assertEquals(hot.callFrame.lineNumber + 1, lineOf("function burnTheCpu"));
+    assertEquals(hot.job, "burn");
+    assertEquals(samples.length, timeDeltas.length);
+  }
+
+  await (await get("../../keep")).text();
+  const heap = await (await get("heap?format=heapprofile")).json();
+  interface Node {
+    callFrame: Call;
+    children: Node[];
+  }
+  const walk = (node: Node): Node[] => [node, ...node.children.flatMap(walk)];
+  const kept = walk(heap.head).find(({ callFrame }) => callFrame.functionName === "keepMemory")!;
+  assertEquals(kept.callFrame.lineNumber + 1, lineOf("function keepMemory"));
+
+  const dumped = await get("heap?format=heapsnapshot");
+  assertMatch(dumped.headers.get("content-disposition")!, /filename="heap\.heapsnapshot"/);
+  const snapshot = await dumped.json();
+  assertEquals(
+    snapshot.nodes.length,
+    snapshot.snapshot.node_count * snapshot.snapshot.meta.node_fields.length,
+  );
+
+  for (
+    const [path, accept] of [["heap", "*/*"], ["heap", "text/html"], ["allocs?seconds=0.1", ""]]
+  ) {
+    const answer = await get(path, accept);
+    assertEquals(answer.headers.get("content-type"), "application/octet-stream");
+    assertEquals([...(await answer.bytes()).subarray(0, 2)], [0x1f, 0x8b]); // gzip
+  }
+  const refused = await fetch(`${pages}/heap?format=cpuprofile`);
+  assertEquals([refused.status, await refused.json()], [400, {
+    message: "format=cpuprofile: expected one of pprof, heapprofile, heapsnapshot",
+  }]);
+  // A look at the headers takes no profile.
+  const head = await fetch(`${pages}/profile?seconds=300`, { method: "HEAD" });
+  assertEquals([head.status, head.headers.get("content-type")], [200, "application/octet-stream"]);
+});
+
+Deno.test("trace: jobs and samples on one clock, as Chrome's Performance panel reads them", async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  const answer = await under(`${url}/burn`, () => fetch(`${url}/debug/pprof/trace?seconds=1`));
+  const { traceEvents } = await answer.json();
+  interface Event {
+    name: string;
+    ph: string;
+    ts: number;
+    id: string;
+    // deno-lint-ignore no-explicit-any -- each kind of event has its own
+    args: any;
+  }
+  const events: Event[] = traceEvents;
+  const { ts: started } = events.find(({ name }) => name === "Profile")!;
+  const chunk = events.find(({ name }) => name === "ProfileChunk")!.args.data;
+  const hot = new Set(
+    chunk.cpuProfile.nodes.filter(({ callFrame }: { callFrame: Call }) =>
+      callFrame.functionName === "burnTheCpu"
+    ).map(({ id }: { id: number }) => id),
+  );
+  const ends = new Map(events.filter(({ ph }) => ph === "e").map((end) => [end.id, end]));
+  const burns = events.filter(({ name, ph }) => name === "burn" && ph === "b")
+    .map(({ id, ts }) => [ts, ends.get(id)!.ts]);
+  assert(burns.length >= 10, `${burns.length} jobs`);
+  // Each job takes 50 ms; the samples of its function are within such a span.
+  let within = 0;
+  let all = 0;
+  let at = started;
+  chunk.cpuProfile.samples.forEach((id: number, i: number) => {
+    at += chunk.timeDeltas[i];
+    if (!hot.has(id)) return;
+    all++;
+    if (burns.some(([start, end]) => start - 500 <= at && at <= end + 500)) within++;
+  });
+  assert(all > 300, `${all} samples`);
+  assert(within > all * 0.98, `${within} of ${all} samples`);
+});
+
+Deno.test("one profile at a time: a second is told when to come back; who leaves ends theirs", async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  const pages = `${url}/debug/pprof`;
+  for (const seconds of ["0", "-1", "soon", "1000"]) {
+    for (const path of ["profile", "allocs", "trace"]) {
+      const answer = await fetch(`${pages}/${path}?seconds=${seconds}`);
+      assertEquals(answer.status, 400);
+      assertMatch((await answer.json()).message, /expected a number above 0, and at most 300/);
+    }
+  }
+  const running = async (job: string) => {
+    const { running } = await (await fetch(`${pages}/jobs`)).json();
+    return running.some(({ name }: { name: string }) => name === job);
+  };
+  for (const [path, job] of [["profile", "cpuprofile"], ["allocs", "allocprofile"]]) {
+    const leaving = new AbortController();
+    const first = fetch(`${pages}/${path}?seconds=300`, { signal: leaving.signal }).catch(() => {});
+    await until(() => running(job));
+    for (const other of ["profile", "heap", "heap?format=heapsnapshot", "allocs", "trace"]) {
+      const second = await fetch(`${pages}/${other}`);
+      assertEquals(second.status, 409);
+      assertMatch((await second.json()).message, /profile is being taken, come back in \d+ s$/);
+      const after = Number(second.headers.get("retry-after"));
+      assert(after > 200 && after <= 300, `${after}`);
+    }
+    leaving.abort();
+    await first;
+    await until(async () => !(await running(job)));
+    const next = await fetch(`${pages}/profile?seconds=0.01`);
+    assertEquals(next.status, 200);
+    await next.bytes();
+  }
+});
+
+Deno.test("a drain ends a profile and the page's events", async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  const live = await fetch(`${url}/debug/pprof/live`);
+  assertEquals(live.headers.get("content-type"), "text/event-stream");
+  const taken = fetch(`${url}/debug/pprof/profile?seconds=300`);
+  await until(async () =>
+    (await (await fetch(`${url}/debug/pprof/jobs`)).text()).includes('"cpuprofile"')
+  );
+  assertEquals(await daemon.end(), 0);
+  assertMatch(await live.text(), /^data: \{.*\}\n\n/);
+  assertEquals((await taken).status, 200);
+  assert((await (await taken).bytes()).length > 100);
+});
+
+Deno.test("the small routes are what Go's clients expect", async () => {
+  await using folder = await TempFolder.make();
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  const get = async (path: string, init?: RequestInit) => {
+    const answer = await fetch(url + path, init);
+    return [answer.status, await answer.text()] as const;
+  };
+  assertEquals(await get("/debug/pprof/symbol"), [200, "num_symbols: 1\n"]);
+  assertEquals(await get("/debug/pprof/symbol", { method: "POST", body: "0x1+0x2" }), [
+    200,
+    "num_symbols: 1\n",
+  ]);
+  const [, cmdline] = await get("/debug/pprof/cmdline");
+  assertEquals(cmdline.split("\0").slice(2, 5), ["-D", "-l", "info"]);
+  const [status, index] = await get("/v1.41/debug/pprof");
+  assertEquals(status, 200);
+  assertMatch(index, /<title>Floodgate: profiler<\/title>/);
+  const moved = await fetch(`${url}/v1.41/debug/pprof`, { redirect: "manual" });
+  assertEquals([moved.status, moved.headers.get("location")], [302, "pprof/"]);
+  const [, vars] = await get("/debug/vars");
+  assertEquals(JSON.parse(vars).apis[0].gate, "open");
+  // What a browser says of a page from elsewhere that loads this, and of a link in one.
+  const cross = { "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors" };
+  assertEquals(await get("/debug/pprof/heap", { headers: cross }), [
+    403,
+    '{"message":"profiles are not for pages from elsewhere"}',
+  ]);
+  const link = { ...cross, "Sec-Fetch-Mode": "navigate" };
+  assertEquals((await get("/debug/pprof/", { headers: link }))[0], 200);
+  const [, open] = await get("/debug/pprof/resources");
+  const { kinds, open: count } = JSON.parse(open);
+  assert(kinds.socket >= 3, open);
+  assert(count > kinds.socket && count < 200, open);
+});
+
+Deno.test("jobs: where those that run are, how old they are, and how long those were that ended", async () => {
+  const engine = new Engine({ log: () => {} });
+  const gates: Record<string, PromiseWithResolvers<void>> = {};
+  engine.register("waiting", async (job) => {
+    await (gates[job.args[0]] = Promise.withResolvers()).promise;
+  });
+  engine.register("reading", async (job) => {
+    await job.stdin.text();
+    await gates.read.promise;
+  });
+  engine.register("writing", (job) => job.print("x"));
+  engine.register("outer", (job) => engine.job("waiting", ...job.args).run());
+  engine.register("failing", () => 3);
+  engine.registerCatchall(() => {});
+  const before = engine.job("waiting", "before").run();
+
+  const router = await createRouter(engine);
+  await attachProfiler(router, engine);
+  const jobs = async () => await (await router.request("/debug/pprof/jobs")).json();
+  gates.read = Promise.withResolvers();
+  const reading = engine.job("reading");
+  const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
+  reading.stdin.add(readable);
+  const writing = engine.job("writing");
+  const taken = Promise.withResolvers<void>();
+  writing.stdout.add({ write: () => taken.promise });
+  const runs = [before, reading.run(), writing.run(), engine.job("outer", "inner").run()];
+  const wheres = async () => {
+    const { running } = await jobs();
+    return running.map((
+      { name, args, where, parent, older }: Record<string, unknown>,
+    ) => [name, args, where, parent, older]);
+  };
+  assertEquals(await wheres(), [
+    ["waiting", ["before"], "in its handler", undefined, true],
+    ["reading", [], "reading stdin", undefined, undefined],
+    ["writing", [], "writing stdout", undefined, undefined],
+    ["outer", ["inner"], "running waiting", undefined, undefined],
+    ["waiting", ["inner"], "in its handler", "outer", undefined],
+  ]);
+  await writable.close();
+  await until(async () => (await wheres())[1][2] === "in its handler"); // All is read.
+  const started = performance.now();
+  await until(() => performance.now() > started + 20);
+  const { running } = await jobs();
+  for (const { age } of running) assert(age >= 20 && age < 60_000, `${age}`);
+  taken.resolve();
+  for (const gate of Object.values(gates)) gate.resolve();
+  await Promise.all(runs);
+
+  await engine.job("failing").run().catch(() => {});
+  for (let i = 0; i < 300; i++) await engine.job(`name-${i}`).run();
+  const after = await jobs();
+  assertEquals(after.running, []);
+  const of = (name: string) => after.jobs.find((job: { name: string }) => job.name === name);
+  assertEquals([of("failing").ended, of("failing").failed], [1, 1]);
+  assertEquals([of("waiting").ended, of("waiting").failed], [1, 0]);
+  const { latency } = of("outer");
+  assertEquals([latency.count, latency.counts.reduce((a: number, b: number) => a + b)], [1, 1]);
+  assert(latency.max >= 20 && latency.p50 >= 20, JSON.stringify(latency));
+  // Clients must not fill the memory with names that they make up.
+  assertEquals(after.jobs.length, 201);
+  assertEquals(of("(others)").ended > 90, true);
+  await engine.shutdown();
+});
+
+Deno.test("eventloop: what holds it up is seen", async () => {
+  const engine = new Engine({ log: () => {} });
+  const router = await createRouter(engine);
+  await attachProfiler(router, engine);
+  const looked = async () => (await (await router.request("/debug/pprof/eventloop")).json()).delay;
+  await until(async () => (await looked()).count > 2);
+  const { max: before } = await looked();
+  for (const end = performance.now() + before + 400; performance.now() < end;);
+  const { count } = await looked();
+  await until(async () => (await looked()).count > count);
+  const { max, counts } = await looked();
+  // A timer of 20 ms was waiting somewhere in it.
+  assert(max >= before + 350, `${max} after ${before}`);
+  assert(counts.slice(8).some((count: number) => count > 0), `${counts}`);
+  await engine.shutdown();
+});
+
+/** A module that tells which scripts the process has loaded: V8 lists them to a debugger. */
+const LOADED = "data:text/javascript," + encodeURIComponent(
+  `import { Session } from "node:inspector/promises";
+  export function install(_engine, router) {
+    router.get("/loaded", async (c) => {
+      const urls = [];
+      const session = new Session();
+      session.connect();
+      session.on("Debugger.scriptParsed", ({ params }) => urls.push(params.url));
+      await session.post("Debugger.enable");
+      session.disconnect();
+      return c.json(urls);
+    });
   }`,
 );
 
-Deno.test("attachProfiler serves CPU and heap profiles that go tool pprof reads", {
-  ignore: NO_GO,
+Deno.test("without --debug every path is 404 and nothing of the profiler is loaded", async () => {
+  for (
+    const [args, env, debug] of [
+      [[], {}, false],
+      [[], { DEBUG: "0" }, false],
+      [[], { DEBUG: "" }, false],
+      [[], { DEBUG: "No" }, false],
+      [[], { DEBUG: "1" }, true],
+      [["-D"], { DEBUG: "0" }, true],
+    ] as [string[], Record<string, string>, boolean][]
+  ) {
+    await using daemon = Daemon.start(
+      ["-H", "tcp://127.0.0.1:0", "-l", "info", "--install", LOADED, ...args],
+      { env },
+    );
+    const url = `http://127.0.0.1:${await daemon.port()}`;
+    const urls: string[] = await (await fetch(`${url}/loaded`)).json();
+    assert(urls.some((url) => url.endsWith("/router.ts")), `${urls}`);
+    const root = new URL("../", import.meta.url).href;
+    const loaded = urls.map((url) => url.replace(root, ""))
+      .filter((url) => /profiler|pprof|flame/.test(url));
+    assertEquals(loaded.length > 0, debug, `${loaded}`);
+    const paths = ["", "/", "/page.js", "/live", "/profile?seconds=0.01", "/heap", "/cmdline"];
+    paths.push("/allocs?seconds=0.01", "/trace?seconds=0.01", "/symbol", "/jobs");
+    paths.push("/resources", "/eventloop");
+    for (const path of paths) {
+      const answer = await fetch(`${url}/debug/pprof${path}`);
+      assertEquals(answer.status, debug ? 200 : 404, path);
+      await answer.body?.cancel();
+    }
+    const vars = await fetch(`${url}/debug/vars`);
+    assertEquals(vars.status, 200);
+    await vars.body?.cancel();
+  }
+});
+
+Deno.test("--debug is refused where other machines could ask", async () => {
+  for (const [args, env] of [[["-D"], {}], [[], { DEBUG: "yes" }]] as const) {
+    await using daemon = Daemon.start(["-H", "tcp://0.0.0.0:0", "--insecure", ...args], { env });
+    assertEquals((await daemon.status).code, 2);
+    assertEquals(daemon.stdout, "");
+    assertMatch(
+      daemon.stderr,
+      /^floodgate: address "tcp:\/\/0\.0\.0\.0:0": --debug \(or DEBUG\) .*, expected a local address, or no --debug\n$/,
+    );
+  }
+});
+
+Deno.test("the profiler is there where mod.ts is run from a URL, with lines of its source", async () => {
+  await using folder = await TempFolder.make();
+  await using web = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    async (request) =>
+      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
+        headers: { "Content-Type": "application/typescript" },
+      }),
+  );
+  const base = `http://127.0.0.1:${web.addr.port}`;
+  const busy = `${base}/tests/fixtures/busy.ts`;
+  await using daemon = Daemon.start(
+    ["-D", "-l", "info", "-H", "tcp://127.0.0.1:0", "--install", busy],
+    { program: `${base}/mod.ts`, cwd: folder.path },
+  );
+  const url = `http://127.0.0.1:${await daemon.port()}`;
+  for (
+    const [file, begins] of [
+      ["page.js", "// The script"],
+      ["page.css", ":root"],
+      ["d3-flamegraph.js", "!function"],
+      ["icon.svg", "<svg"],
+    ]
+  ) {
+    assertStringIncludes(await (await fetch(`${url}/debug/pprof/${file}`)).text(), begins);
+  }
+  const { nodes } = await under(
+    `${url}/burn`,
+    async () =>
+      await (await fetch(`${url}/debug/pprof/profile?seconds=0.5&format=cpuprofile`)).json(),
+  );
+  const hot = nodes.find(({ callFrame }: { callFrame: Call }) =>
+    callFrame.functionName === "burnTheCpu"
+  );
+  assertEquals(
+    [hot.callFrame.url, hot.callFrame.lineNumber + 1],
+    [busy, lineOf("function burnTheCpu")],
+  );
+});
+
+Deno.test("the page shows what goes on, and a flame graph with the hot function", {
+  ignore: !CHROMIUM,
 }, async () => {
   await using folder = await TempFolder.make();
-  await using daemon = Daemon.start(["-D", "-H", "tcp://127.0.0.1:0", "--install", INSTALL]);
-  const url = `http://127.0.0.1:${await daemon.port()}`;
-  const profiled = fetch(`${url}/debug/pprof/profile?seconds=1`);
-  let busy = true;
-  const burning = (async () => {
-    while (busy) await (await fetch(url + "/burn")).text();
-  })();
-  await Deno.writeFile(`${folder.path}/cpu`, await (await profiled).bytes());
-  busy = false;
-  await burning;
-  const cpu = await run("go", ["tool", "pprof", "-top", `${folder.path}/cpu`]);
-  assertEquals(cpu.code, 0, cpu.stderr);
-  assertMatch(cpu.stdout, /^Type: cpu$/m);
-  const [, share] = /([\d.]+)%\s+burnTheCpu$/m.exec(cpu.stdout)!;
-  assert(Number(share) > 30, cpu.stdout);
+  const { daemon, url } = await profiled(folder);
+  await using _ = daemon;
+  await using browser = await Browser.start();
+  const complaints: unknown[] = [];
+  const elsewhere: string[] = [];
+  browser.on("Runtime.consoleAPICalled", (call) => complaints.push(call.args));
+  browser.on("Runtime.exceptionThrown", (thrown) => complaints.push(thrown.exceptionDetails));
+  browser.on("Log.entryAdded", ({ entry }) => complaints.push(entry));
+  browser.on("Network.requestWillBeSent", ({ request }) => {
+    if (!request.url.startsWith(`${url}/`)) elsewhere.push(request.url);
+  });
+  const text = (id: string) =>
+    browser.evaluate(`document.getElementById("${id}").innerText`) as Promise<string>;
+  const frames = (): Promise<Record<string, number>> =>
+    browser.evaluate(`Object.fromEntries([...document.querySelectorAll("#graph .frame")].map(
+      (frame) => [frame.getAttribute("name"), frame.getBoundingClientRect().width]))`);
 
-  await (await fetch(url + "/keep")).text();
-  await Deno.writeFile(
-    `${folder.path}/heap`,
-    await (await fetch(`${url}/debug/pprof/heap`)).bytes(),
-  );
-  const heap = await run("go", ["tool", "pprof", "-top", `${folder.path}/heap`]);
-  assertEquals(heap.code, 0, heap.stderr);
-  assertMatch(heap.stdout, /^Type: inuse_space$/m);
-  assertMatch(heap.stdout, /keepMemory$/m);
-});
+  await browser.show(1_000, 900, "light");
+  await browser.open(`${url}/debug/pprof/`);
+  await until(async () => (await text("state")) === "live");
+  assertMatch(await text("listeners"), /tcp:\/\/127\.0\.0\.1:\d+\s+open/);
+  assertMatch(await text("running"), /serveapi\(tcp/);
+  assertEquals(await browser.evaluate(`document.getElementById("graph").hidden`), true);
 
-Deno.test("attachProfiler refuses a bad duration, and a second CPU profile at once", async () => {
-  await using daemon = Daemon.start(["-D", "-H", "tcp://127.0.0.1:0"]);
-  const url = `http://127.0.0.1:${await daemon.port()}/debug/pprof/profile`;
-  for (const seconds of ["0", "-1", "soon", "1000"]) {
-    const answer = await fetch(`${url}?seconds=${seconds}`);
-    assertEquals(answer.status, 400);
-    assertMatch((await answer.json()).message, /expected a number above 0, and at most 300/);
-  }
-  const leaving = new AbortController();
-  const first = fetch(`${url}?seconds=300`, { signal: leaving.signal }).catch(() => {});
-  await daemon.says(/\+job cpuprofile\(\)\n(?![^]*-job cpuprofile)/);
-  let second = await fetch(`${url}?seconds=0.01`);
-  // The first may not have got that far; then the second was the only one.
-  while (second.status === 200) {
-    await second.body?.cancel();
-    second = await fetch(`${url}?seconds=0.01`);
-  }
-  assertEquals([second.status, (await second.json()).message], [
-    409,
-    "a CPU profile is being taken already",
-  ]);
-  // A client that leaves ends its profile.
-  leaving.abort();
-  await first;
-  for (let status = 409; status !== 200;) {
-    const again = await fetch(`${url}?seconds=0.01`);
-    status = again.status;
-    await again.body?.cancel();
-  }
-});
+  await under(`${url}/burn`, async () => {
+    await browser.evaluate(`document.querySelector("[name=seconds]").value = "1";
+      document.querySelector("#take button").click()`);
+    // It is live meanwhile.
+    await until(async () => /burn\s+\d+\s+0/.test(await text("jobs")));
+    await until(async () => (await frames())["burnTheCpu"] > 0);
+  });
+  assertMatch(await text("progress"), /^\d\.\d\d s sampled$|^\d+\.\d ms sampled$/);
+  await until(async () => {
+    const { all, burnTheCpu, "job burn": job } = await frames();
+    return burnTheCpu > all * 0.8 && job >= burnTheCpu;
+  });
 
-Deno.test("main serves no profiles without --debug", async () => {
-  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0"]);
-  const url = `http://127.0.0.1:${await daemon.port()}`;
-  for (const path of ["profile?seconds=1", "heap"]) {
-    const answer = await fetch(`${url}/debug/pprof/${path}`);
-    assertEquals(answer.status, 404);
-    await answer.body?.cancel();
-  }
+  // By keyboard: the root, the job, its handler, the hot function; only that is left when zoomed.
+  await browser.evaluate(`document.getElementById("graph").focus()`);
+  for (let i = 0; i < 4; i++) await browser.press("ArrowDown");
+  const hot = new RegExp(`^burnTheCpu: .* \\(${BUSY}:${lineOf("function burnTheCpu")}\\)$`);
+  assertMatch(await text("details"), hot);
+  await browser.press("Enter");
+  await until(async () => {
+    const { all, burnTheCpu } = await frames();
+    return burnTheCpu === all;
+  });
+  await browser.press("Escape");
+  await browser.press("ArrowUp");
+  assertMatch(await text("details"), /^\(anonymous\): /);
+
+  const paper = () => browser.evaluate(`getComputedStyle(document.body).backgroundColor`);
+  const light = await paper();
+  await browser.show(360, 800, "dark");
+  assert(await paper() !== light);
+  // Nothing is wider than the window, the graph with it.
+  await until(() => browser.evaluate(`document.documentElement.scrollWidth <= innerWidth`));
+  await until(async () => (await frames()).all < 360);
+  assertEquals(complaints, []);
+  assertEquals(elsewhere, []);
 });

@@ -1,0 +1,168 @@
+/**
+ * Chromium without a window, by the Chrome DevTools protocol.
+ *
+ * @module
+ */
+
+/** Where Chromium is; undefined, and said so, where there is none. */
+export const CHROMIUM: string | undefined = await find();
+
+async function find(): Promise<string | undefined> {
+  for (const name of ["chromium", "chromium-browser", "google-chrome"]) {
+    const { success } = await new Deno.Command(name, {
+      args: ["--version"],
+      stdout: "null",
+      stderr: "null",
+    }).output().catch(() => ({ success: false }));
+    if (success) return name;
+  }
+  console.log("skipped: there is no chromium here, which would look at the pages");
+}
+
+// deno-lint-ignore no-explicit-any -- the protocol's own types are a package of a megabyte
+type Params = Record<string, any>;
+type Listener = (params: Params) => void;
+
+/** A browser, and its one page. */
+export class Browser implements AsyncDisposable {
+  #process: Deno.ChildProcess;
+  #profile: string;
+  #socket: WebSocket;
+  #session?: string;
+  #calls = new Map<number, PromiseWithResolvers<Params>>();
+  #listeners = new Map<string, Listener[]>();
+  #last = 0;
+
+  private constructor(process: Deno.ChildProcess, profile: string, socket: WebSocket) {
+    this.#process = process;
+    this.#profile = profile;
+    this.#socket = socket;
+    socket.onmessage = ({ data }) => {
+      const { id, method, params, result, error } = JSON.parse(data);
+      if (id === undefined) this.#listeners.get(method)?.forEach((listener) => listener(params));
+      else if (error) this.#calls.get(id)?.reject(new Error(error.message));
+      else this.#calls.get(id)?.resolve(result);
+      this.#calls.delete(id);
+    };
+  }
+
+  /** Starts one that asks nobody outside for anything. */
+  static async start(): Promise<Browser> {
+    const profile = await Deno.makeTempDir({ prefix: "floodgate-chromium-" });
+    const process = new Deno.Command(CHROMIUM!, {
+      args: [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--remote-debugging-port=0",
+        `--user-data-dir=${profile}`,
+        "about:blank",
+      ],
+      stdin: "null",
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    let said = "";
+    const url = Promise.withResolvers<string>();
+    (async () => {
+      for await (const chunk of process.stderr.pipeThrough(new TextDecoderStream())) {
+        said += chunk;
+        const found = /^DevTools listening on (\S+)/m.exec(said)?.[1];
+        if (found) url.resolve(found);
+      }
+      url.reject(new Error(`chromium ended: ${said}`));
+    })();
+    const socket = new WebSocket(await url.promise);
+    await new Promise((resolve, reject) => {
+      socket.onopen = resolve;
+      socket.onerror = reject;
+    });
+    const browser = new Browser(process, profile, socket);
+    const { targetId } = await browser.send("Target.createTarget", { url: "about:blank" });
+    const attached = await browser.send("Target.attachToTarget", { targetId, flatten: true });
+    browser.#session = attached.sessionId;
+    for (const domain of ["Page", "Runtime", "Network", "Log"]) {
+      await browser.send(`${domain}.enable`);
+    }
+    return browser;
+  }
+
+  /** Calls a method of the protocol. */
+  send(method: string, params: Params = {}): Promise<Params> {
+    const call = Promise.withResolvers<Params>();
+    const id = ++this.#last;
+    this.#calls.set(id, call);
+    this.#socket.send(JSON.stringify({ id, method, params, sessionId: this.#session }));
+    return call.promise;
+  }
+
+  /** Hears of an event of the protocol. */
+  on(event: string, listener: Listener): void {
+    this.#listeners.set(event, [...this.#listeners.get(event) ?? [], listener]);
+  }
+
+  /** Goes to a page, and waits until it is loaded. */
+  async open(url: string): Promise<void> {
+    const loaded = new Promise<void>((resolve) => this.on("Page.loadEventFired", () => resolve()));
+    const { errorText } = await this.send("Page.navigate", { url });
+    if (errorText) throw new Error(`${url}: ${errorText}`);
+    await loaded;
+  }
+
+  /** The value of an expression in the page; waits for a promise. */
+  // deno-lint-ignore no-explicit-any -- whatever the page has
+  async evaluate(expression: string): Promise<any> {
+    const { result, exceptionDetails } = await this.send("Runtime.evaluate", {
+      expression,
+      awaitPromise: true,
+      returnByValue: true,
+    });
+    if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? expression);
+    return result.value;
+  }
+
+  /** Presses a key of the keyboard. */
+  async press(key: string): Promise<void> {
+    for (const type of ["keyDown", "keyUp"]) {
+      await this.send("Input.dispatchKeyEvent", {
+        type,
+        key,
+        ...key === "Enter" ? { text: "\r", windowsVirtualKeyCode: 13 } : {},
+        ...key === "Tab" ? { windowsVirtualKeyCode: 9 } : {},
+      });
+    }
+  }
+
+  /** A window of this size, dark or not. */
+  async show(width: number, height: number, scheme: "light" | "dark"): Promise<void> {
+    await this.send("Emulation.setDeviceMetricsOverride", {
+      width,
+      height,
+      deviceScaleFactor: 1,
+      mobile: false,
+    });
+    await this.send("Emulation.setEmulatedMedia", {
+      features: [{ name: "prefers-color-scheme", value: scheme }],
+    });
+  }
+
+  /** A picture of what the window shows, as PNG. */
+  async picture(): Promise<Uint8Array> {
+    const { data } = await this.send("Page.captureScreenshot");
+    return Uint8Array.fromBase64(data);
+  }
+
+  /** Ends it. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#session = undefined;
+    await this.send("Browser.close");
+    this.#socket.close();
+    await this.#process.status;
+    await Deno.remove(this.#profile, { recursive: true });
+  }
+}
