@@ -184,7 +184,7 @@ export function foreignFunctionsProblem(): string | undefined {
  * Why the process's descriptors cannot be looked at, if they cannot. They are listed in /proc, which Deno
  * lets nobody read who may not do everything. Asks nobody.
  */
-function descriptorsProblem(): string | undefined {
+export function descriptorsProblem(): string | undefined {
   const problem = foreignFunctionsProblem();
   if (problem) return problem;
   const missing = "this needs all permissions, --allow-all: to look into /proc";
@@ -193,7 +193,7 @@ function descriptorsProblem(): string | undefined {
     Deno.statSync(DESCRIPTORS);
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) return missing;
-    throw error;
+    return `this needs /proc: ${messageOf(error)}`;
   }
 }
 

@@ -10,7 +10,7 @@ import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
 import { type Address, bind, type Bound, exposureProblem, parseAddress } from "./addresses.ts";
 import { type BrowserRules, refusePages } from "./browsers.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
-import { nativeServe } from "./runtime.ts";
+import { descriptorsProblem, nativeServe } from "./runtime.ts";
 import { notify, notifyReloading, startWatchdog, untakenSockets } from "./systemd.ts";
 import type { Certificates, TlsListener, TlsServer, Verifier } from "./tls.ts";
 
@@ -373,15 +373,9 @@ export function milliseconds(seconds: number | undefined): number | undefined {
  * open. Undefined where the system does not tell.
  */
 function defaultLimit(): ConnectionLimit | undefined {
-  if (Deno.build.os !== "linux") return undefined;
-  let limits: string;
-  let used: number;
-  try {
-    limits = Deno.readTextFileSync("/proc/self/limits");
-    used = [...Deno.readDirSync("/proc/self/fd")].length;
-  } catch {
-    return undefined; // A system without /proc.
-  }
+  if (descriptorsProblem()) return undefined; // To look all the same would be to ask somebody.
+  const limits = Deno.readTextFileSync("/proc/self/limits");
+  const used = [...Deno.readDirSync("/proc/self/fd")].length;
   const [, soft] = /^Max open files +(\d+)/m.exec(limits) ?? [];
   if (soft === undefined) return undefined;
   const descriptors = Number(soft);

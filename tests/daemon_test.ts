@@ -14,6 +14,7 @@ import {
 const REQUEST = "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
 const NO_DOCKER = await missing("docker", ["--version"]);
+const NO_SCRIPT = await missing("script", ["--version"]);
 const NO_CURL = await missing("curl", ["--version"]);
 
 Deno.test("main holds clients of a boot that takes 3 s and answers them right after it", async () => {
@@ -278,6 +279,17 @@ Deno.test("registerBuiltins, serveapi and acceptconnections need no permission b
     { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } },
   );
   assertEquals([code, stdout], [0, "OK\n"], stderr);
+  if (NO_SCRIPT) return;
+  // On a terminal Deno would ask for what is missing, and wait.
+  const terminal = await run("timeout", [
+    "60",
+    "script",
+    "-qec",
+    `${Deno.execPath()} run --no-config --no-check --allow-net ${program}`,
+    "/dev/null",
+  ], { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } });
+  assertMatch(terminal.stdout, /^OK\r$/m);
+  assertEquals(terminal.stdout.includes("Deno requests"), false, terminal.stdout);
 });
 
 Deno.test("mod.ts runs from a URL, and installs a module from one", async () => {
