@@ -344,10 +344,12 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
       if (this.#backoff === 0) this.#press(false);
       try {
         this.#accepting = true;
-        const connection = await this.#listener.accept().finally(() => this.#accepting = false);
+        const connection = await this.#listener.accept();
+        this.#accepting = false;
         this.#backoff = 0;
         this.#admit(connection);
       } catch (error) {
+        this.#accepting = false;
         if (this.#end) return;
         if (error instanceof Deno.errors.BadResource) {
           this.close(); // Somebody closed the listener that we wrap.

@@ -543,11 +543,8 @@ async function measureStarts(
       connect: "bare",
     });
     await one([], [...deno, imports, path], {}, { connect: "imports" });
-    await one(["-ready", "-path", "/_ping"], ours, {}, {
-      connect: "ours",
-      ready: "ours ready",
-      answer: "ours answer",
-    });
+    await one(["-ready"], ours, {}, { connect: "ours", ready: "ours ready" });
+    await one(["-path", "/_ping"], ours, {}, { answer: "ours answer" });
     await one([], ours, cached, { connect: "ours cached" });
     await one(["-path", "/_ping"], [...deno, project("bench/contenders/deno_serve.ts"), path], {}, {
       connect: "serve",

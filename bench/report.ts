@@ -29,7 +29,11 @@ export function ratios(values: number[], others: number[]): number[] {
 
 /** A number with thin spaces between its thousands, and as many decimals as are worth reading. */
 export function show(value: number): string {
-  const decimals = Math.abs(value) >= 100 ? 0 : Math.abs(value) >= 10 ? 1 : 2;
+  const decimals = Number.isInteger(value) || Math.abs(value) >= 100
+    ? 0
+    : Math.abs(value) >= 10
+    ? 1
+    : 2;
   const [whole, rest] = value.toFixed(decimals).split(".");
   const grouped = whole.replace(/\B(?=(\d{3})+$)/g, " ");
   return rest ? `${grouped}.${rest}` : grouped;
@@ -89,7 +93,7 @@ rect { fill: #8c959f; }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } rect { fill: #6e7681; } .ours { fill: #3fb68b; } }
 </style>
 <text x="16" y="26" class="title">${escape(title)}</text>
-${body}<text x="16" y="${y - 14}">${escape(note)}</text>
+${body}<text x="16" y="${y - 8}">${escape(note)}</text>
 </svg>
 `;
 }

@@ -243,7 +243,7 @@ class Api {
     if (this.#stopped) await this.close();
     await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
-        connections.serve(connection).finally(() => buffer.release());
+        connections.serve(connection).then(() => buffer.release()); // It never rejects.
       }
     }));
     if (this.#failure) throw this.#failure.reason;

@@ -5,7 +5,7 @@
  */
 
 import { Hono } from "npm:hono@^4.13";
-import { routes } from "./app.js";
+import { copy, routes } from "./app.js";
 
 type Serve = (
   connection: Deno.Conn,
@@ -21,7 +21,7 @@ const onError = () => new Response(null, { status: 500 });
 const onListen = () => {};
 
 const [path] = Deno.args;
-const app = routes(new Hono(), Deno.env.get("VERSION_TEXT") ?? "");
+const app = routes(new Hono(), Deno.env.get("VERSION_TEXT") ?? "", copy);
 const handler = (request: Request) => app.fetch(request);
 
 async function accept(listener: Deno.Listener): Promise<void> {

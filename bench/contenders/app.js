@@ -27,11 +27,16 @@ export function bytes(mebibytes) {
   });
 }
 
+const answer = () => new Response("OK", { headers: PING });
+const pong = answer();
+
+/** The fastest way to answer `/_ping` on Deno, where headers are slow to check and a copy has them. */
+export const copy = () => pong.clone();
+
 /** Adds the routes to a Hono app. */
-export function routes(app, version) {
+export function routes(app, version, ping = answer) {
   const json = { status: 200, headers: { "Content-Type": "application/json" } };
-  const pong = new Response("OK", { headers: PING });
-  app.get("/_ping", () => pong.clone());
+  app.get("/_ping", ping);
   app.get("/version", () => new Response(version, json));
   app.get("/things/:id", (c) => c.json(thing(c.req.param("id"))));
   app.get("/bytes/:mebibytes", (c) => new Response(bytes(Number(c.req.param("mebibytes")))));

@@ -1,10 +1,10 @@
 /** The yardstick: `Deno.serve` with the same Hono app. */
 
 import { Hono } from "npm:hono@^4.13";
-import { routes } from "./app.js";
+import { copy, routes } from "./app.js";
 
 const [path] = Deno.args;
-const app = routes(new Hono(), Deno.env.get("VERSION_TEXT") ?? "");
+const app = routes(new Hono(), Deno.env.get("VERSION_TEXT") ?? "", copy);
 const onListen = () => {};
 const { addr } = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen }, app.fetch);
 Deno.serve({ path, onListen }, app.fetch);
