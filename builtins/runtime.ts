@@ -150,18 +150,23 @@ export function closeDescriptor(fd: number): void {
   libc.close(fd);
 }
 
+/** What a connection is known by: the addresses of both its ends. */
+export function endsOf({ localAddr, remoteAddr }: Deno.Conn): string {
+  return `${formatTcp(localAddr as Deno.NetAddr)} ${formatTcp(remoteAddr as Deno.NetAddr)}`;
+}
+
 /**
- * Ends the connections that these peers have with us, whoever holds them: shutdown(2). Does nothing
- * where this process may not do so.
+ * Ends tcp connections, whoever holds them: shutdown(2). Does nothing where this process may not do so.
  *
- * @param peers The peers' addresses, as {@linkcode formatTcp} writes them.
+ * @param ends What they are known by, as {@linkcode endsOf} tells it.
  */
-export function shutConnections(peers: { has(address: string): boolean }): void {
+export function shutConnections(ends: { has(ends: string): boolean }): void {
   if (descriptorsProblem()) return;
   using libc = new Libc();
   for (const { name } of Deno.readDirSync(DESCRIPTORS)) {
-    const address = libc.peerOf(Number(name));
-    if (address !== undefined && peers.has(address)) libc.shutdown(Number(name));
+    const fd = Number(name);
+    const peer = libc.peerOf(fd);
+    if (peer !== undefined && ends.has(`${libc.nameOf(fd).address} ${peer}`)) libc.shutdown(fd);
   }
 }
 

@@ -19,7 +19,7 @@ import type { ClientCertificate } from "./connections.ts";
 import {
   adopt,
   ANYWHERE,
-  formatTcp,
+  endsOf,
   observe,
   type Serve,
   type Served,
@@ -203,8 +203,8 @@ const LINGER = 1_000;
  */
 export class TlsServer {
   #serve: Serve;
-  /** When each peer's connection ended; never, as long as it is served. */
-  #peers = new Map<string, { ended: number }>();
+  /** When each connection ended; never, as long as it is served. */
+  #connections = new Map<string, { ended: number }>();
   #timer?: ReturnType<typeof setInterval>;
 
   /** Serves with the native loop. */
@@ -213,29 +213,28 @@ export class TlsServer {
   }
   /** Serves a connection, as the native loop does. */
   readonly serve: Serve = (conn, ...rest): Served => {
-    const address = formatTcp(conn.remoteAddr as Deno.NetAddr);
-    const peer = { ended: Infinity };
-    // Whoever had that port before is gone, even if we have not heard of it yet.
-    this.#peers.set(address, peer);
+    const connection = { ended: Infinity };
+    // If there was one before between the same ports, it is gone, even if we have not heard of it yet.
+    this.#connections.set(endsOf(conn), connection);
     const served = this.#serve(conn, ...rest);
     const finished = served.finished.finally(() => {
-      peer.ended = performance.now();
+      connection.ended = performance.now();
       this.#timer ??= setInterval(() => this.#sweep(), LINGER);
     });
     return { finished, shutdown: () => served.shutdown() };
   };
   /** Shows everybody out. */
   close(): void {
-    this.#show(this.#peers);
+    this.#show(this.#connections);
   }
   #sweep(): void {
     const now = performance.now();
-    this.#show(new Map([...this.#peers].filter(([, { ended }]) => now - ended >= LINGER)));
+    this.#show(new Map([...this.#connections].filter(([, { ended }]) => now - ended >= LINGER)));
   }
   #show(late: Map<string, unknown>): void {
     if (late.size > 0) shutConnections(late);
-    for (const peer of late.keys()) this.#peers.delete(peer);
-    if (this.#peers.size > 0) return;
+    for (const ends of late.keys()) this.#connections.delete(ends);
+    if (this.#connections.size > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
   }
