@@ -1,15 +1,15 @@
 /**
- * Makes what can be handed out, in `dist/`: a binary for each target, or one JavaScript file.
+ * Makes what can be handed out, in `dist/`: a binary for each target, or JavaScript with all it needs.
  *
  * ```sh
  * deno run -A build/build.ts compile [--target TARGET | --target all] [--output PATH]
- * deno run -A build/build.ts bundle [--output PATH]
+ * deno run -A build/build.ts bundle [--output FOLDER]
  * ```
  *
  * @module
  */
 
-import { cp } from "node:fs/promises";
+import { cp, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "../offline/parse_args.ts";
@@ -25,7 +25,7 @@ const TARGETS = [
 ];
 
 const USAGE = `usage: build/build.ts compile [--target TARGET]... [--output PATH], or
-       build/build.ts bundle [--output PATH]; a TARGET is "all" or one of
+       build/build.ts bundle [--output FOLDER]; a TARGET is "all" or one of
        ${TARGETS.join(", ")}`;
 
 /** A build that cannot be made, and why, in a line. */
@@ -110,7 +110,9 @@ async function bundle(folder: string, output: string): Promise<void> {
   const { success, stderr } = await deno(folder, [
     "bundle",
     "--platform=deno",
-    `--output=${output}`,
+    // So that what binding does not need is still loaded after it.
+    "--code-splitting",
+    `--outdir=${output}`,
     "mod.ts",
   ]);
   if (!success) throw new BuildError(stderr.trimEnd());
@@ -138,7 +140,9 @@ async function main(args: string[]): Promise<void> {
   try {
     await stage(folder);
     await Deno.mkdir(dirname(path("")), { recursive: true });
-    if (bundling) await bundle(folder, path("floodgate.js"));
+    // The names of the parts change with what is in them.
+    if (bundling && !output) await rm(path("bundle"), { recursive: true, force: true });
+    if (bundling) await bundle(folder, path("bundle"));
     else if (targets.length === 0) await compile(folder, path("floodgate"));
     for (const target of targets) await compile(folder, path(`floodgate-${target}`), target);
   } finally {

@@ -61,8 +61,13 @@ Deno.test("compile says in one line that it cannot download what a binary runs o
   const output = `${folder.path}/floodgate`;
   const { code, stdout, stderr } = await build(
     ["compile", "--target", "aarch64-unknown-linux-gnu", "--output", output],
-    // Nobody listens on that port, so the download fails at once, wherever this runs.
-    { HTTPS_PROXY: "http://127.0.0.1:9", DENO_DIR: `${folder.path}/cache`, NO_PROXY: "npmjs.org" },
+    {
+      DENO_DIR: `${folder.path}/cache`,
+      // Nobody listens on that port, so that the download fails at once wherever this runs; what comes
+      // from npm is still got.
+      HTTPS_PROXY: "http://127.0.0.1:9",
+      NO_PROXY: new URL(Deno.env.get("NPM_CONFIG_REGISTRY") || "https://registry.npmjs.org").host,
+    },
   );
   assertEquals(code, 1);
   assertEquals(stdout, "");
@@ -89,11 +94,10 @@ for (
   });
 }
 
-Deno.test("the bundle is one file that runs anywhere, with nothing in Deno's cache and no registry", async () => {
+Deno.test("the bundle runs with nothing in Deno's cache and no registry", async () => {
   await using folder = await TempFolder.make();
   const before = await status();
-  const program = `${folder.path}/floodgate.js`;
-  const { code, stderr } = await build(["bundle", "--output", program]);
+  const { code, stderr } = await build(["bundle", "--output", `${folder.path}/bundle`]);
   assertEquals(code, 0, stderr);
   assertEquals(await status(), before);
   await Deno.writeTextFile(
@@ -103,7 +107,7 @@ Deno.test("the bundle is one file that runs anywhere, with nothing in Deno's cac
      }`,
   );
   const options = {
-    program,
+    program: `${folder.path}/bundle/mod.js`,
     cwd: folder.path,
     env: {
       DENO_DIR: `${folder.path}/cache`,

@@ -211,6 +211,25 @@ Deno.test("main writes its log as JSON with --log-format json", async () => {
   }
 });
 
+Deno.test("a module to install finds the program's own copy of Floodgate by the package's name", async () => {
+  await using folder = await TempFolder.make();
+  await Deno.writeTextFile(
+    `${folder.path}/mine.ts`,
+    `import { Engine, type Installer } from "@floodgate/floodgate";
+     export const install: Installer = (engine, router) => {
+       router.get("/same", (c) => c.text(String(engine instanceof Engine)));
+     };`,
+  );
+  await using daemon = Daemon.start(
+    ["-H", "tcp://127.0.0.1:0", "--install", "./mine.ts"],
+    { cwd: folder.path },
+  );
+  await daemon.open();
+  const answer = await fetch(`http://127.0.0.1:${await daemon.port()}/same`);
+  assertEquals(await answer.text(), "true");
+  assertEquals(await daemon.end(), 0);
+});
+
 Deno.test("main prints its version and its help", async () => {
   await using version = Daemon.start(["-v"]);
   await using help = Daemon.start(["--help"]);
