@@ -29,6 +29,7 @@
 
 import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
 import { exposureProblem, isLocal, parseAddress } from "./builtins/addresses.ts";
+import { BUILD } from "./builtins/build.ts";
 import { registerBuiltins } from "./builtins/builtins.ts";
 import { milliseconds } from "./builtins/serveapi.ts";
 import { notify } from "./builtins/systemd.ts";
@@ -304,11 +305,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     throw bad(`--${name} ${value}: expected one of ${choices.join(", ")}`);
   };
 
-  const show = given.help
-    ? help().trimEnd()
-    : given.version
-    ? `floodgate ${VERSION} (API ${API_VERSION}, Deno ${Deno.version.deno})`
-    : undefined;
+  const show = given.help ? help().trimEnd() : given.version ? version() : undefined;
   const debug = given.debug === true || debugFromEnvironment();
   const hosts = (given.host as string[] | undefined)?.length
     ? given.host as string[]
@@ -405,6 +402,12 @@ function debugFromEnvironment(): boolean {
   return !["", "0", "no", "false", "none"].includes(value.trim().toLowerCase());
 }
 
+function version(): string {
+  const build = BUILD.commit ? `build ${BUILD.commit}, ` : "";
+  const time = BUILD.time ? `built ${BUILD.time}, ` : "";
+  return `floodgate ${VERSION} (${build}${time}API ${API_VERSION}, Deno ${Deno.version.deno})`;
+}
+
 /** The flag that somebody most likely meant. */
 function suggestion(key: string): string {
   const names = [...FLAGS.boolean, ...FLAGS.string];
@@ -446,8 +449,16 @@ function tryIt(address: string, settings: Flags["settings"]): string {
 }
 
 async function install(module: string, engine: Engine, router: Router): Promise<void> {
-  const { pathToFileURL } = await import("node:url");
-  const url = /^[a-z][a-z\d+.-]+:/i.test(module) ? module : pathToFileURL(module).href;
+  const [{ pathToFileURL }, { existsSync }] = await Promise.all([
+    import("node:url"),
+    import("node:fs"),
+  ]);
+  // A binary has the examples in it, and a host of the program has them beside it.
+  const url = /^[a-z][a-z\d+.-]+:/i.test(module)
+    ? module
+    : module.startsWith("examples/") && !existsSync(module)
+    ? new URL(module, import.meta.url).href
+    : pathToFileURL(module).href;
   let loaded: { install?: unknown };
   try {
     loaded = await import(url);

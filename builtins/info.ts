@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "../engine.ts";
+import { BUILD } from "./build.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
 
 /** What the other built-in jobs know. */
@@ -61,16 +62,19 @@ export function registerInfo(engine: Engine, sources: Sources): void {
 
 function describe(): string {
   const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
+  // Undefined, and so left out, where this runs from its source.
+  const build = { GitCommit: BUILD.commit, BuildTime: BUILD.time };
   const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
   return JSON.stringify({
     Platform: { Name: "Floodgate" },
     Version: VERSION,
     ...versions,
+    ...build,
     ...system,
     DenoVersion: Deno.version.deno,
     // The docker CLI shows these, with their details, in place of the names above.
     Components: [
-      { Name: "Engine", Version: VERSION, Details: { ...versions, ...system } },
+      { Name: "Engine", Version: VERSION, Details: { ...versions, ...build, ...system } },
       {
         Name: "Deno",
         Version: Deno.version.deno,

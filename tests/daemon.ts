@@ -160,15 +160,20 @@ export function installer(body: string): string {
     encodeURIComponent(`export async function install(engine, router) {${body}}`);
 }
 
-/** The project's files on a web server, where no deno.json is read. */
-export function serveProject(): Deno.HttpServer<Deno.NetAddr> {
-  return Deno.serve(
-    { hostname: "127.0.0.1", port: 0, onListen() {} },
-    async (request) =>
-      new Response(await Deno.readTextFile(project(new URL(request.url).pathname.slice(1))), {
-        headers: { "Content-Type": "application/typescript" },
-      }),
-  );
+/**
+ * The project's files on a web server, where no deno.json is read.
+ *
+ * @param paths Those that are there. Default: all.
+ */
+export function serveProject(paths?: ReadonlySet<string>): Deno.HttpServer<Deno.NetAddr> {
+  return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
+    const path = new URL(request.url).pathname.slice(1);
+    if (paths?.has(path) === false) return new Response("not found", { status: 404 });
+    return new Response(await Deno.readFile(project(path)), {
+      // What https://raw.githubusercontent.com says of every file.
+      headers: { "Content-Type": "text/plain; charset=utf-8" },
+    });
+  });
 }
 
 /** Whether a program cannot be run here. A test that needs it is skipped, and this says so. */
@@ -192,7 +197,7 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
 export async function run(
   command: string,
   args: string[],
-  options: { signal?: AbortSignal; env?: Record<string, string> } = {},
+  options: { signal?: AbortSignal; env?: Record<string, string>; cwd?: string } = {},
 ): Promise<{ code: number; stdout: string; stderr: string }> {
   const { code, stdout, stderr } = await new Deno.Command(command, {
     args,

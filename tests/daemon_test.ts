@@ -1,15 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import {
-  Daemon,
-  exchange,
-  installer,
-  missing,
-  project,
-  run,
-  serveProject,
-  TempFolder,
-  until,
-} from "./daemon.ts";
+import { Daemon, exchange, installer, missing, project, run, TempFolder, until } from "./daemon.ts";
 
 const REQUEST = "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -221,10 +211,30 @@ Deno.test("main writes its log as JSON with --log-format json", async () => {
   }
 });
 
+Deno.test("a module to install finds the program's own copy of Floodgate by the package's name", async () => {
+  await using folder = await TempFolder.make();
+  await Deno.writeTextFile(
+    `${folder.path}/mine.ts`,
+    `import { Engine, type Installer } from "@floodgate/floodgate";
+     export const install: Installer = (engine, router) => {
+       router.get("/same", (c) => c.text(String(engine instanceof Engine)));
+     };`,
+  );
+  await using daemon = Daemon.start(
+    ["-H", "tcp://127.0.0.1:0", "--install", "./mine.ts"],
+    { cwd: folder.path },
+  );
+  await daemon.open();
+  const answer = await fetch(`http://127.0.0.1:${await daemon.port()}/same`);
+  assertEquals(await answer.text(), "true");
+  assertEquals(await daemon.end(), 0);
+});
+
 Deno.test("main prints its version and its help", async () => {
   await using version = Daemon.start(["-v"]);
   await using help = Daemon.start(["--help"]);
   assertEquals([(await version.status).code, (await help.status).code], [0, 0]);
+  // Nothing of a build, which this is not; build_test.ts has one.
   assertMatch(version.stdout, /^floodgate \d+\.\d+\.\d+ \(API 1\.\d+, Deno .*\)\n$/);
   assertStringIncludes(help.stdout, "-H, --host PROTO://ADDR");
   const { version: declared } = JSON.parse(await Deno.readTextFile(project("deno.json")));
@@ -290,24 +300,6 @@ Deno.test("registerBuiltins, serveapi and acceptconnections need no permission b
   ], { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } });
   assertMatch(terminal.stdout, /^OK\r$/m);
   assertEquals(terminal.stdout.includes("Deno requests"), false, terminal.stdout);
-});
-
-Deno.test("mod.ts runs from a URL, and installs a module from one", async () => {
-  await using folder = await TempFolder.make();
-  await using web = serveProject();
-  const base = `http://127.0.0.1:${web.addr.port}`;
-  await using daemon = Daemon.start(
-    ["-H", `unix://${folder.path}/s`, "--install", `${base}/examples/containers.ts`],
-    // It must not find a deno.json, as nothing that is run from a URL does.
-    { program: `${base}/mod.ts`, cwd: folder.path },
-  );
-  await daemon.open();
-  const answer = await exchange(
-    { transport: "unix", path: `${folder.path}/s` },
-    "GET /containers/json HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-  );
-  assertMatch(answer, /"Names":\["\/web"\]/);
-  assertEquals(await daemon.end(), 0);
 });
 
 Deno.test("the docker CLI gets version, info, events, and a clean error for ps", {
