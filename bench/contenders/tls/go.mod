@@ -1,0 +1,3 @@
+module floodgate.test/tls
+
+go 1.19
