@@ -7,7 +7,15 @@
 
 import { messageOf, TypedError } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import { adopt, ANYWHERE, BACKLOG, deepenQueue, formatTcp, inspectSocket } from "./runtime.ts";
+import {
+  adopt,
+  ANYWHERE,
+  BACKLOG,
+  deepenQueue,
+  formatTcp,
+  inspectSocket,
+  requireDescriptors,
+} from "./runtime.ts";
 import { takeInherited } from "./systemd.ts";
 
 /** An address as it was asked for. */
@@ -195,6 +203,8 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
 
 /** Listens on sockets that the process was started with: all of them, or none. */
 function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
+  // Without the permissions we may not even see that something was passed.
+  requireDescriptors();
   // What is wrong with one is found before anything is done to another.
   const sockets = takeInherited(which).map((socket) => ({
     ...socket,

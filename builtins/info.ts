@@ -5,6 +5,7 @@
  */
 
 import type { Engine } from "../engine.ts";
+import { descriptorsProblem } from "./runtime.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
 
 /** What the other built-in jobs know. */
@@ -94,21 +95,19 @@ function arch(): string {
   return { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] ?? Deno.build.arch;
 }
 
+const OS_RELEASE = "/etc/os-release";
+
 /** os-release(5): the name for people, where the system has that file. */
 async function osName(): Promise<string> {
-  const text = await Deno.readTextFile("/etc/os-release").catch(() => "");
+  const { state } = await Deno.permissions.query({ name: "read", path: OS_RELEASE });
+  const text = state === "granted" ? await Deno.readTextFile(OS_RELEASE).catch(() => "") : "";
   return /^PRETTY_NAME="?(.*?)"?$/m.exec(text)?.[1] ?? Deno.build.os;
 }
 
 /** How many descriptors are open, or -1 where nobody tells, which is what dockerd says then. */
 async function countDescriptors(): Promise<number> {
-  if (Deno.build.os !== "linux") return -1;
-  try {
-    let count = 0;
-    for await (const _ of Deno.readDir("/proc/self/fd")) count++;
-    return count;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotCapable) return -1;
-    throw error;
-  }
+  if (descriptorsProblem()) return -1;
+  let count = 0;
+  for await (const _ of Deno.readDir("/proc/self/fd")) count++;
+  return count;
 }

@@ -79,7 +79,12 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     }
   });
 
-  engine.stopping.addEventListener("abort", () => notify(STOPPING, engine.log), { once: true });
+  let told: Promise<void> | undefined;
+  engine.stopping.addEventListener("abort", () => told = notify(STOPPING, engine.log), {
+    once: true,
+  });
+  // Where there is nothing to drain the process would end before the word is out.
+  engine.onShutdown(() => told);
 
   return { stats: () => [...apis].map((api) => api.stats) };
 }
