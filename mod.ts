@@ -499,8 +499,14 @@ function writePidfile(path: string, takeover: boolean): () => void {
     }
   };
   const other = read();
-  if (other !== undefined && /^\d+$/.test(other) && !takeover && isRunning(other)) {
-    throw new TypedError("conflict", `--pidfile ${path}: process ${other} runs already`);
+  if (other !== undefined && /^\d+$/.test(other) && !takeover) {
+    const running = isRunning(other);
+    if (running !== false) {
+      const problem = running
+        ? `process ${other} runs already`
+        : `process ${other} may run, which is seen with --allow-all only; remove the file if not`;
+      throw new TypedError("conflict", `--pidfile ${path}: ${problem}`);
+    }
   }
   try {
     Deno.writeTextFileSync(path, `${Deno.pid}\n`);
@@ -515,12 +521,14 @@ function writePidfile(path: string, takeover: boolean): () => void {
   return remove;
 }
 
-function isRunning(pid: string): boolean {
+/** Undefined if we may not look. */
+function isRunning(pid: string): boolean | undefined {
   if (Number(pid) === Deno.pid) return false;
   try {
     return Deno.statSync(`/proc/${pid}`).isDirectory;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotCapable) return undefined;
     throw error;
   }
 }

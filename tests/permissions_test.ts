@@ -216,3 +216,19 @@ Deno.test("version, info and stats tell without permissions what they can", asyn
   }
   assertEquals(await daemon.end(), 0);
 });
+
+Deno.test("main without all permissions leaves the pidfile of another alone, and says why", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/pid`;
+  await Deno.writeTextFile(path, "1\n");
+  await using daemon = Daemon.start([...TCP, "--pidfile", path], {
+    flags: ["--no-prompt", NET, `--allow-read=${path}`, `--allow-write=${path}`],
+  });
+  assertEquals((await daemon.status).code, 1);
+  assertEquals(
+    daemon.stderr.split("\n").at(-2),
+    `floodgate: --pidfile ${path}: process 1 may run, which is seen with --allow-all only; ` +
+      "remove the file if not",
+  );
+  assertEquals(await Deno.readTextFile(path), "1\n");
+});
