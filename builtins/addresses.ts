@@ -35,7 +35,8 @@ const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
  * @throws {TypedError} ("bad parameter") With a message that says what was wrong and what is right.
  */
 export function parseAddress(text: string): Address {
-  const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
+  const bad = (problem: string) =>
+    new TypedError("bad parameter", `address "${text}": ${problem}`);
   const [, proto, rest] = /^([a-z]+):\/\/(.*)$/s.exec(text) ?? [];
   switch (proto) {
     case "tcp": {
@@ -186,7 +187,14 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
     }
     throw error;
   }
-  return unlisted(listener, formatTcp(listener.addr as Deno.NetAddr));
+  const bound = formatTcp(listener.addr as Deno.NetAddr);
+  // A name, localhost too, is what the system says it is.
+  const problem = !options.exposed && exposureProblem(parseAddress(bound));
+  if (problem) {
+    listener.close();
+    throw new TypedError("bad parameter", `it is ${bound}: ${problem}`);
+  }
+  return unlisted(listener, bound);
 }
 
 /** Something bound that has no file of ours. */

@@ -10,7 +10,7 @@ import { nativeServe, type Serve, type Served, type ServedInfo } from "./runtime
 
 /** A client's certificate, which one of the daemon's authorities has signed. */
 export interface ClientCertificate {
-  /** Whose it is, as RFC 4514 writes it: `CN=alice,O=Ops`. */
+  /** Whose it is, as RFC 4514 writes it: `CN=alice,O=Ops`. The fingerprint, where it names nobody. */
   readonly subject: string;
   /** SHA-256 of the certificate, in hexadecimal with colons. */
   readonly fingerprint: string;
@@ -182,6 +182,14 @@ export class Connections {
     await this.#emptied(CUT_TIMEOUT);
   }
 
+  /** Ends the connections that there are now, busy ones after their answer. */
+  retire(): void {
+    for (const connection of this.#live) {
+      connection.retired = true;
+      if (connection.active === 0) connection.leave();
+    }
+  }
+
   /** Ends all connections at once. */
   cutAll(): void {
     for (const connection of this.#live) this.#end(connection, "cut");
@@ -262,6 +270,8 @@ class Connection {
   since: number;
   /** It was told to end after its answer. */
   closing = false;
+  /** Its next answer is to be its last. */
+  retired = false;
   /** It has an answer of unknown size, which the client may or may not have taken. */
   owes = false;
   /** Requests whose handlers look at their signal; made when one does. */
@@ -362,7 +372,7 @@ class Connection {
   }
 
   #answer(response: Response, native: AnyInfo, info: Info): Response {
-    const last = this.owner.lastAnswers;
+    const last = this.retired || this.owner.lastAnswers;
     if (last) {
       // The native loop does not read this; it is told to close once the answer is complete.
       try {

@@ -160,13 +160,15 @@ export function endsOf({ localAddr, remoteAddr }: Deno.Conn): string {
  *
  * @param ends What they are known by, as {@linkcode endsOf} tells it.
  */
-export function shutConnections(ends: { has(ends: string): boolean }): void {
+export function shutConnections(ends: ReadonlySet<string>): void {
   if (descriptorsProblem()) return;
   using libc = new Libc();
+  const ports = new Set([...ends].map((each) => Number(each.slice(each.lastIndexOf(":") + 1))));
   for (const { name } of Deno.readDirSync(DESCRIPTORS)) {
     const fd = Number(name);
-    const peer = libc.peerOf(fd);
-    if (peer !== undefined && ends.has(`${libc.nameOf(fd).address} ${peer}`)) libc.shutdown(fd);
+    // There may be thousands, and to write out an address takes longer than to look at its port.
+    if (!ports.has(libc.peerPortOf(fd) ?? -1)) continue;
+    if (ends.has(`${libc.nameOf(fd).address} ${libc.peerOf(fd)}`)) libc.shutdown(fd);
   }
 }
 
@@ -341,6 +343,11 @@ class Libc {
   shutdown(fd: number): void {
     this.#library.symbols.shutdown(fd, SHUT_RDWR);
   }
+  /** The port of a tcp socket's other end, if it is one and has one. */
+  peerPortOf(fd: number): number | undefined {
+    const name = this.#name("getpeername", fd);
+    return name && name.getUint16(0, true) !== AF_UNIX ? name.getUint16(2) : undefined;
+  }
   /** The address of a socket's other end, if it is a socket and has one. */
   peerOf(fd: number): string | undefined {
     const name = this.#name("getpeername", fd);
@@ -353,8 +360,8 @@ class Libc {
     return this.#address(name);
   }
   #name(call: "getsockname" | "getpeername", fd: number): DataView | undefined {
-    const length = new Uint32Array([SOCKADDR_LENGTH]);
     const name = new Uint8Array(SOCKADDR_LENGTH);
+    const length = new Uint32Array([SOCKADDR_LENGTH]);
     if (this.#library.symbols[call](fd, name, length) !== 0) return undefined;
     return new DataView(name.buffer, 0, Math.min(length[0], SOCKADDR_LENGTH));
   }

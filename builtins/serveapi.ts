@@ -160,6 +160,8 @@ class Api {
   /** Binds all addresses, or throws with those that were bound left to `close`. */
   async bind(): Promise<void> {
     const job = this.#job;
+    // What systemd has passed is not for the programs that the boot may start, whoever uses it.
+    untakenSockets();
     // What is badly written is found before anything is bound.
     const addresses = job.args.map(parseAddress);
     this.#allowedHosts = job.getenvList("AllowedHosts").map(readHost);
@@ -232,9 +234,16 @@ class Api {
 
   /** Reads the certificates anew, for connections from now on. Tells what was done. */
   async reload(tell: (line: string) => Promise<void>): Promise<void> {
-    if (!this.#tls) return;
+    if (!this.#tls || this.#stopped) return;
+    const { ca } = this.#tls.certificates.now;
     this.#tls.certificates.reload();
     for (const listener of this.#tls.listeners) listener.renew();
+    // Whoever was let in by another authority has to show a certificate again.
+    if (this.#tls.certificates.now.ca !== ca) {
+      for (const { place, connections } of this.#listening) {
+        if (place.address.startsWith("tcp:")) connections.retire();
+      }
+    }
     await tell(`certificates: ${this.#tls.certificates.files.cert}`);
   }
 

@@ -165,6 +165,7 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
     }
   }
   close(): void {
+    this.#fd = undefined; // It will be another's.
     this.#listener.close();
   }
   ref(): void {
@@ -225,15 +226,16 @@ export class TlsServer {
   };
   /** Shows everybody out. */
   close(): void {
-    this.#show(this.#connections);
+    this.#show([...this.#connections.keys()]);
   }
   #sweep(): void {
     const now = performance.now();
-    this.#show(new Map([...this.#connections].filter(([, { ended }]) => now - ended >= LINGER)));
+    const late = [...this.#connections].filter(([, { ended }]) => now - ended >= LINGER);
+    this.#show(late.map(([ends]) => ends));
   }
-  #show(late: Map<string, unknown>): void {
-    if (late.size > 0) shutConnections(late);
-    for (const ends of late.keys()) this.#connections.delete(ends);
+  #show(late: string[]): void {
+    if (late.length > 0) shutConnections(new Set(late));
+    for (const ends of late) this.#connections.delete(ends);
     if (this.#connections.size > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -258,6 +260,7 @@ export class Verifier {
   #serve: Serve;
   #pairs?: SocketPairs;
   #log: Logger;
+  #known = new KnownClients();
 
   /** Lets clients through to `serve` that have a certificate. */
   constructor(certificates: Certificates, serve: Serve, log: Logger) {
@@ -274,11 +277,16 @@ export class Verifier {
    */
   async check(): Promise<void> {
     await this.#checkRefusal();
+    const { near, far } = await this.#pair();
+    near.close();
+    far.close();
+  }
+
+  async #pair(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
     try {
-      const { near, far } = await (this.#pairs ??= new SocketPairs()).make();
-      near.close();
-      far.close();
+      return await (this.#pairs ??= new SocketPairs()).make();
     } catch (error) {
+      // Somebody may have cleaned up the temporary folder; the next client gets another.
       this.close();
       throw new Error(
         `--tlsverify takes a socket of our own in the temporary folder: ${messageOf(error)}`,
@@ -319,7 +327,10 @@ export class Verifier {
     const run = async () => {
       const socket = await this.#verified(conn);
       const client = describe(socket.getPeerCertificate());
-      const { near, far } = await (this.#pairs ??= new SocketPairs()).make();
+      const { near, far } = await this.#pair().catch((error) => {
+        this.#log("error", messageOf(error));
+        throw error;
+      });
       let cancel = () => {};
       cut = () => {
         socket.destroy();
@@ -344,6 +355,7 @@ export class Verifier {
 
   close(): void {
     this.#pairs?.close();
+    this.#pairs = undefined;
   }
 
   async #verified(conn: Deno.Conn): Promise<TLSSocket> {
@@ -370,9 +382,12 @@ export class Verifier {
     const server = createServer(options, (socket) => {
       // A client that goes away is no news; whoever reads or writes hears of it.
       socket.on("error", () => {});
-      if (socket.authorized) return resolve(socket);
+      const problem = socket.authorized
+        ? this.#known.problem(socket, this.#certificates.now.ca)
+        : refusal(socket) ?? new Refused("its certificate was not checked");
+      if (problem === undefined) return resolve(socket);
       socket.destroy();
-      reject(refusal(socket) ?? new Refused("its certificate was not checked"));
+      reject(problem);
     });
     server.on("tlsClientError", (error, socket) => reject(refusal(socket, error) ?? error));
     const stream = duplexOf(conn);
@@ -397,6 +412,36 @@ function refusal({ authorizationError }: TLSSocket, error?: Error): Refused | un
   if (code === "ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE") return new Refused(NO_CERTIFICATE);
 }
 
+/** How many clients are known at most; whoever is forgotten has to show a certificate again. */
+const KNOWN = 65_536;
+
+/**
+ * The clients whose certificates were checked under the authorities of today. A client that resumes a
+ * session (RFC 8446, 2.2) shows none: Deno believes what its ticket says, whoever in this process has
+ * checked it, under whichever authorities, and whenever that was.
+ */
+class KnownClients {
+  #ca?: string;
+  /** When their certificates expire, by fingerprint. */
+  #expiries = new Map<string, number>();
+
+  /** Why a client whose session is good is not let in, if it is not. */
+  problem(socket: TLSSocket, ca: string | undefined): Refused | undefined {
+    if (ca !== this.#ca) this.#expiries.clear();
+    this.#ca = ca;
+    const { fingerprint256, valid_to } = socket.getPeerCertificate();
+    if (!socket.isSessionReused()) {
+      if (this.#expiries.size >= KNOWN) this.#expiries.clear();
+      this.#expiries.set(fingerprint256, Date.parse(valid_to));
+      return undefined;
+    }
+    const expiry = this.#expiries.get(fingerprint256);
+    // Where there is no number the comparison does not hold.
+    if (expiry !== undefined && Date.now() <= expiry) return undefined;
+    return new Refused("it resumes a session, and its certificate was not checked by now");
+  }
+}
+
 /** RFC 4514: what has a meaning in a name has a backslash before it. */
 function escaped(value: string): string {
   return value.replace(/[\\,+"<>;=]|^[ #]| $/g, "\\$&").replaceAll("\0", "\\00");
@@ -406,7 +451,7 @@ function describe({ subject, fingerprint256 }: PeerCertificate): ClientCertifica
   const names = Object.entries(subject as unknown as Record<string, string | string[]>)
     .flatMap(([type, values]) => [values].flat().map((value) => `${type}=${escaped(value)}`));
   // The certificate has the most general first, and the notation has it last.
-  return { subject: names.reverse().join(","), fingerprint: fingerprint256 };
+  return { subject: names.reverse().join(",") || fingerprint256, fingerprint: fingerprint256 };
 }
 
 /** A TLS record has at most this many bytes of content (RFC 8446, 5.1). */
@@ -451,7 +496,8 @@ async function pipe(socket: TLSSocket, conn: Deno.Conn): Promise<void> {
     }
     await new Promise<void>((resolve) => socket.end(resolve));
   };
-  const inwardsEnded = inwards().catch(() => {});
+  // A client that has died is gone for both directions: the native loop hears of it by the pair's end.
+  const inwardsEnded = inwards().catch(() => closeQuietly(conn));
   // Once the server has said all it will, what the client still sends is for nobody.
   await outwards().catch(() => {});
   socket.destroy();
@@ -487,7 +533,11 @@ class SocketPairs {
   }
   close(): void {
     this.#listener.close();
-    Deno.removeSync(this.#folder, { recursive: true });
+    try {
+      Deno.removeSync(this.#folder, { recursive: true });
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
   }
 
   async #make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {

@@ -2,7 +2,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import type { Context } from "npm:hono@^4.13";
 import type { Bindings } from "../router.ts";
 import { Authority, type Pair } from "./certificates.ts";
-import { Daemon, run, TempFolder, until } from "./daemon.ts";
+import { Daemon, project, run, TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
 
 /** The settings of a serveapi with TLS. */
@@ -340,6 +340,103 @@ for (const verify of [false, true]) {
     assertEquals(await daemon.end(), 0);
   });
 }
+
+for (const version of ["TLSv1.2", "TLSv1.3"]) {
+  Deno.test(`reload of another authority locks out who was let in before, by ${version} sessions too`, async () => {
+    await using authority = await Authority.make();
+    await using other = await Authority.make();
+    const { cert, key } = await authority.client();
+    const ca = authority.path("authorities.pem");
+    await Deno.copyFile(authority.ca, ca);
+    await using daemon = Daemon.start([
+      ...["-H", "tcp://127.0.0.1:0"],
+      ...flags(await authority.server(), ca),
+    ]);
+    const port = String(await daemon.port());
+    await daemon.open();
+    await using client = new Deno.Command("node", {
+      args: [project("tests/fixtures/resume.mjs"), port, authority.ca, cert, key, version],
+      stdin: "piped",
+      stdout: "piped",
+    }).spawn();
+    const lines = client.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(
+      new TransformStream<string, string>({
+        transform: (text, out) => text.split("\n").filter(Boolean).forEach((it) => out.enqueue(it)),
+      }),
+    )[Symbol.asyncIterator]();
+    const next = async () => (await lines.next()).value;
+    assertEquals(await next(), "kept: HTTP/1.1 200 OK");
+    assertEquals(await next(), "new: HTTP/1.1 200 OK, resumed: true");
+    await Deno.copyFile(other.ca, ca);
+    daemon.kill("SIGHUP");
+    await daemon.says(/-job reload\(\) = OK/);
+    const stdin = client.stdin.getWriter();
+    await stdin.write(new TextEncoder().encode("\n"));
+    assertEquals(await next(), "kept: ended");
+    assertMatch(await next() ?? "", /^new: ended/);
+    await daemon.says(/refused: it resumes a session/);
+    await stdin.close();
+    assertEquals(await daemon.end(), 0);
+  });
+}
+
+Deno.test("serveapi with TlsVerify knows no session of another authority's clients", async () => {
+  await using authority = await Authority.make();
+  await using other = await Authority.make();
+  const { cert, key } = await authority.client();
+  // In one process, whose sessions the runtime keeps together.
+  await using here = await Served.open(settings(await authority.server(), authority.ca));
+  await using there = await Served.open(settings(await authority.server("there"), other.ca));
+  const { connect } = await import("node:tls");
+  const ask = (served: Served, session?: Uint8Array) =>
+    new Promise<{ answer: string; session?: Uint8Array; reused: boolean }>((resolve) => {
+      const { port } = served.target as Deno.ConnectOptions;
+      const socket = connect({
+        ...{ host: "127.0.0.1", port, servername: "localhost", maxVersion: "TLSv1.2" },
+        ...{ ca: Deno.readTextFileSync(authority.ca) },
+        ...session
+          ? { session: session as never }
+          : { cert: Deno.readTextFileSync(cert), key: Deno.readTextFileSync(key) },
+      });
+      let answer = "";
+      socket.on("data", (data: Uint8Array) => answer += new TextDecoder().decode(data));
+      socket.on("error", () => {});
+      const request = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+      socket.on("secureConnect", () => socket.write(request));
+      socket.on("close", () => {
+        const known = socket.getSession() as Uint8Array | undefined;
+        resolve({ answer, session: known, reused: socket.isSessionReused() });
+      });
+    });
+  const first = await ask(here);
+  assertStringIncludes(first.answer, "200 OK");
+  const second = await ask(there, first.session);
+  assertEquals(second.answer, "");
+  assertEquals((await there.stats()).requests, 0);
+});
+
+Deno.test("serveapi with TlsVerify hears of a client that was killed", async () => {
+  await using authority = await Authority.make();
+  await using served = await Served.open(settings(await authority.server(), authority.ca));
+  const left = Promise.withResolvers<void>();
+  served.engine.register("wait", async (job) => {
+    await job.print("begun\n");
+    job.signal.addEventListener("abort", () => left.resolve());
+    await left.promise;
+  });
+  served.router.job({ method: "GET", path: "/wait", job: "wait", stream: true });
+  const pair = await authority.client();
+  await using client = new Deno.Command("curl", {
+    args: ["-sSN", "--cacert", authority.ca, ...showing(pair), `${urlOf(served)}/wait`],
+    stdout: "piped",
+  }).spawn();
+  const reader = client.stdout.getReader();
+  await reader.read();
+  client.kill("SIGKILL"); // It says nothing of TLS on its way out.
+  await left.promise;
+  await until(async () => (await served.stats()).active === 0);
+  await reader.cancel();
+});
 
 Deno.test("reload keeps the certificates it has where the new ones are no good", async () => {
   await using authority = await Authority.make();
