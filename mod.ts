@@ -30,6 +30,7 @@
 import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "./engine.ts";
 import { exposureProblem, isLocal, parseAddress } from "./builtins/addresses.ts";
 import { BUILD } from "./builtins/build.ts";
+import { readHost, readOrigin } from "./builtins/browsers.ts";
 import { registerBuiltins } from "./builtins/builtins.ts";
 import { milliseconds } from "./builtins/serveapi.ts";
 import { notify } from "./builtins/systemd.ts";
@@ -100,15 +101,16 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   await profiler.attachProfiler(router, engine);
 }
 
-// A function, because importing this module must not look at the environment.
-const help = () =>
-  `Usage: floodgate [FLAGS]
+// It names the default and does not look for it, which would take permissions.
+const HELP = `Usage: floodgate [FLAGS]
 
 Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
 
   -H, --host PROTO://ADDR      Listen there; repeatable. tcp://HOST:PORT, unix:///path, or
                                sockets that systemd has opened: fd:// or fd://* for all, fd://3
-                               for a descriptor, fd://NAME (default ${defaultHost()})
+                               for a descriptor, fd://NAME (default: floodgate.sock in
+                               $XDG_RUNTIME_DIR, or in /run as root, or floodgate-UID.sock in
+                               $TMPDIR or /tmp)
       --install MODULE         Boot with this module, a path or URL that exports
                                install(engine, router); repeatable
   -G, --group GROUP            Group of unix sockets, by name or number (default: the process's)
@@ -204,6 +206,8 @@ export async function main(args: readonly string[]): Promise<number> {
   try {
     flags = await parseFlags(args);
   } catch (error) {
+    // Without a permission there may be nothing wrong with the flags.
+    if (error instanceof Deno.errors.NotCapable) return complain(error), 1;
     if (!(error instanceof TypedError)) throw error;
     complain(error);
     return 2;
@@ -305,11 +309,13 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     throw bad(`--${name} ${value}: expected one of ${choices.join(", ")}`);
   };
 
-  const show = given.help ? help().trimEnd() : given.version ? version() : undefined;
+  const show = given.help ? HELP.trimEnd() : given.version ? version() : undefined;
+  const allowedHosts = (given["allowed-host"] as string[] | undefined ?? []).map(readHost);
+  const cors = text("api-cors-header");
+  if (cors !== undefined) readOrigin(cors);
   const debug = given.debug === true || debugFromEnvironment();
-  const hosts = (given.host as string[] | undefined)?.length
-    ? given.host as string[]
-    : [defaultHost()];
+  const hosts = given.host as string[] | undefined ?? [];
+  if (hosts.length === 0 && show === undefined) hosts.push(defaultHost());
   if (given.tlsverify) given.tls = true;
   for (const name of ["tlscert", "tlskey", ...given.tlsverify ? ["tlscacert"] : []]) {
     if (given.tls && !text(name)) {
@@ -341,8 +347,8 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     TlsCert: text("tlscert") ?? "",
     TlsKey: text("tlskey") ?? "",
     Insecure: given.insecure ? "1" : "",
-    AllowedHosts: JSON.stringify(given["allowed-host"] ?? []),
-    CorsHeaders: text("api-cors-header") ?? "",
+    AllowedHosts: JSON.stringify(allowedHosts),
+    CorsHeaders: cors ?? "",
     HeaderTimeout: String(number("header-timeout", 0) ?? ""),
     IdleTimeout: String(number("idle-timeout", 0) ?? ""),
     SendTimeout: String(number("send-timeout", 0) ?? ""),
@@ -353,7 +359,7 @@ async function parseFlags(args: readonly string[]): Promise<Flags> {
     install: given.install as string[] | undefined ?? [],
     settings,
     router: {
-      cors: text("api-cors-header"),
+      cors,
       bodyLimit: number("body-limit", 0, true),
       sendTimeout: milliseconds(number("send-timeout", 0)),
       logging: debug && logLevel === "debug",

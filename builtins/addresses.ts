@@ -7,7 +7,15 @@
 
 import { messageOf, TypedError } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import { adopt, ANYWHERE, BACKLOG, deepenQueue, formatTcp, inspectSocket } from "./runtime.ts";
+import {
+  adopt,
+  ANYWHERE,
+  BACKLOG,
+  deepenQueue,
+  formatTcp,
+  inspectSocket,
+  requireDescriptors,
+} from "./runtime.ts";
 import { takeInherited } from "./systemd.ts";
 
 /** An address as it was asked for. */
@@ -195,6 +203,8 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
 
 /** Listens on sockets that the process was started with: all of them, or none. */
 function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
+  // Without the permissions we may not even see that something was passed.
+  requireDescriptors();
   // What is wrong with one is found before anything is done to another.
   const sockets = takeInherited(which).map((socket) => ({
     ...socket,
@@ -255,7 +265,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     }
     let current = temporary;
     try {
-      if (gid !== undefined) Deno.chownSync(temporary, null, gid);
+      if (gid !== undefined) giveTo(temporary, gid, options.group);
       Deno.chmodSync(temporary, MODE);
       const { dev, ino } = Deno.lstatSync(temporary);
       let unpublished = false;
@@ -348,6 +358,7 @@ async function answers(path: string): Promise<boolean> {
   } catch (error) {
     if (error instanceof Deno.errors.ConnectionRefused) return false; // Nobody listens any more.
     if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotCapable) throw error;
     return true; // A full queue (EAGAIN), or rights that we lack: somebody is there.
   }
 }
@@ -390,16 +401,43 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
   }
 }
 
+function giveTo(path: string, gid: number, group?: string): void {
+  try {
+    Deno.chownSync(path, null, gid);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
+    throw new TypedError(
+      "bad parameter",
+      `the socket cannot be given to group "${group}", expected one that this user is in`,
+      { cause: error },
+    );
+  }
+}
+
 async function groupId(group: string): Promise<number> {
   if (/^\d+$/.test(group) && Number(group) <= MAX_GID) return Number(group);
-  // getent asks whatever the system keeps its groups in, and /etc/group serves where it is missing.
-  const lines = await new Deno.Command("getent", { args: ["group", group], stderr: "null" })
-    .output()
-    .then(({ stdout }) => new TextDecoder().decode(stdout))
-    .catch(() => Deno.readTextFile("/etc/group"));
+  const lines = await groups(group);
   for (const line of lines.split("\n")) {
     const [name, , gid] = line.split(":");
     if (name === group) return Number(gid);
   }
   throw new TypedError("bad parameter", `there is no group "${group}"`);
+}
+
+/** Lines of group(5), that of this group among them if there is one. */
+async function groups(group: string): Promise<string> {
+  try {
+    // It asks whatever the system keeps its groups in.
+    const { stdout } = await new Deno.Command("getent", {
+      args: ["group", group],
+      stderr: "null",
+    }).output();
+    return new TextDecoder().decode(stdout);
+  } catch (error) {
+    // A system without it has the file and nothing else. Whoever may not run it may be let read that.
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotCapable) {
+      return await Deno.readTextFile("/etc/group");
+    }
+    throw error;
+  }
 }

@@ -6,6 +6,7 @@
  * @module
  */
 
+import { TypedError } from "../engine.ts";
 import type { RequestHandler } from "./connections.ts";
 
 /** Whose requests are let through. */
@@ -17,8 +18,41 @@ export interface BrowserRules {
    * page of another's cannot have one of ours. Undefined: any, where a certificate proves the name.
    */
   hosts?: readonly string[];
-  /** The origin whose pages are let through (RFC 6454), or `*` for all. Default: only our own. */
+  /** The origin whose pages are let through, or `*` for all. Default: only our own. */
   cors?: string;
+}
+
+/**
+ * Reads the name or number that a Host may have, and gives it the way URLs write it. A port is left out,
+ * since whoever reaches us under another one is not another.
+ *
+ * @throws {TypedError} ("bad parameter") If it is none.
+ */
+export function readHost(text: string): string {
+  // An IPv6 address may come without the brackets that a URL has around it.
+  const host = hostname(text) ?? hostname(`[${text}]`);
+  if (host !== undefined && /^(\[.*\]|[\w.-]+)$/.test(host)) return host;
+  throw new TypedError(
+    "bad parameter",
+    `host "${text}": expected a name or a number, such as api.example or 192.0.2.1`,
+  );
+}
+
+/**
+ * Reads the origin of pages, or `*` for all (RFC 6454).
+ *
+ * @throws {TypedError} ("bad parameter") If no browser would name it this way.
+ */
+export function readOrigin(text: string): string {
+  const { origin, protocol, host } = URL.parse(text) ?? {};
+  // Schemes that URLs know no origin of are those of browsers' extensions.
+  if (text === "*" || text === (origin === "null" && host ? `${protocol}//${host}` : origin)) {
+    return text;
+  }
+  throw new TypedError(
+    "bad parameter",
+    `origin "${text}": expected one as browsers write it, such as https://pages.example, or * for any`,
+  );
 }
 
 /** A handler that refuses other pages' requests with 403, and gives the rest to `handler`. */
@@ -33,13 +67,10 @@ export function refusePages(handler: RequestHandler, rules: BrowserRules): Reque
 }
 
 function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => string | undefined {
-  // An IPv6 address may come without the brackets that a URL has around it.
-  const names = new Set(hosts?.map((host) => hostname(host) ?? hostname(`[${host}]`)));
+  const names = new Set(hosts?.map(readHost));
   const numbers = names.has("0.0.0.0") || names.has("[::]");
   for (const name of [...names]) {
-    if (name !== undefined && LOOPBACK.test(name)) {
-      ["localhost", "127.0.0.1", "[::1]"].forEach((it) => names.add(it));
-    }
+    if (LOOPBACK.test(name)) ["127.0.0.1", "[::1]"].forEach((number) => names.add(number));
   }
   names.add("localhost");
   const known = (host: string) => {
@@ -71,10 +102,12 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
   };
 }
 
-const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
+const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f]+\])$/;
 const NUMBER = /^(\d+(\.\d+){3}|\[.*\])$/;
 
 /** The host of a Host header, the way URLs write it; undefined if it is none. */
 function hostname(host: string): string | undefined {
+  // What else a URL may have would be read as if it were there.
+  if (/[\s/\\?#@]/.test(host)) return undefined;
   return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");
 }

@@ -6,6 +6,7 @@
 
 import type { Engine } from "../engine.ts";
 import { BUILD } from "./build.ts";
+import { descriptorsProblem } from "./runtime.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
 
 /** What the other built-in jobs know. */
@@ -30,14 +31,14 @@ export function registerInfo(engine: Engine, sources: Sources): void {
     return await job.print(
       JSON.stringify({
         ID: id ??= crypto.randomUUID(),
-        Name: Deno.hostname(),
+        Name: permitted("hostname", Deno.hostname),
         ServerVersion: VERSION,
         OSType: Deno.build.os,
         OperatingSystem: operatingSystem,
         Architecture: arch(),
-        KernelVersion: Deno.osRelease(),
+        KernelVersion: permitted("osRelease", Deno.osRelease),
         NCPU: navigator.hardwareConcurrency,
-        MemTotal: Deno.systemMemoryInfo().total,
+        MemTotal: permitted("systemMemoryInfo", Deno.systemMemoryInfo)?.total,
         SystemTime: new Date().toISOString(),
         StartedAt: started.toISOString(),
         NFd: descriptors,
@@ -64,7 +65,11 @@ function describe(): string {
   const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
   // Undefined, and so left out, where this runs from its source.
   const build = { GitCommit: BUILD.commit, BuildTime: BUILD.time };
-  const system = { Os: Deno.build.os, Arch: arch(), KernelVersion: Deno.osRelease() };
+  const system = {
+    Os: Deno.build.os,
+    Arch: arch(),
+    KernelVersion: permitted("osRelease", Deno.osRelease),
+  };
   return JSON.stringify({
     Platform: { Name: "Floodgate" },
     Version: VERSION,
@@ -84,19 +89,28 @@ function describe(): string {
   }) + "\n";
 }
 
+/** What the system tells, where we may ask. A daemon that may not leaves it out. */
+function permitted<T>(kind: Deno.SysPermissionDescriptor["kind"], ask: () => T): T | undefined {
+  return Deno.permissions.querySync({ name: "sys", kind }).state === "granted" ? ask() : undefined;
+}
+
 /** The architecture by the name that Go, and so the docker CLI, has for it. */
 function arch(): string {
   return { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] ?? Deno.build.arch;
 }
 
+const OS_RELEASE = "/etc/os-release";
+
 /** os-release(5): the name for people, where the system has that file. */
 async function osName(): Promise<string> {
-  const text = await Deno.readTextFile("/etc/os-release").catch(() => "");
+  const { state } = await Deno.permissions.query({ name: "read", path: OS_RELEASE });
+  const text = state === "granted" ? await Deno.readTextFile(OS_RELEASE).catch(() => "") : "";
   return /^PRETTY_NAME="?(.*?)"?$/m.exec(text)?.[1] ?? Deno.build.os;
 }
 
+/** How many descriptors are open, or -1 where nobody tells, which is what dockerd says then. */
 async function countDescriptors(): Promise<number> {
-  if (Deno.build.os !== "linux") return -1;
+  if (descriptorsProblem()) return -1;
   let count = 0;
   for await (const _ of Deno.readDir("/proc/self/fd")) count++;
   return count;

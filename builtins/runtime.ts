@@ -202,7 +202,12 @@ export function descriptorsProblem(): string | undefined {
   }
 }
 
-function requireDescriptors(): void {
+/**
+ * Makes sure that sockets which somebody else has made can be looked at and listened on.
+ *
+ * @throws {TypedError} ("bad parameter") If this process may not do so.
+ */
+export function requireDescriptors(): void {
   const problem = descriptorsProblem();
   if (problem) throw new TypedError("bad parameter", problem);
 }

@@ -8,7 +8,7 @@
 import { type Engine, type Job, messageOf, TypedError } from "../engine.ts";
 import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
 import { type Address, bind, type Bound, exposureProblem, parseAddress } from "./addresses.ts";
-import { type BrowserRules, refusePages } from "./browsers.ts";
+import { type BrowserRules, readHost, readOrigin, refusePages } from "./browsers.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
 import { descriptorsProblem, nativeServe } from "./runtime.ts";
 import { notify, notifyReloading, startWatchdog, untakenSockets } from "./systemd.ts";
@@ -79,7 +79,12 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     }
   });
 
-  engine.stopping.addEventListener("abort", () => notify(STOPPING, engine.log), { once: true });
+  let told: Promise<void> | undefined;
+  engine.stopping.addEventListener("abort", () => told = notify(STOPPING, engine.log), {
+    once: true,
+  });
+  // Where there is nothing to drain the process would end before the word is out.
+  engine.onShutdown(() => told);
 
   return { stats: () => [...apis].map((api) => api.stats) };
 }
@@ -106,6 +111,8 @@ class Api {
   #limit?: ConnectionLimit;
   #timeouts: Timeouts;
   #tls?: Tls;
+  #allowedHosts: string[] = [];
+  #cors?: string;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
   /** How many listeners have clients that wait for a place. */
@@ -155,6 +162,8 @@ class Api {
     const job = this.#job;
     // What is badly written is found before anything is bound.
     const addresses = job.args.map(parseAddress);
+    this.#allowedHosts = job.getenvList("AllowedHosts").map(readHost);
+    this.#cors = corsOf(job);
     const tls = this.#tls = await loadTls(job);
     if (tls?.verifier && this.#limit && !number(job, "MaxConnections")) {
       this.#limit = new ConnectionLimit(Math.max(1, Math.floor(this.#limit.max / VERIFIED)));
@@ -208,7 +217,6 @@ class Api {
   }
 
   #browserRules(place: Bound, asked: Address): BrowserRules {
-    const job = this.#job;
     const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
     return {
       scheme: this.#tls ? "https" : "http",
@@ -216,9 +224,9 @@ class Api {
       hosts: this.#tls ? undefined : [
         host,
         ...asked.proto === "tcp" ? [asked.host] : [],
-        ...job.getenvList("AllowedHosts"),
+        ...this.#allowedHosts,
       ],
-      cors: corsOf(job),
+      cors: this.#cors,
     };
   }
 
@@ -347,9 +355,13 @@ async function loadTls(job: Job): Promise<Tls | undefined> {
   return { certificates, verifier, server, listen, listeners };
 }
 
-/** The origin that `serveapi` is told to let in, as it stands in Access-Control-Allow-Origin. */
+/**
+ * The origin that `serveapi` is told to let in, as it stands in Access-Control-Allow-Origin. Throws what
+ * {@linkcode readOrigin} does.
+ */
 export function corsOf(job: Job): string | undefined {
-  return job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined);
+  const origin = job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined);
+  return origin && readOrigin(origin);
 }
 
 /** A setting that is a number of at least 0; undefined where it is not set. */

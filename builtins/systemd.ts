@@ -115,12 +115,18 @@ export async function notify(state: string, log: Logger): Promise<void> {
     if (typeof Deno.listenDatagram === "function") await sendDatagram(socket, state);
     else await runSystemdNotify(state);
   } catch (error) {
-    const problem = `cannot tell systemd: ${messageOf(error)}`;
+    // Deno names the path, of which ours is another each time.
+    const problem = error instanceof Deno.errors.NotCapable
+      ? `cannot tell systemd: this needs the permissions ${NOTIFY_FLAGS}${socket}`
+      : `cannot tell systemd: ${messageOf(error)}`;
     if (complaints.has(problem)) return;
     complaints.add(problem);
     log("warn", problem);
   }
 }
+
+/** What `deno run` needs to be told for {@linkcode notify}. The path of the socket follows. */
+const NOTIFY_FLAGS = "--allow-net --allow-write=";
 
 /** What has been complained of. A process has one NOTIFY_SOCKET, whatever runs in it. */
 const complaints = new Set<string>();

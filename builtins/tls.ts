@@ -267,12 +267,27 @@ export class Verifier {
   }
 
   /**
-   * Makes sure that this runtime refuses a client without a certificate. Deno before 2.7.14 takes the
-   * options and lets everyone in (denoland/deno PR 33439).
+   * Makes sure that this runtime refuses a client without a certificate, and that others can be served.
+   * Deno before 2.7.14 takes the options and lets everyone in (denoland/deno PR 33439).
    *
-   * @throws {Error} If it does not.
+   * @throws {Error} If either is not so.
    */
   async check(): Promise<void> {
+    await this.#checkRefusal();
+    try {
+      const { near, far } = await (this.#pairs ??= new SocketPairs()).make();
+      near.close();
+      far.close();
+    } catch (error) {
+      this.close();
+      throw new Error(
+        `--tlsverify takes a socket of our own in the temporary folder: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
+  }
+
+  async #checkRefusal(): Promise<void> {
     using listener = Deno.listen(ANYWHERE);
     const client = connect({
       host: listener.addr.hostname,
@@ -452,8 +467,17 @@ async function writeAll(conn: Deno.Conn, chunk: Uint8Array): Promise<void> {
 class SocketPairs {
   #folder = Deno.makeTempDirSync({ prefix: "floodgate-" }); // With no rights for others.
   #path = `${this.#folder}/pair`;
-  #listener = Deno.listen({ transport: "unix", path: this.#path });
+  #listener: Deno.UnixListener;
   #last: Promise<unknown> = Promise.resolve();
+
+  constructor() {
+    try {
+      this.#listener = Deno.listen({ transport: "unix", path: this.#path });
+    } catch (error) {
+      Deno.removeSync(this.#folder);
+      throw error;
+    }
+  }
 
   /** Two ends of a connection. */
   make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {

@@ -46,8 +46,8 @@ export class Browser implements AsyncDisposable {
     };
   }
 
-  /** Starts one that asks nobody outside for anything. */
-  static async start(): Promise<Browser> {
+  /** Starts one that asks nobody outside for anything; `flags` are further ones for its command line. */
+  static async start(flags: string[] = []): Promise<Browser> {
     const profile = await Deno.makeTempDir({ prefix: "floodgate-chromium-" });
     const process = new Deno.Command(CHROMIUM!, {
       args: [
@@ -61,6 +61,7 @@ export class Browser implements AsyncDisposable {
         "--disable-sync",
         "--remote-debugging-port=0",
         `--user-data-dir=${profile}`,
+        ...flags,
         "about:blank",
       ],
       stdin: "null",
@@ -108,10 +109,15 @@ export class Browser implements AsyncDisposable {
 
   /** Goes to a page, and waits until it is loaded. */
   async open(url: string): Promise<void> {
-    const loaded = new Promise<void>((resolve) => this.on("Page.loadEventFired", () => resolve()));
+    const loaded = this.loaded();
     const { errorText } = await this.send("Page.navigate", { url });
     if (errorText) throw new Error(`${url}: ${errorText}`);
     await loaded;
+  }
+
+  /** Resolves when the next page is loaded. */
+  loaded(): Promise<void> {
+    return new Promise((resolve) => this.on("Page.loadEventFired", () => resolve()));
   }
 
   /** The value of an expression in the page; waits for a promise. */

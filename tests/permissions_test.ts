@@ -1,0 +1,218 @@
+import { assertEquals, assertMatch } from "@std/assert";
+import { Authority } from "./certificates.ts";
+import { Daemon, exchange, missing, TempFolder, until } from "./daemon.ts";
+
+const NO_OPENSSL = await missing("openssl", ["version"]);
+const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+
+/** A daemon, and the permissions that it needs. */
+interface Case {
+  args: string[];
+  /** All of them. Each is needed. */
+  flags: string[];
+  env?: Record<string, string>;
+  /** Asks it for an answer, once it listens. */
+  ask(daemon: Daemon): Promise<string>;
+}
+
+async function askTcp(daemon: Daemon): Promise<string> {
+  return await exchange({ hostname: "127.0.0.1", port: await daemon.port() }, PING);
+}
+
+/** Asks at a daemon's TLS address, with a certificate if it wants one. */
+function askTls(authority: Authority): Case["ask"] {
+  const read = (name: string) => Deno.readTextFile(authority.path(name));
+  return async (daemon) => {
+    const conn = await Deno.connectTls({
+      hostname: "127.0.0.1",
+      port: await daemon.port(),
+      caCerts: [await read("ca.pem")],
+      cert: await read("client.pem"),
+      key: await read("client.key"),
+    });
+    await conn.write(new TextEncoder().encode(PING));
+    return await new Response(conn.readable).text();
+  };
+}
+
+const TCP = ["-H", "tcp://127.0.0.1:0"];
+const NET = "--allow-net=127.0.0.1:0";
+
+/**
+ * A daemon at a unix address. It needs the folder, because it is bound under another name there; all of
+ * the network, because nobody knows that name; and all of the system, because Deno has no narrower
+ * flag for umask(2).
+ */
+function unix(folder: string, args: string[] = [], flags: string[] = []): Case {
+  const path = `${folder}/api.sock`;
+  return {
+    args: ["-H", `unix://${path}`, ...args],
+    // deno-fmt-ignore
+    flags: ["--allow-net", "--allow-sys", `--allow-write=${folder}`, `--allow-read=${folder}`, ...flags],
+    ask: () => exchange({ transport: "unix", path }, PING),
+  };
+}
+
+/** The name of our own group, which we may give a file to; empty where the system has none. */
+const GROUP = Deno.readTextFileSync("/etc/group").split("\n").map((line) => line.split(":"))
+  .find(([, , gid]) => gid === `${Deno.gid()}`)?.[0] ?? "";
+
+/** What README.md lists under Permissions. */
+const CASES: Record<string, (folder: string) => Case> = {
+  "a tcp address": () => ({ args: TCP, flags: [NET], ask: askTcp }),
+  "a unix address": (folder) => unix(folder),
+  "a group by its number": (folder) => unix(folder, ["-G", `${Deno.gid()}`]),
+  "a group by its name": (folder) => unix(folder, ["-G", GROUP], ["--allow-run=getent"]),
+  "a group by its name, from a file": (folder) =>
+    unix(folder, ["-G", GROUP], ["--allow-read=/etc/group"]),
+  "the default address": (folder) => ({
+    ...unix(folder, [], ["--allow-env=XDG_RUNTIME_DIR"]),
+    args: [],
+    env: { XDG_RUNTIME_DIR: folder },
+    ask: () => exchange({ transport: "unix", path: `${folder}/floodgate.sock` }, PING),
+  }),
+  "a module": (folder) => {
+    const module = `${folder}/module.js`;
+    Deno.writeTextFileSync(module, "export function install() {}");
+    return {
+      args: [...TCP, "--install", module],
+      flags: [NET, `--allow-read=${module}`],
+      ask: askTcp,
+    };
+  },
+  "a pidfile": (folder) => ({
+    args: [...TCP, "--pidfile", `${folder}/pid`],
+    flags: [NET, `--allow-read=${folder}/pid`, `--allow-write=${folder}/pid`],
+    ask: askTcp,
+  }),
+  "a profiler": () => ({ args: [...TCP, "--debug"], flags: [NET, "--allow-sys"], ask: askTcp }),
+};
+
+for (const [name, make] of Object.entries(CASES)) {
+  const ignore = GROUP === "" && name.includes("by its name");
+  Deno.test(`main serves ${name} with just the permissions it needs`, { ignore }, async () => {
+    await using folder = await TempFolder.make();
+    await assertMinimal(make(folder.path), folder);
+  });
+}
+
+Deno.test(
+  "main serves TLS with just the permissions it needs",
+  { ignore: NO_OPENSSL },
+  async () => {
+    await using folder = await TempFolder.make();
+    await using authority = await Authority.make();
+    const { cert, key } = await authority.server();
+    await authority.client();
+    const ask = askTls(authority);
+    const tls = ["--tlscert", cert, "--tlskey", key];
+    await assertMinimal(
+      { args: [...TCP, "--tls", ...tls], flags: [NET, `--allow-read=${cert},${key}`], ask },
+      folder,
+    );
+    const { ca } = authority;
+    await assertMinimal({
+      args: [...TCP, "--tlsverify", "--tlscacert", ca, ...tls],
+      env: { TMPDIR: folder.path },
+      // deno-fmt-ignore
+      flags: ["--allow-net", `--allow-read=${cert},${key},${ca}`, `--allow-read=${folder.path}`,
+      `--allow-write=${folder.path}`],
+      ask,
+    }, folder);
+  },
+);
+
+/** Expects that a daemon serves with these permissions, and says which is missing if one is. */
+async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder): Promise<void> {
+  const before = folder.names();
+  const start = (flags: string[]) => Daemon.start(args, { flags: ["--no-prompt", ...flags], env });
+
+  await using daemon = start(flags);
+  await daemon.says(/listening on/);
+  assertMatch(await ask(daemon), /^HTTP\/1\.1 200 .*\r\n\r\nOK$/s);
+  assertEquals(await daemon.end(), 0);
+  assertEquals(daemon.stderr.match(/WARN|ERROR/g), null, daemon.stderr);
+  assertEquals(folder.names(), before);
+
+  for (const missing of flags) {
+    await using without = start(flags.filter((flag) => flag !== missing));
+    assertEquals([missing, (await without.status).code], [missing, 1]);
+    const last = without.stderr.trimEnd().split("\n").at(-1)!;
+    const [flag] = missing.split("=");
+    // A group can be found in two ways; the second is the one that is named.
+    const hint = flag === "--allow-run" ? "--allow-read" : flag;
+    assertMatch(last, new RegExp(`^floodgate: .*Requires .*, run again with the ${hint} flag$`));
+    // What was bound before that is in the log; there is nothing else.
+    assertEquals(without.stderr.replace(/^\d.* (INFO|DEBUG) .*\n/gm, ""), `${last}\n`);
+    assertEquals(folder.names(), before);
+  }
+}
+
+Deno.test("main tells systemd with just the permissions it needs", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/notify`;
+  const flags = ["--allow-net", `--allow-write=${path}`, "--allow-env=NOTIFY_SOCKET"];
+  const told: string[] = [];
+  const receiver = Deno.listenDatagram({ transport: "unixpacket", path });
+  const received = (async () => {
+    for await (const [message] of receiver) told.push(new TextDecoder().decode(message));
+  })();
+  const serve = async (flags: string[]): Promise<string> => {
+    await using daemon = Daemon.start(TCP, {
+      flags: ["--no-prompt", ...flags],
+      env: { NOTIFY_SOCKET: path },
+    });
+    await daemon.open();
+    assertEquals(await daemon.end(), 0);
+    return daemon.stderr.split("\n").filter((line) => /WARN|ERROR/.test(line)).join("\n");
+  };
+
+  assertEquals(await serve(flags), "");
+  // With nothing to drain it is about to end when it says so.
+  await until(() => told.length === 2);
+  assertEquals(told.map((text) => text.split("\n")[0]), ["READY=1", "STOPPING=1"]);
+
+  // It serves all the same, and says once what is missing.
+  const missing = new RegExp(`WARN  cannot tell systemd: .* --allow-net --allow-write=${path}$`);
+  assertMatch(await serve([NET, ...flags.slice(1)]), missing);
+  assertMatch(await serve([flags[0], flags[2]]), missing);
+  // Without this it does not know that it should.
+  assertEquals(await serve(flags.slice(0, 2)), "");
+  assertEquals(told.length, 2);
+  receiver.close();
+  await received;
+});
+
+Deno.test("fd:// says that it needs all permissions, before it says that nothing was passed", async () => {
+  for (const flags of [["--allow-net"], ["-A", "--deny-env"]]) {
+    await using daemon = Daemon.start(["-H", "fd://"], {
+      flags: ["--no-prompt", ...flags],
+      env: { LISTEN_FDS: "1" },
+    });
+    assertEquals((await daemon.status).code, 1);
+    assertMatch(daemon.stderr, /^floodgate: cannot listen on fd:\/\/: this needs .*--allow-.*\n$/);
+  }
+});
+
+Deno.test("main without any permission prints its help and its version, and asks for nothing", async () => {
+  for (const [flag, said] of [["--help", /^Usage: /], ["--version", /^floodgate \d/]] as const) {
+    await using daemon = Daemon.start([flag], { flags: ["--no-prompt"] });
+    assertEquals((await daemon.status).code, 0);
+    assertMatch(daemon.stdout, said);
+    assertEquals(daemon.stderr, "");
+  }
+});
+
+Deno.test("version, info and stats tell without permissions what they can", async () => {
+  await using daemon = Daemon.start(TCP, { flags: ["--no-prompt", NET] });
+  const port = await daemon.port();
+  for (const path of ["/version", "/info", "/debug/vars"]) {
+    const answer = await exchange(
+      { hostname: "127.0.0.1", port },
+      PING.replace("/_ping", path),
+    );
+    assertMatch(answer, /^HTTP\/1\.1 200 /, path);
+    assertEquals(answer.includes("KernelVersion"), false);
+  }
+  assertEquals(await daemon.end(), 0);
+});
