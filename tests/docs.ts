@@ -7,8 +7,7 @@
  *   ends with `&` goes on in the background; the next one waits until its output is there. What the
  *   shell itself says of its jobs, and Deno of JSR, is left out, and so are carriage returns.
  * - `sh`: each line is run, and must succeed.
- * - `ts`: where the first line is `// NAME.ts` it is saved under that name, and a command has to run it.
- *   Any other is a program that has to end by itself.
+ * - `ts`: the first line is `// NAME.ts`. It is saved under that name, and a later command has to use it.
  * - `text` is not run. There are no other blocks.
  *
  * @module
@@ -45,9 +44,11 @@ export function blocksOf(document: string, text: string): Block[] {
   return blocks;
 }
 
-/** The name under which a program is saved, if it says so. */
-export function nameOf(block: Block): string | undefined {
-  return /^\/\/ ([\w-]+\.ts)$/.exec(block.lines[0])?.[1];
+/** The name under which a `ts` block is saved. */
+export function nameOf({ document, line, lines }: Block): string {
+  const name = /^\/\/ ([\w-]+\.ts)$/.exec(lines[0])?.[1];
+  assert(name, `${document}:${line}: the first line is no name such as // greet.ts`);
+  return name;
 }
 
 interface Command {
@@ -157,16 +158,10 @@ export async function runDocument(blocks: Block[], options: DocumentOptions): Pr
   const saved = new Map<string, Block>();
   try {
     for (const block of blocks) {
-      const where = `${block.document}:${block.line}`;
       if (block.language === "ts") {
-        const name = nameOf(block) ?? `${block.document.replace(/\W/g, "-")}-${block.line}.ts`;
+        const name = nameOf(block);
         await Deno.writeTextFile(`${cwd}/${name}`, rewrite(block.lines.join("\n")) + "\n");
-        if (nameOf(block)) {
-          saved.set(name, block);
-        } else {
-          const { status, output } = await shell.run(`deno run -A ${name}`);
-          assert(status === 0, `${where}: status ${status}\n${output()}`);
-        }
+        saved.set(name, block);
       } else if (block.language === "console" || block.language === "sh") {
         for (const command of commandsOf(block)) {
           const at = `${block.document}:${command.line}: ${command.text}`;
@@ -179,7 +174,10 @@ export async function runDocument(blocks: Block[], options: DocumentOptions): Pr
           for (const name of saved.keys()) if (command.text.includes(name)) saved.delete(name);
         }
       } else {
-        assertMatch(block.language, /^text$/, `${where}: expected console, sh, ts or text`);
+        assert(
+          block.language === "text",
+          `${block.document}:${block.line}: expected console, sh, ts or text`,
+        );
       }
     }
   } finally {

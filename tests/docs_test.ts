@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Daemon, missing, project, run, TempFolder } from "./daemon.ts";
 import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./docs.ts";
 
@@ -13,7 +13,8 @@ const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, te
 
 /** What the tests do not run, and why. Each has to be there. */
 const NEVER: Skipped = [
-  [/^npx /, "downloads Deno"],
+  [/^npx /, "downloads Deno, and is a shell"],
+  [/^deno task (compile|bundle)/, "tests/build_test.ts runs it, as far as the network lets it"],
   [/^deno (task|test) /, "takes minutes, or runs this test"],
   [/^sudo /, "needs root and a running systemd; tests/units_test.ts boots one with these units"],
 ];
@@ -96,7 +97,7 @@ async function checkPrograms(): Promise<void> {
   await using clone = await TempFolder.make();
   await cloneInto(clone.path);
   const programs = [...BLOCKS.values()].flat().filter(({ language }) => language === "ts");
-  const names = programs.map((block, i) => nameOf(block) ?? `program-${i}.ts`);
+  const names = programs.map(nameOf);
   // They share a folder, here and where documents are run.
   assertEquals(names.toSorted(), [...new Set(names)].toSorted());
   for (const [i, { lines }] of programs.entries()) {
@@ -106,6 +107,28 @@ async function checkPrograms(): Promise<void> {
   const { code, stderr } = await run(Deno.execPath(), ["check", "--quiet", ...paths]);
   assertEquals(code, 0, stderr);
 }
+
+Deno.test("runDocument finds what is not so", async () => {
+  const wrong: [language: string, text: string, problem: string][] = [
+    ["console", "$ echo one\ntwo", "should say\ntwo\nand says\none"],
+    ["console", "$ echo one two\none", "should say\none\nand says\none two"],
+    ["console", "$ false", "false: status 1"],
+    ["console", "$ exit", "exit: ended the shell"],
+    ["sh", "true\ntest -e /no/such/file", "/no/such/file: status 1"],
+    ["ts", "// alone.ts", "no command runs alone.ts"],
+    ["ts", "export {};", "no name such as // greet.ts"],
+    ["js", "", "expected console, sh, ts or text"],
+  ];
+  await using folder = await TempFolder.make();
+  const { path } = folder;
+  const options = { cwd: path, folder: path, env: {}, skipped: [], rewrite: (it: string) => it };
+  for (const [language, text, problem] of wrong) {
+    const blocks = blocksOf("x.md", `\`\`\`${language}\n${text}\n\`\`\`\n`);
+    await assertRejects(() => runDocument(blocks, options), Error, problem);
+  }
+  const right = "$ echo one two three; echo four\none … three\n…\n$ sleep 60 &\n";
+  await runDocument(blocksOf("x.md", `\`\`\`console\n${right}\`\`\`\n`), options);
+});
 
 Deno.test("documents skip nothing that is not there", () => {
   const lines = [...BLOCKS.values()].flat().flatMap((block: Block) => block.lines);
@@ -120,6 +143,9 @@ Deno.test("documents link to what is there", async () => {
       title.toLowerCase().replace(/[^\w\s-]/g, "").replaceAll(" ", "-")
     );
   for (const [name, text] of TEXTS) {
+    for (const [, test] of text.matchAll(/`(\w+_test\.ts)`/g)) {
+      assert(Deno.statSync(project(`tests/${test}`)).isFile, `${name} names ${test}`);
+    }
     for (const [, target] of text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
       const [path, anchor] = target.split("#");
       const url = new URL(path || name.split("/").pop()!, new URL(name, "file:///"));
