@@ -57,7 +57,7 @@ function unix(folder: string, args: string[] = [], flags: string[] = []): Case {
 const GROUP = Deno.readTextFileSync("/etc/group").split("\n").map((line) => line.split(":"))
   .find(([, , gid]) => gid === `${Deno.gid()}`)?.[0] ?? "";
 
-/** What README.md lists under Permissions. */
+/** What docs/operating.md lists under Permissions. */
 const CASES: Record<string, (folder: string) => Case> = {
   "a tcp address": () => ({ args: TCP, flags: [NET], ask: askTcp }),
   "a unix address": (folder) => unix(folder),

@@ -1,0 +1,173 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { missing, project, run, TempFolder } from "./daemon.ts";
+import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./docs.ts";
+
+const DOCUMENTS = [
+  "README.md",
+  "SECURITY.md",
+  "CONTRIBUTING.md",
+  ...[...Deno.readDirSync(project("docs"))].map(({ name }) => `docs/${name}`).sort(),
+];
+const TEXTS = new Map(DOCUMENTS.map((name) => [name, Deno.readTextFileSync(project(name))]));
+const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, text)]));
+
+/** What the tests do not run, and why. Each has to be there. */
+const NEVER: Skipped = [
+  [/^npx /, "downloads Deno, and is a shell"],
+  [/^deno task (compile|bundle)/, "tests/build_test.ts runs it, as far as the network lets it"],
+  [/^deno (task|test) /, "takes minutes, or runs this test"],
+  [/^sudo /, "needs root and a running systemd; tests/units_test.ts boots one with these units"],
+];
+
+/** What the documents use besides Deno and a shell. */
+const TOOLS: [tool: string, ...args: string[]][] = [
+  ["curl", "--version"],
+  ["docker", "--version"],
+  ["go", "version"],
+  ["openssl", "version"],
+  ["systemd-socket-activate", "--version"],
+];
+
+/**
+ * What documents name, and what stands for it here, so that they can run at the same time as each other
+ * and as a real daemon.
+ */
+function rewriter(folder: string): (text: string) => string {
+  const places = new Map([
+    ["/tmp/", `${folder}/`],
+    ["/run/user/1000", folder],
+    ["2375", freePort()],
+    ["2376", freePort()],
+  ]);
+  return (text) => text.replace(/\/tmp\/|\/run\/user\/1000|\b237[56]\b/g, (it) => places.get(it)!);
+}
+
+function freePort(): string {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return String(listener.addr.port);
+}
+
+/** Makes a folder look like a clone of this repository. */
+async function cloneInto(folder: string): Promise<void> {
+  const names = [...Deno.readDirSync(project(""))].map(({ name }) => name)
+    .filter((name) => ![".git", "coverage", "dist", "node_modules"].includes(name));
+  // Not links, which Deno's permissions follow.
+  const { code, stderr } = await run("cp", ["-r", ...names.map(project), folder]);
+  assertEquals(code, 0, stderr);
+}
+
+Deno.test("documents do what they say", async (t) => {
+  await using clone = await TempFolder.make();
+  await cloneInto(clone.path);
+  await using bin = await TempFolder.make();
+  await Deno.symlink(Deno.execPath(), `${bin.path}/deno`);
+
+  const skipped = [...NEVER];
+  for (const [tool, ...args] of TOOLS) {
+    if (await missing(tool, args)) skipped.push([new RegExp(`\\b${tool} `), `no ${tool} here`]);
+  }
+  const step = (name: string, fn: () => Promise<void>) =>
+    t.step({ name, fn, sanitizeOps: false, sanitizeResources: false, sanitizeExit: false });
+  // Side by side: most of the time they wait.
+  await Promise.all([
+    step("their programs type-check", checkPrograms),
+    ...[...BLOCKS].map(([name, blocks]) =>
+      step(name, async () => {
+        await using folder = await TempFolder.make();
+        await runDocument(blocks, {
+          cwd: clone.path,
+          folder: folder.path,
+          env: {
+            PATH: `${bin.path}:${Deno.env.get("PATH")}`,
+            NO_COLOR: "1",
+            DENO_NO_UPDATE_CHECK: "1",
+            XDG_RUNTIME_DIR: folder.path,
+            PPROF_TMPDIR: folder.path,
+            DEBUG: "",
+          },
+          skipped,
+          rewrite: rewriter(folder.path),
+        });
+      })
+    ),
+  ]);
+});
+
+async function checkPrograms(): Promise<void> {
+  await using clone = await TempFolder.make();
+  await cloneInto(clone.path);
+  const programs = [...BLOCKS.values()].flat().filter(({ language }) => language === "ts");
+  const names = programs.map(nameOf);
+  // They share a folder, here and where documents are run.
+  assertEquals(names.toSorted(), [...new Set(names)].toSorted());
+  for (const [i, { lines }] of programs.entries()) {
+    await Deno.writeTextFile(`${clone.path}/${names[i]}`, lines.join("\n") + "\n");
+  }
+  const paths = names.map((name) => `${clone.path}/${name}`);
+  const { code, stderr } = await run(Deno.execPath(), ["check", "--quiet", ...paths]);
+  assertEquals(code, 0, stderr);
+}
+
+Deno.test("runDocument finds what is not so", async () => {
+  const wrong: [language: string, text: string, problem: string][] = [
+    ["console", "$ echo one\ntwo", "should say\ntwo\nand says\none"],
+    ["console", "$ echo one two\none", "should say\none\nand says\none two"],
+    ["console", "$ false", "false: status 1"],
+    ["console", "$ exit", "exit: ended the shell"],
+    ["sh", "true\ntest -e /no/such/file", "/no/such/file: status 1"],
+    ["ts", "// alone.ts", "no command runs alone.ts"],
+    ["ts", "export {};", "no name such as // greet.ts"],
+    ["js", "", "expected console, sh, ts or text"],
+  ];
+  await using folder = await TempFolder.make();
+  const { path } = folder;
+  const options = { cwd: path, folder: path, env: {}, skipped: [], rewrite: (it: string) => it };
+  for (const [language, text, problem] of wrong) {
+    const blocks = blocksOf("x.md", `\`\`\`${language}\n${text}\n\`\`\`\n`);
+    await assertRejects(() => runDocument(blocks, options), Error, problem);
+  }
+  const right = "$ echo one two three; echo four\none … three\n…\n$ sleep 60 &\n";
+  await runDocument(blocksOf("x.md", `\`\`\`console\n${right}\`\`\`\n`), options);
+});
+
+Deno.test("documents skip nothing that is not there", () => {
+  const lines = [...BLOCKS.values()].flat().flatMap((block: Block) => block.lines);
+  for (const [pattern] of NEVER) {
+    assert(lines.some((line) => pattern.test(line.replace(/^\$ /, ""))), `${pattern}`);
+  }
+});
+
+Deno.test("documents link to what is there", async () => {
+  const anchors = (text: string) =>
+    [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+      title.toLowerCase().replace(/[^\w\s-]/g, "").replaceAll(" ", "-")
+    );
+  for (const [name, text] of TEXTS) {
+    for (const [, test] of text.matchAll(/`(\w+_test\.ts)`/g)) {
+      assert(Deno.statSync(project(`tests/${test}`)).isFile, `${name} names ${test}`);
+    }
+    for (const [, target] of text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
+      const [path, anchor] = target.split("#");
+      const url = new URL(path || name.split("/").pop()!, new URL(name, "file:///"));
+      const file = project(decodeURIComponent(url.pathname.slice(1)));
+      await Deno.stat(file).catch(() => {
+        throw new Error(`${name} links to ${target}, which is not there`);
+      });
+      if (anchor === undefined) continue;
+      const there = anchors(await Deno.readTextFile(file));
+      assert(
+        there.includes(anchor),
+        `${name} links to ${target}, and there is ${there.join(", ")}`,
+      );
+    }
+  }
+});
+
+Deno.test("docs/operating.md has the flags that --help has", async () => {
+  const { stdout } = await run(Deno.execPath(), ["run", "-A", project("mod.ts"), "--help"]);
+  const flagsIn = (column: string[]) =>
+    [...new Set(column.flatMap((cell) => cell.match(/--[a-z-]+/g) ?? []))].sort();
+  const [table] = TEXTS.get("docs/operating.md")!.split("### Signals");
+  const rows = table.match(/^\| `-.*? \|/gm) ?? [];
+  assertEquals(flagsIn(rows), flagsIn(stdout.split("\n").map((line) => line.slice(0, 31))));
+});
