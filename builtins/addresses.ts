@@ -35,8 +35,7 @@ const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
  * @throws {TypedError} ("bad parameter") With a message that says what was wrong and what is right.
  */
 export function parseAddress(text: string): Address {
-  const bad = (problem: string) =>
-    new TypedError("bad parameter", `address "${text}": ${problem}`);
+  const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
   const [, proto, rest] = /^([a-z]+):\/\/(.*)$/s.exec(text) ?? [];
   switch (proto) {
     case "tcp": {
