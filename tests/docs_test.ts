@@ -13,7 +13,6 @@ const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, te
 
 /** What the tests do not run, and why. Each has to be there. */
 const NEVER: Skipped = [
-  [/^npx /, "downloads Deno, and is a shell"],
   [/^deno task (compile|bundle)/, "tests/build_test.ts runs it, as far as the network lets it"],
   [/^deno (task|test) /, "takes minutes, or runs this test"],
   [/^sudo /, "needs root and a running systemd; tests/units_test.ts boots one with these units"],
