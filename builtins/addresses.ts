@@ -5,7 +5,7 @@
  * @module
  */
 
-import { messageOf, TypedError } from "../engine.ts";
+import { messageOf, TypedError, within } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
 import {
   adopt,
@@ -397,14 +397,23 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
     throw error;
   }
   try {
-    const deadline = performance.now() + LOCK.timeout;
-    // Not lock(), which nothing could call off.
-    while (!handle.tryLockSync(true) && performance.now() < deadline) {
-      await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
-    }
+    await take(handle);
     return await step();
   } finally {
     handle.close(); // Which unlocks it.
+  }
+}
+
+/** Locks a folder, or gives up after a while. */
+async function take(folder: Deno.FsFile): Promise<void> {
+  // Deno before 2.7 has only lock(), which nothing can call off: it goes on waiting, for no one.
+  if (folder.tryLockSync === undefined) {
+    await within(LOCK.timeout, folder.lock(true));
+    return;
+  }
+  const deadline = performance.now() + LOCK.timeout;
+  while (!folder.tryLockSync(true) && performance.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
   }
 }
 

@@ -9,6 +9,7 @@ import { exposureProblem, isLocal, parseAddress } from "./addresses.ts";
 import { BUILD } from "./build.ts";
 import { readHost, readOrigin } from "./browsers.ts";
 import { registerBuiltins } from "./builtins.ts";
+import { runtimeFault } from "./runtime.ts";
 import { milliseconds } from "./serveapi.ts";
 import { notify } from "./systemd.ts";
 import { API_VERSION, VERSION } from "./version.ts";
@@ -138,6 +139,8 @@ export async function main(args: readonly string[]): Promise<number> {
   const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
   const stop = listenToSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
+  const fault = runtimeFault();
+  if (fault) engine.log("warn", fault);
   const router = Promise.withResolvers<Router>();
   const { activation } = registerBuiltins(engine, { router: router.promise });
   const stopping = new Promise<void>((resolve) =>

@@ -6,7 +6,13 @@
  */
 
 import { type Logger, messageOf, within } from "../engine.ts";
-import { nativeServe, type Serve, type Served, type ServedInfo } from "./runtime.ts";
+import {
+  nativeServe,
+  type Serve,
+  type Served,
+  type ServedInfo,
+  silenceLegacyAbort,
+} from "./runtime.ts";
 
 /** A client's certificate, which one of the daemon's authorities has signed. */
 export interface ClientCertificate {
@@ -152,6 +158,7 @@ export class Connections {
       (error) => {
         // A reset, a TLS handshake that failed, a request that was none.
         this.#log("debug", `connection: ${messageOf(error)}`);
+        connection.letGo();
         this.#over(connection);
       },
     );
@@ -315,6 +322,11 @@ class Connection {
     this.#cancel = cancel;
   }
 
+  /** It ended badly. Deno before 2.8 keeps what it has of such a one until it is told to let go. */
+  letGo(): void {
+    this.#server?.shutdown().catch(() => {});
+  }
+
   /** The native loop is done with it. */
   over(): void {
     this.#ended = true;
@@ -448,22 +460,4 @@ class Info implements RequestInfo {
   leave(): void {
     if (!this.#done) this.#abort?.abort(new DOMException("The client has left.", "AbortError"));
   }
-}
-
-const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
-let silenced = false;
-
-/**
- * Deno warns, once a process, that a request's signal aborts after a complete answer as well. Here
- * nobody is misled by that, and a user who never called Deno.serve would be puzzled.
- */
-function silenceLegacyAbort(): void {
-  if (silenced) return;
-  silenced = true;
-  const { warn } = console;
-  const filter = (...args: unknown[]) => {
-    if (!String(args[0]).startsWith(legacyAbort)) return warn.apply(console, args);
-    if (console.warn === filter) console.warn = warn;
-  };
-  console.warn = filter;
 }

@@ -1,12 +1,43 @@
 /**
  * What the daemon needs of the runtime and Deno either has without documenting it or does not have:
- * serving HTTP on a connection, and sockets that somebody else has made. All of it is here, so that a
- * Deno that changes any of it breaks one file, and says which part.
+ * serving HTTP on a connection, and sockets that somebody else has made. And what differs between the
+ * releases it runs on. All of it is here, so that a Deno that changes any of it breaks one file, and
+ * tests/runtime_test.ts says which part.
  *
  * @module
  */
 
 import { messageOf, TypedError } from "../engine.ts";
+
+/** The oldest Deno that all tests pass on. */
+export const OLDEST_DENO = "2.4.0";
+
+/** Whether a Deno, by default this one, is of that release or a newer one. */
+export function denoIsFrom(release: string, version = Deno.version.deno): boolean {
+  // A canary's has a + and its commit behind the numbers.
+  const numbers = (text: string) => text.split(/[-+]/, 1)[0].split(".").map(Number);
+  const [wanted, given] = [numbers(release), numbers(version)];
+  const different = wanted.findIndex((number, i) => number !== given[i]);
+  return different === -1 || given[different] > wanted[different];
+}
+
+/**
+ * Whether an answer can begin before the request's body has ended. From 2.8.3 to 2.9.5 both stall then
+ * (denoland/deno issue 36624), here and with `Deno.serve`.
+ */
+export function answersEarly(version = Deno.version.deno): boolean {
+  return !denoIsFrom("2.8.3", version) || denoIsFrom("2.9.6", version);
+}
+
+/** What an operator should know of this Deno, if anything. */
+export function runtimeFault(version = Deno.version.deno): string | undefined {
+  if (!denoIsFrom(OLDEST_DENO, version)) {
+    return `Deno ${version} is untested, expected ${OLDEST_DENO} or newer`;
+  }
+  if (!answersEarly(version)) {
+    return `Deno ${version} stalls where an answer begins before the request's body has ended, expected 2.9.6`;
+  }
+}
 
 /** A connection that is being served. */
 export interface Served {
@@ -41,10 +72,28 @@ export function nativeServe(): Serve {
   const serve = deno[deno.internal]?.serveHttpOnConnection;
   if (typeof serve !== "function") {
     throw new Error(
-      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno 2.1 to 2.9`,
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno ${OLDEST_DENO} to 2.9`,
     );
   }
   return serve as Serve;
+}
+
+const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
+let silenced = false;
+
+/**
+ * Deno warns, once a process, that a request's signal aborts after a complete answer as well. Here
+ * nobody is misled by that, and a user who never called Deno.serve would be puzzled.
+ */
+export function silenceLegacyAbort(): void {
+  if (silenced) return;
+  silenced = true;
+  const { warn } = console;
+  const filter = (...args: unknown[]) => {
+    if (!String(args[0]).startsWith(legacyAbort)) return warn.apply(console, args);
+    if (console.warn === filter) console.warn = warn;
+  };
+  console.warn = filter;
 }
 
 /** A listening socket, by its descriptor. */

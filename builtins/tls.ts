@@ -19,6 +19,7 @@ import type { ClientCertificate } from "./connections.ts";
 import {
   adopt,
   ANYWHERE,
+  denoIsFrom,
   endsOf,
   observe,
   type Serve,
@@ -247,6 +248,9 @@ export interface VerifiedInfo extends ServedInfo {
   readonly client: ClientCertificate;
 }
 
+/** The oldest Deno whose node:tls does all that is asked of it here. */
+export const VERIFYING_DENO = "2.8.0";
+
 /** How long the check of the runtime may take, in milliseconds. */
 const CHECK_TIMEOUT = 5_000;
 
@@ -271,7 +275,8 @@ export class Verifier {
 
   /**
    * Makes sure that this runtime refuses a client without a certificate, and that others can be served.
-   * Deno before 2.7.14 takes the options and lets everyone in (denoland/deno PR 33439).
+   * Deno before 2.7.14 takes the options and lets everyone in (denoland/deno PR 33439); 2.7.14 loses the
+   * ends of long bodies, and half of a name with two units in it.
    *
    * @throws {Error} If either is not so.
    */
@@ -311,7 +316,12 @@ export class Verifier {
     try {
       if (!await within(CHECK_TIMEOUT, refused) || !await refused) {
         throw new Error(
-          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno 2.7.14 or newer for --tlsverify`,
+          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno ${VERIFYING_DENO} or newer for --tlsverify`,
+        );
+      }
+      if (!denoIsFrom(VERIFYING_DENO)) {
+        throw new Error(
+          `Deno ${Deno.version.deno} loses the ends of long bodies behind client certificates, expected Deno ${VERIFYING_DENO} or newer for --tlsverify`,
         );
       }
     } finally {

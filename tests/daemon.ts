@@ -137,6 +137,13 @@ export class Daemon implements AsyncDisposable {
   }
 }
 
+/** `Deno.test`, or, where this Deno cannot do what is tested, one that skips and says so. */
+export function testWhere(can: boolean, what: string): typeof Deno.test.ignore {
+  if (can) return Deno.test;
+  console.log(`Skipped: ${what} (Deno ${Deno.version.deno} cannot)`);
+  return Deno.test.ignore;
+}
+
 /** A folder for one test. */
 export class TempFolder implements AsyncDisposable {
   private constructor(readonly path: string) {}

@@ -108,7 +108,10 @@ async function writeBytewise(out: Output, text: string): Promise<void> {
 
 const real = { setTimeout, clearTimeout, now: Date.now };
 /** Lets everything run that is ready to. */
-const settle = () => new Promise<void>((resolve) => real.setTimeout(resolve, 0));
+const settle = () => {
+  const { setTimeout } = real; // It refuses to be called as a method.
+  return new Promise<void>((resolve) => setTimeout(resolve, 0));
+};
 /** Whether a promise has not settled by the time that everything has run that was ready to. */
 async function isPending(promise: Promise<unknown>): Promise<boolean> {
   let pending = true;

@@ -14,10 +14,11 @@ import { Hono } from "npm:hono@^4.13";
 import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { HTTPException } from "npm:hono@^4.13/http-exception";
 import { registerBuiltins } from "../builtins/builtins.ts";
+import { answersEarly } from "../builtins/runtime.ts";
 import { API_VERSION, VERSION } from "../builtins/version.ts";
 import { Engine, type ErrorKind, type Handler, type Job, TypedError, within } from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
-import { until } from "./daemon.ts";
+import { testWhere, until } from "./daemon.ts";
 
 interface App {
   engine: Engine;
@@ -214,7 +215,7 @@ for (const prefix of ["", "/v1.24"]) {
         .map((answer) => answer.NEventsListener ?? answer.events.listeners);
     using client = await Client.connect(
       server.port,
-      `GET ${prefix}/events?filters={"type":["container"]}`,
+      `GET ${prefix}/events?filters=${encodeURIComponent('{"type":["container"]}')}`,
     );
     await client.sees(/^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n/);
     assertMatch(client.text, /^content-type: application\/json\r$/im);
@@ -849,7 +850,11 @@ Deno.test('Router.job with body "stdin" gives the body to the job as it is', asy
   assertEquals((await empty.json()).stdin, "");
 });
 
-Deno.test('Router.job with body "stdin" lets the job read while the client sends', async () => {
+const duplexTest = testWhere(
+  answersEarly(),
+  "an answer that begins before the request has ended",
+);
+duplexTest('Router.job with body "stdin" lets the job read while the client sends', async () => {
   await using server = await serve(({ engine, router }) => {
     engine.register("upper", async (job) => {
       for await (const chunk of job.stdin.readable) {
@@ -1039,14 +1044,18 @@ Deno.test("Router.job cuts the answer of a job that fails in it, and logs why", 
 });
 
 Deno.test("Router.job cuts a failed answer on the wire, where no end is to be seen", async () => {
+  const arrived = Promise.withResolvers<void>();
   await using server = await serve(({ engine, router }) => {
     engine.register("fails", async (job) => {
       await job.print("so far\n");
+      await arrived.promise;
       throw new TypedError("conflict", "so good");
     });
     router.job({ method: "GET", path: "/fails", job: "fails", stream: true });
   });
   using client = await Client.connect(server.port, "GET /fails");
+  await client.sees(/so far\n/);
+  arrived.resolve();
   const text = await client.ended();
   assertMatch(text, /^HTTP\/1\.1 200 OK\r\n/);
   assertNotMatch(text, /\r\n0\r\n/);

@@ -1,9 +1,19 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { Context } from "npm:hono@^4.13";
+import { answersEarly, denoIsFrom } from "../builtins/runtime.ts";
+import { VERIFYING_DENO } from "../builtins/tls.ts";
 import type { Bindings } from "../router.ts";
 import { Authority, type Pair } from "./certificates.ts";
-import { Daemon, project, run, TempFolder, until } from "./daemon.ts";
+import { Daemon, project, run, TempFolder, testWhere, until } from "./daemon.ts";
 import { Served } from "./served.ts";
+
+// That a Deno that cannot is refused is tested by itself.
+const verifies = denoIsFrom(VERIFYING_DENO);
+const verifyTest = testWhere(verifies, "what needs client certificates");
+const duplexTest = testWhere(
+  verifies && answersEarly(),
+  "client certificates and an answer that begins before the request has ended",
+);
 
 /** The settings of a serveapi with TLS. */
 function settings(server: Pair, ca?: string): Record<string, string> {
@@ -66,7 +76,7 @@ Deno.test("serveapi with Tls speaks HTTP/1.1 and HTTP/2, as the client likes", a
   assert(plain.code !== 0 && plain.stdout === "", plain.stdout);
 });
 
-Deno.test("serveapi with Tls leaves unix sockets in the clear", async () => {
+verifyTest("serveapi with Tls leaves unix sockets in the clear", async () => {
   await using authority = await Authority.make();
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
@@ -86,7 +96,7 @@ Deno.test("serveapi with Tls knows nobody by a certificate", async () => {
   assertEquals(answer.stdout, "nobody", answer.stderr);
 });
 
-Deno.test("serveapi with TlsVerify tells handlers and the log who the client is", async () => {
+verifyTest("serveapi with TlsVerify tells handlers and the log who the client is", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(
     settings(await authority.server(), authority.ca),
@@ -110,60 +120,63 @@ Deno.test("serveapi with TlsVerify tells handlers and the log who the client is"
   );
 });
 
-Deno.test("serveapi with TlsVerify refuses every client without a good certificate in the handshake", async (t) => {
-  await using authority = await Authority.make();
-  await using other = await Authority.make();
-  const server = await authority.server();
-  await using served = await Served.open(settings(server, authority.ca));
-  const usage = "extendedKeyUsage=serverAuth";
-  const cases: [name: string, pair: Pair | undefined, reason: RegExp][] = [
-    ["no certificate", undefined, /has shown no certificate/],
-    ["a foreign authority's", await other.client(), /not valid/],
-    ["a self-signed one", await authority.selfSigned("self", "/CN=alice"), /not valid/],
-    ["an expired one", await authority.client("old", "/CN=alice", -1), /CERT_HAS_EXPIRED/],
-    ["a daemon's", await authority.signed("purpose", "/CN=alice", usage), /not valid/],
-  ];
-  for (const [name, pair, reason] of cases) {
-    await t.step(name, async () => {
-      const { requests } = await served.stats();
-      for (const tls of ["--tls-max=1.2", "--tlsv1.3"]) {
-        const [flag, value] = tls.split("=");
-        const args = [flag, ...value ? [value] : [], ...pair ? showing(pair) : []];
-        const answer = await curl(authority, `${urlOf(served)}/_ping`, ...args);
-        assert([35, 52, 56].includes(answer.code), `${answer.code} ${answer.stderr}`);
-        assertEquals(answer.stdout, "");
-      }
-      // openssl sends its request whatever the server thinks of it, and gets nothing for it.
-      const args = pair ? ["-cert", pair.cert, "-key", pair.key] : [];
-      const { port } = served.target as Deno.ConnectOptions;
-      const command = new Deno.Command("openssl", {
-        args: [
-          ...["s_client", "-quiet", "-no_ign_eof", "-CAfile", authority.ca],
-          ...["-connect", `127.0.0.1:${port}`, ...args],
-        ],
-        stdin: "piped",
-        stdout: "piped",
-        stderr: "null",
-      }).spawn();
-      const stdin = command.stdin.getWriter();
-      // It may have been refused before it could write.
-      await stdin.write(new TextEncoder().encode("GET /_ping HTTP/1.0\r\n\r\n")).catch(() => {});
-      assertEquals(new TextDecoder().decode((await command.output()).stdout), "");
-      await stdin.close().catch(() => {});
-      assertEquals((await served.stats()).requests, requests);
-      assertMatch(served.lines.findLast((line) => line.includes("refused")) ?? "", reason);
-    });
-  }
-  // Whoever has a good one is none the worse for it.
-  const good = await curl(
-    authority,
-    `${urlOf(served)}/_ping`,
-    ...showing(await authority.client()),
-  );
-  assertEquals(good.stdout, "OK", good.stderr);
-});
+verifyTest(
+  "serveapi with TlsVerify refuses every client without a good certificate in the handshake",
+  async (t) => {
+    await using authority = await Authority.make();
+    await using other = await Authority.make();
+    const server = await authority.server();
+    await using served = await Served.open(settings(server, authority.ca));
+    const usage = "extendedKeyUsage=serverAuth";
+    const cases: [name: string, pair: Pair | undefined, reason: RegExp][] = [
+      ["no certificate", undefined, /has shown no certificate/],
+      ["a foreign authority's", await other.client(), /not valid/],
+      ["a self-signed one", await authority.selfSigned("self", "/CN=alice"), /not valid/],
+      ["an expired one", await authority.client("old", "/CN=alice", -1), /CERT_HAS_EXPIRED/],
+      ["a daemon's", await authority.signed("purpose", "/CN=alice", usage), /not valid/],
+    ];
+    for (const [name, pair, reason] of cases) {
+      await t.step(name, async () => {
+        const { requests } = await served.stats();
+        for (const tls of ["--tls-max=1.2", "--tlsv1.3"]) {
+          const [flag, value] = tls.split("=");
+          const args = [flag, ...value ? [value] : [], ...pair ? showing(pair) : []];
+          const answer = await curl(authority, `${urlOf(served)}/_ping`, ...args);
+          assert([35, 52, 56].includes(answer.code), `${answer.code} ${answer.stderr}`);
+          assertEquals(answer.stdout, "");
+        }
+        // openssl sends its request whatever the server thinks of it, and gets nothing for it.
+        const args = pair ? ["-cert", pair.cert, "-key", pair.key] : [];
+        const { port } = served.target as Deno.ConnectOptions;
+        const command = new Deno.Command("openssl", {
+          args: [
+            ...["s_client", "-quiet", "-no_ign_eof", "-CAfile", authority.ca],
+            ...["-connect", `127.0.0.1:${port}`, ...args],
+          ],
+          stdin: "piped",
+          stdout: "piped",
+          stderr: "null",
+        }).spawn();
+        const stdin = command.stdin.getWriter();
+        // It may have been refused before it could write.
+        await stdin.write(new TextEncoder().encode("GET /_ping HTTP/1.0\r\n\r\n")).catch(() => {});
+        assertEquals(new TextDecoder().decode((await command.output()).stdout), "");
+        await stdin.close().catch(() => {});
+        assertEquals((await served.stats()).requests, requests);
+        assertMatch(served.lines.findLast((line) => line.includes("refused")) ?? "", reason);
+      });
+    }
+    // Whoever has a good one is none the worse for it.
+    const good = await curl(
+      authority,
+      `${urlOf(served)}/_ping`,
+      ...showing(await authority.client()),
+    );
+    assertEquals(good.stdout, "OK", good.stderr);
+  },
+);
 
-Deno.test("serveapi with TlsVerify passes on bodies of any size, both ways", async () => {
+duplexTest("serveapi with TlsVerify passes on bodies of any size, both ways", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server(), authority.ca));
   served.engine.register("echo", async (job) => {
@@ -193,8 +206,9 @@ Deno.test("serveapi with TlsVerify passes on bodies of any size, both ways", asy
 
 for (const verify of [false, true]) {
   const mode = verify ? "TlsVerify" : "Tls";
+  const test = verify ? verifyTest : Deno.test;
 
-  Deno.test(`serveapi with ${mode} hears when a client leaves, and frees all it had`, async () => {
+  test(`serveapi with ${mode} hears when a client leaves, and frees all it had`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       settings(await authority.server(), verify ? authority.ca : undefined),
@@ -220,7 +234,7 @@ for (const verify of [false, true]) {
     await until(() => descriptors() <= before + (verify ? 1 : 0)); // The pairs' listener stays.
   });
 
-  Deno.test(`serveapi with ${mode} is rid of a client that does not take its answer`, async () => {
+  test(`serveapi with ${mode} is rid of a client that does not take its answer`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       { ...settings(await authority.server(), verify ? authority.ca : undefined) },
@@ -248,7 +262,7 @@ for (const verify of [false, true]) {
     await until(() => descriptors() <= before + (verify ? 2 : 1)); // The client's own.
   });
 
-  Deno.test(`serveapi with ${mode} ends a client that does not finish its handshake`, async () => {
+  test(`serveapi with ${mode} ends a client that does not finish its handshake`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open({
       ...settings(await authority.server(), verify ? authority.ca : undefined),
@@ -267,7 +281,7 @@ for (const verify of [false, true]) {
     assertEquals((await served.stats()).timedOut, 2);
   });
 
-  Deno.test(`shutdown with ${mode} ends idle clients, handshakes, and lets a busy one finish`, async () => {
+  test(`shutdown with ${mode} ends idle clients, handshakes, and lets a busy one finish`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       settings(await authority.server(), verify ? authority.ca : undefined),
@@ -296,7 +310,7 @@ for (const verify of [false, true]) {
     assertEquals(served.lines.filter((line) => line.startsWith("error")), []);
   });
 
-  Deno.test(`main with --${mode.toLowerCase()} takes a renewed certificate at SIGHUP, under load, and loses no request`, async () => {
+  test(`main with --${mode.toLowerCase()} takes a renewed certificate at SIGHUP, under load, and loses no request`, async () => {
     await using authority = await Authority.make();
     const server = await authority.server();
     const pair = await authority.client();
@@ -342,45 +356,49 @@ for (const verify of [false, true]) {
 }
 
 for (const version of ["TLSv1.2", "TLSv1.3"]) {
-  Deno.test(`reload of another authority locks out who was let in before, by ${version} sessions too`, async () => {
-    await using authority = await Authority.make();
-    await using other = await Authority.make();
-    const { cert, key } = await authority.client();
-    const ca = authority.path("authorities.pem");
-    await Deno.copyFile(authority.ca, ca);
-    await using daemon = Daemon.start([
-      ...["-H", "tcp://127.0.0.1:0"],
-      ...flags(await authority.server(), ca),
-    ]);
-    const port = String(await daemon.port());
-    await daemon.open();
-    await using client = new Deno.Command("node", {
-      args: [project("tests/fixtures/resume.mjs"), port, authority.ca, cert, key, version],
-      stdin: "piped",
-      stdout: "piped",
-    }).spawn();
-    const lines = client.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(
-      new TransformStream<string, string>({
-        transform: (text, out) => text.split("\n").filter(Boolean).forEach((it) => out.enqueue(it)),
-      }),
-    )[Symbol.asyncIterator]();
-    const next = async () => (await lines.next()).value;
-    assertEquals(await next(), "kept: HTTP/1.1 200 OK");
-    assertEquals(await next(), "new: HTTP/1.1 200 OK, resumed: true");
-    await Deno.copyFile(other.ca, ca);
-    daemon.kill("SIGHUP");
-    await daemon.says(/-job reload\(\) = OK/);
-    const stdin = client.stdin.getWriter();
-    await stdin.write(new TextEncoder().encode("\n"));
-    assertEquals(await next(), "kept: ended");
-    assertMatch(await next() ?? "", /^new: ended/);
-    await daemon.says(/refused: it resumes a session/);
-    await stdin.close();
-    assertEquals(await daemon.end(), 0);
-  });
+  verifyTest(
+    `reload of another authority locks out who was let in before, by ${version} sessions too`,
+    async () => {
+      await using authority = await Authority.make();
+      await using other = await Authority.make();
+      const { cert, key } = await authority.client();
+      const ca = authority.path("authorities.pem");
+      await Deno.copyFile(authority.ca, ca);
+      await using daemon = Daemon.start([
+        ...["-H", "tcp://127.0.0.1:0"],
+        ...flags(await authority.server(), ca),
+      ]);
+      const port = String(await daemon.port());
+      await daemon.open();
+      await using client = new Deno.Command("node", {
+        args: [project("tests/fixtures/resume.mjs"), port, authority.ca, cert, key, version],
+        stdin: "piped",
+        stdout: "piped",
+      }).spawn();
+      const lines = client.stdout.pipeThrough(new TextDecoderStream()).pipeThrough(
+        new TransformStream<string, string>({
+          transform: (text, out) =>
+            text.split("\n").filter(Boolean).forEach((it) => out.enqueue(it)),
+        }),
+      )[Symbol.asyncIterator]();
+      const next = async () => (await lines.next()).value;
+      assertEquals(await next(), "kept: HTTP/1.1 200 OK");
+      assertEquals(await next(), "new: HTTP/1.1 200 OK, resumed: true");
+      await Deno.copyFile(other.ca, ca);
+      daemon.kill("SIGHUP");
+      await daemon.says(/-job reload\(\) = OK/);
+      const stdin = client.stdin.getWriter();
+      await stdin.write(new TextEncoder().encode("\n"));
+      assertEquals(await next(), "kept: ended");
+      assertMatch(await next() ?? "", /^new: ended/);
+      await daemon.says(/refused: it resumes a session/);
+      await stdin.close();
+      assertEquals(await daemon.end(), 0);
+    },
+  );
 }
 
-Deno.test("serveapi with TlsVerify knows no session of another authority's clients", async () => {
+verifyTest("serveapi with TlsVerify knows no session of another authority's clients", async () => {
   await using authority = await Authority.make();
   await using other = await Authority.make();
   const { cert, key } = await authority.client();
@@ -415,7 +433,7 @@ Deno.test("serveapi with TlsVerify knows no session of another authority's clien
   assertEquals((await there.stats()).requests, 0);
 });
 
-Deno.test("serveapi with TlsVerify hears of a client that was killed", async () => {
+verifyTest("serveapi with TlsVerify hears of a client that was killed", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server(), authority.ca));
   const left = Promise.withResolvers<void>();
@@ -451,7 +469,7 @@ Deno.test("reload keeps the certificates it has where the new ones are no good",
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("main with --tlsverify serves the docker CLI", async (t) => {
+verifyTest("main with --tlsverify serves the docker CLI", async (t) => {
   if ((await run("docker", ["--version"]).catch(() => ({ code: 1 }))).code !== 0) {
     console.log("Skipped: docker --tlsverify (there is no docker CLI)");
     return;
@@ -543,7 +561,7 @@ Deno.test("main warns of a key that others can read, and of an expired certifica
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("main leaves nothing of --tlsverify behind", async () => {
+verifyTest("main leaves nothing of --tlsverify behind", async () => {
   await using authority = await Authority.make();
   await using folder = await TempFolder.make();
   const pair = await authority.client();
@@ -560,7 +578,7 @@ Deno.test("main leaves nothing of --tlsverify behind", async () => {
   assertEquals(folder.names(), []);
 });
 
-Deno.test("main with --tlsverify and few descriptors serves many clients", async () => {
+verifyTest("main with --tlsverify and few descriptors serves many clients", async () => {
   await using authority = await Authority.make();
   const pair = await authority.client();
   await using daemon = Daemon.start(

@@ -1,0 +1,98 @@
+/**
+ * Runs the tests on several releases of Deno, one after the other, and prints what became of them:
+ *
+ * ```sh
+ * deno task matrix               # the oldest, those where something changed, and the newest
+ * deno task matrix 2.6.0 2.9.5   # these
+ * ```
+ *
+ * The releases come from npm, into a temporary folder; with FLOODGATE_DENOS set, into that one, where
+ * they stay. Types are not checked: the declarations of an old Deno are not those that this is written
+ * against, and who imports a module by its URL has it run unchecked as well.
+ *
+ * Exit status: 0 if all passed, 1 if one did not, or could not be installed.
+ *
+ * @module
+ */
+
+import { OLDEST_DENO } from "../builtins/runtime.ts";
+import { OFFLINE_FLAGS } from "../offline/flags.ts";
+import { project, run } from "./daemon.ts";
+
+/** Releases after which something changed: see docs/operating.md. */
+const BETWEEN = ["2.6.0", "2.7.14", "2.8.2"];
+/** How long the tests may take on one release, in seconds. */
+const TIMEOUT = 300;
+
+/** The path of a Deno of that version. */
+async function install(version: string, folder: string): Promise<string> {
+  const prefix = `${folder}/${version}`;
+  const wrapper = `${prefix}/node_modules/.bin/deno`;
+  try {
+    Deno.statSync(wrapper);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    await must(
+      "npm",
+      "install",
+      "--silent",
+      "--no-audit",
+      "--no-fund",
+      "--prefix",
+      prefix,
+      `deno@${version}`,
+    );
+  }
+  // npm puts a script of its own before it, which does not pass on signals.
+  return await must(wrapper, "eval", "console.log(Deno.execPath())");
+}
+
+/** What a command writes. Throws if it fails. */
+async function must(command: string, ...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await run(command, args);
+  if (code !== 0) throw new Error(`${command} ${args[0]}: ${stderr.trim()}`);
+  return stdout.trim();
+}
+
+/** What `deno test` says at its end, as the columns of the table; undefined if it does not get there. */
+function counts(output: string): string[] | undefined {
+  const match =
+    /^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed(?: \| (\d+) ignored)?.* \((.*)\)$/m
+      .exec(output);
+  return match?.slice(1).map((count) => count ?? "0");
+}
+
+/** Runs the tests; `log` gets what they say if they do not all pass. */
+async function test(deno: string, log: string): Promise<{ passed: boolean; columns: string[] }> {
+  // No lock file, which Deno before 2.3 cannot read.
+  const [importMap] = OFFLINE_FLAGS;
+  const { code, stdout, stderr } = await run("timeout", [
+    // It ends the daemons that tests have started as well.
+    ...["--kill-after=5", String(TIMEOUT), deno],
+    ...["test", "-A", "--parallel", "--no-check", "--no-lock", importMap, project("tests/")],
+  ], { env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" } });
+  if (code !== 0) Deno.writeTextFileSync(log, stdout + stderr);
+  return { passed: code === 0, columns: counts(stdout) ?? [`no end within ${TIMEOUT} s`] };
+}
+
+const folder = Deno.env.get("FLOODGATE_DENOS") ?? await Deno.makeTempDir({ prefix: "floodgate-" });
+const versions = Deno.args.length > 0
+  ? Deno.args
+  : [OLDEST_DENO, ...BETWEEN, await must("npm", "view", "deno", "version")];
+let failed = false;
+const row = (...cells: string[]) =>
+  console.log(cells.map((cell) => cell.padEnd(8)).join(" ").trim());
+row("deno", "passed", "failed", "skipped", "time");
+for (const version of versions) {
+  const log = `${folder}/${version}.log`;
+  try {
+    const { passed, columns } = await test(await install(version, folder), log);
+    row(version, ...columns, ...passed ? [] : [`see ${log}`]);
+    failed ||= !passed;
+  } catch (error) {
+    row(version, String(error));
+    failed = true;
+  }
+}
+if (!failed && !Deno.env.has("FLOODGATE_DENOS")) await Deno.remove(folder, { recursive: true });
+Deno.exit(failed ? 1 : 0);
