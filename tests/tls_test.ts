@@ -53,6 +53,18 @@ function clientOf(authority: Authority, pair?: Pair, kept = true): Deno.HttpClie
   });
 }
 
+/** Adds a route, `/wait`, whose answer begins and does not end; resolves when its client has left. */
+function untilLeft(served: Served): Promise<void> {
+  const left = Promise.withResolvers<void>();
+  served.engine.register("wait", async (job) => {
+    await job.print("begun\n");
+    job.signal.addEventListener("abort", () => left.resolve());
+    await left.promise;
+  });
+  served.router.job({ method: "GET", path: "/wait", job: "wait", stream: true });
+  return left.promise;
+}
+
 /** A route that tells who asks. */
 function whoami(served: Served): void {
   served.engine.register("whoami", (job) => job.print(job.user ?? "nobody"));
@@ -213,13 +225,7 @@ for (const verify of [false, true]) {
     await using served = await Served.open(
       settings(await authority.server(), verify ? authority.ca : undefined),
     );
-    const left = Promise.withResolvers<void>();
-    served.engine.register("wait", async (job) => {
-      await job.print("begun\n");
-      job.signal.addEventListener("abort", () => left.resolve());
-      await left.promise;
-    });
-    served.router.job({ method: "GET", path: "/wait", job: "wait", stream: true });
+    const left = untilLeft(served);
     const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
     const before = descriptors();
     {
@@ -228,7 +234,7 @@ for (const verify of [false, true]) {
       const response = await fetch(`${urlOf(served)}/wait`, { client, signal: abort.signal });
       await response.body!.getReader().read();
       abort.abort();
-      await left.promise;
+      await left;
     }
     await until(async () => (await served.stats()).active === 0);
     await until(() => descriptors() <= before + (verify ? 1 : 0)); // The pairs' listener stays.
@@ -436,13 +442,7 @@ verifyTest("serveapi with TlsVerify knows no session of another authority's clie
 verifyTest("serveapi with TlsVerify hears of a client that was killed", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server(), authority.ca));
-  const left = Promise.withResolvers<void>();
-  served.engine.register("wait", async (job) => {
-    await job.print("begun\n");
-    job.signal.addEventListener("abort", () => left.resolve());
-    await left.promise;
-  });
-  served.router.job({ method: "GET", path: "/wait", job: "wait", stream: true });
+  const left = untilLeft(served);
   const pair = await authority.client();
   await using client = new Deno.Command("curl", {
     args: ["-sSN", "--cacert", authority.ca, ...showing(pair), `${urlOf(served)}/wait`],
@@ -451,7 +451,7 @@ verifyTest("serveapi with TlsVerify hears of a client that was killed", async ()
   const reader = client.stdout.getReader();
   await reader.read();
   client.kill("SIGKILL"); // It says nothing of TLS on its way out.
-  await left.promise;
+  await left;
   await until(async () => (await served.stats()).active === 0);
   await reader.cancel();
 });
