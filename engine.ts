@@ -189,6 +189,7 @@ export class Engine {
   #shut = false;
   #shutdown?: Promise<void>;
   #shutdownHandlers: (() => unknown)[] = [];
+  #handled = false;
   #observers: ((job: Job, phase: JobPhase) => void)[] = [];
   #wrap?: (job: Job, handler: Handler) => ReturnType<Handler>;
   #running = new Running();
@@ -287,15 +288,21 @@ export class Engine {
 
   /**
    * Lets `wrap` call the handlers of all jobs that start from now on, so that it can do so in a
-   * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives.
+   * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives. Who
+   * wraps later is further outside.
    */
   wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): void {
-    this.#wrap = wrap;
+    const inner = this.#wrap;
+    this.#wrap = inner ? (job, handler) => wrap(job, (job) => inner(job, handler)) : wrap;
   }
 
-  /** Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended. */
+  /**
+   * Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended; at once, if that has
+   * called the others already.
+   */
   onShutdown(handler: () => unknown): void {
-    this.#shutdownHandlers.push(handler);
+    if (this.#handled) void this.#guard(handler);
+    else this.#shutdownHandlers.push(handler);
   }
 
   /**
@@ -328,6 +335,7 @@ export class Engine {
       this.log("warn", `job ${job.name} still runs at shutdown`);
       job.abort(this.stopping.reason);
     }
+    this.#handled = true;
     const handlers = this.#shutdownHandlers.map((handler) => this.#guard(handler));
     if (!await within(deadline - Date.now(), Promise.all(handlers))) {
       this.log("warn", "shutdown handlers took too long");

@@ -182,11 +182,12 @@ class Dispatcher {
     context: Parameters<Fetch>[2],
   ): Response | Promise<Response> {
     const env = new RequestBindings(request, info, this.#options.bodyLimit ?? BODY_LIMIT);
+    const started = this.#options.logging ? performance.now() : 0;
     let answer: Response | Promise<Response>;
     const problem = versionProblem(env.version);
     if (problem) {
       answer = this.#error(new TypedError("bad parameter", problem), env);
-    } else if (env.method === "OPTIONS") {
+    } else if (env.method === "OPTIONS" && !this.#handles("OPTIONS", env.path)) {
       answer = this.#allow(env);
     } else {
       const body = BODIED.includes(env.method) ? request.body : null;
@@ -195,15 +196,15 @@ class Dispatcher {
         : this.#dispatchBody(dispatch, request, body, env, context);
     }
     if (this.#options.cors === undefined && !this.#options.logging) return answer;
-    return this.#finish(request, env, answer);
+    return this.#finish(request, env, answer, started);
   }
 
   async #finish(
     request: Request,
     env: Bindings,
     answer: Response | Promise<Response>,
+    started: number,
   ): Promise<Response> {
-    const started = performance.now();
     let response = await answer;
     const { cors } = this.#options;
     if (cors !== undefined) {
@@ -375,9 +376,12 @@ class Dispatcher {
 
   /** The methods that a path has handlers for. */
   #methods(path: string): string[] {
-    return METHODS.filter((method) =>
-      this.router.router.match(method, path)[0].some(([[, route]]) => route.method === method)
-    );
+    return METHODS.filter((method) => this.#handles(method, path));
+  }
+
+  /** Whether a path has a handler for just this method: middleware is for all of them. */
+  #handles(method: string, path: string): boolean {
+    return this.router.router.match(method, path)[0].some(([[, route]]) => route.method === method);
   }
 
   #error(error: unknown, env: Bindings): Response {

@@ -138,7 +138,7 @@ async function main(args: string[]): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "floodgate-build-" });
   try {
     await stage(folder);
-    await Deno.mkdir(dirname(path("")), { recursive: true });
+    await Deno.mkdir(dirname(path("floodgate")), { recursive: true });
     // The names of the parts change with what is in them.
     if (bundling && !output) await rm(path("bundle"), { recursive: true, force: true });
     if (bundling) await bundle(folder, path("bundle"));

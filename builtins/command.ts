@@ -192,9 +192,9 @@ export async function main(args: readonly string[]): Promise<number> {
     complain(error);
     return 1;
   } finally {
-    releasePidfile();
     surviving();
     stop();
+    releasePidfile();
   }
 }
 
@@ -433,8 +433,12 @@ function writePidfile(path: string, takeover: boolean): () => void {
     throw new Error(`cannot write --pidfile ${path}: ${oneLine(error)}`, { cause: error });
   }
   const remove = () => {
-    if (read() === String(Deno.pid)) Deno.removeSync(path);
     globalThis.removeEventListener("unload", remove);
+    try {
+      if (read() === String(Deno.pid)) Deno.removeSync(path);
+    } catch (error) {
+      console.error(`floodgate: cannot remove --pidfile ${path}: ${oneLine(error)}`);
+    }
   };
   globalThis.addEventListener("unload", remove);
   return remove;

@@ -9,7 +9,7 @@
 
 import { messageOf, TypedError } from "../engine.ts";
 
-/** The oldest Deno that all tests pass on. */
+/** The oldest Deno that the daemon was seen to serve on. */
 export const OLDEST_DENO = "2.4.0";
 
 /** Whether a Deno, by default this one, is of that release or a newer one. */
@@ -72,7 +72,7 @@ export function nativeServe(): Serve {
   const serve = deno[deno.internal]?.serveHttpOnConnection;
   if (typeof serve !== "function") {
     throw new Error(
-      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno ${OLDEST_DENO} to 2.9`,
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno ${OLDEST_DENO} or newer`,
     );
   }
   return serve as Serve;

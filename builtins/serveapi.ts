@@ -40,6 +40,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   const apis = new Set<Api>();
   // All that is left of the process's descriptors, shared by those that are not told otherwise.
   const limit = lazily(defaultLimit);
+  let watched = false;
 
   engine.register("serveapi", async (job) => {
     if (job.args.length === 0) {
@@ -66,7 +67,8 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     const untaken = untakenSockets();
     if (untaken) engine.log("warn", `no address uses what systemd has passed: ${untaken}`);
     await notify(READY, engine.log);
-    engine.onShutdown(startWatchdog(engine));
+    if (!watched) engine.onShutdown(startWatchdog(engine));
+    watched = true;
   });
 
   engine.register("reload", async (job) => {
@@ -90,7 +92,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
 }
 
 /** How many descriptors a client takes whose certificate is asked for: its own, and the pair behind it. */
-const VERIFIED = 3;
+const DESCRIPTORS_OF_VERIFIED = 3;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
@@ -121,7 +123,13 @@ class Api {
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
-    for (const { place } of this.#listening) place.unpublishNow();
+    for (const { place } of this.#listening) {
+      try {
+        place.unpublishNow();
+      } catch (error) {
+        this.#couldNotRemove(place, error);
+      }
+    }
   };
 
   constructor(job: Job, activation: Activation, limit: () => ConnectionLimit | undefined) {
@@ -149,11 +157,11 @@ class Api {
   }
 
   get stats(): unknown {
-    const listeners = this.#listening.map(({ place, buffer, connections }) => ({
-      address: place.address,
-      ...buffer.stats,
-      ...connections.stats,
-    }));
+    const listeners = this.#listening.map(({ place, buffer, connections }) => {
+      // Who is held counts as active there, and here who is served.
+      const { active: _, ...accepting } = buffer.stats;
+      return { address: place.address, ...accepting, ...connections.stats };
+    });
     return { gate: this.#activation.state, maxConnections: this.#limit?.max, listeners };
   }
 
@@ -168,7 +176,9 @@ class Api {
     this.#cors = corsOf(job);
     const tls = this.#tls = await loadTls(job);
     if (tls?.verifier && this.#limit && !number(job, "MaxConnections")) {
-      this.#limit = new ConnectionLimit(Math.max(1, Math.floor(this.#limit.max / VERIFIED)));
+      this.#limit = new ConnectionLimit(
+        Math.max(1, Math.floor(this.#limit.max / DESCRIPTORS_OF_VERIFIED)),
+      );
     }
     for (const address of addresses) {
       if (this.#stopped) return;
@@ -300,8 +310,12 @@ class Api {
     try {
       await place.unpublish();
     } catch (error) {
-      this.#job.engine.log("warn", `${place.address}: cannot remove the file: ${messageOf(error)}`);
+      this.#couldNotRemove(place, error);
     }
+  }
+
+  #couldNotRemove({ address }: Bound, error: unknown): void {
+    this.#job.engine.log("warn", `${address}: cannot remove the file: ${messageOf(error)}`);
   }
 
   #each(step: (connections: Connections) => void): void {

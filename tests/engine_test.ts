@@ -2120,3 +2120,25 @@ Deno.test("Job.onStop that comes late is called at once, and what it throws is l
   await service;
   await shutdown;
 });
+
+Deno.test("Engine.onShutdown calls who comes after the shutdown at once", async () => {
+  const engine = new Engine({ log: () => {} });
+  await engine.shutdown();
+  let called = false;
+  engine.onShutdown(() => called = true);
+  assert(called);
+});
+
+Deno.test("Engine.wrapHandlers puts who wraps later further outside, and drops nobody", async () => {
+  const engine = new Engine({ log: () => {} });
+  const seen: string[] = [];
+  for (const name of ["inner", "outer"]) {
+    engine.wrapHandlers((job, handler) => {
+      seen.push(name);
+      return handler(job);
+    });
+  }
+  engine.register("job", () => void seen.push("job"));
+  await engine.job("job").run();
+  assertEquals(seen, ["outer", "inner", "job"]);
+});

@@ -1554,3 +1554,25 @@ Deno.test("Router logs how long an answer took", async () => {
   assertEquals(more, {});
   assert(ms >= 0 && ms < 60_000, `${ms}`);
 });
+
+Deno.test("Router gives OPTIONS to whoever handles it", async () => {
+  const router = createRouter(new Engine({ log: () => {} }));
+  router.options("/mine", (c) => c.text("mine"));
+  assertEquals(await (await router.request("/mine", { method: "OPTIONS" })).text(), "mine");
+  const { headers } = await router.request("/version", { method: "OPTIONS" });
+  assertEquals(headers.get("allow"), "GET, OPTIONS");
+});
+
+Deno.test("createRouter with logging counts the time that a job takes at once", async () => {
+  const times: unknown[] = [];
+  const engine = new Engine({
+    log: (_level, message, fields) => message.startsWith("GET") && times.push(fields?.ms),
+  });
+  engine.register("spin", () => {
+    for (const end = performance.now() + 20; performance.now() < end;);
+  });
+  const router = createRouter(engine, { logging: true });
+  router.job({ method: "GET", path: "/spin", job: "spin" });
+  await router.request("/spin");
+  assert(Number(times[0]) >= 20, `${times[0]} ms`);
+});

@@ -5,6 +5,7 @@
  */
 
 import { type Engine, type Job, Status } from "../../engine.ts";
+import { descriptorsProblem } from "../runtime.ts";
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
 export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];
@@ -257,8 +258,7 @@ export class Monitor {
 
   /** What the process has open, by /proc; undefined where there is none, or it may not be read. */
   async resources(): Promise<Resources | undefined> {
-    const allowed = Deno.permissions.querySync({ name: "read", path: "/proc/self/fd" });
-    if (Deno.build.os !== "linux" || allowed.state !== "granted") return undefined;
+    if (descriptorsProblem()) return undefined;
     const kinds = new Map<string, number>();
     let open = 0;
     for await (const { name } of Deno.readDir("/proc/self/fd")) {
