@@ -72,16 +72,23 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
   await using _ = daemon;
   const path = "/debug/pprof/profile?seconds=1";
   const proto = `${folder.path}/cpu.pb.gz`;
-  await under(`${url}/burn`, () => pprof(folder, "-proto", `-output=${proto}`, url + path));
-  const unix = await under(`${url}/burn`, () => ofUnixSocket(folder, sock, path));
-  for (const source of [proto, unix]) {
-    const top = await pprof(folder, "-top", source);
+  const ways = [
+    () => pprof(folder, "-proto", `-output=${proto}`, url + path).then(() => proto),
+    () => ofUnixSocket(folder, sock, path),
+  ];
+  for (const take of ways) {
+    let source = "";
+    let top = "";
+    // While others have the processor, V8 counts it for whatever was about to run.
+    await until(async () => {
+      source = await under(`${url}/burn`, take);
+      top = await pprof(folder, "-top", source);
+      return rows(top)[0]?.flat >= 80;
+    });
     assertMatch(top, /^File: mod\.ts$/m);
     assertMatch(top, /^Type: cpu$/m);
     assertMatch(top, /^Duration: 1\.\d+s, Total samples = /m);
-    const [{ flat, name }] = rows(top);
-    assertEquals(name, "burnTheCpu");
-    assert(flat >= 80, top);
+    assertEquals(rows(top)[0].name, "burnTheCpu");
 
     const list = await pprof(folder, "-list", "^burnTheCpu$", source);
     assertStringIncludes(list, `ROUTINE ======================== burnTheCpu in ${BUSY}\n`);
