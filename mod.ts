@@ -28,6 +28,7 @@
  */
 
 import { main } from "./builtins/command.ts";
+import { requireProfiler } from "./builtins/runtime.ts";
 import type { Engine } from "./engine.ts";
 import type { Router, RouterOptions } from "./router.ts";
 
@@ -92,6 +93,7 @@ export async function createRouter(engine: Engine, options?: RouterOptions): Pro
  * slow it down.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
+  requireProfiler();
   const profiler = await import("./builtins/profiler.ts");
   await profiler.attachProfiler(router, engine);
 }

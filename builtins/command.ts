@@ -9,7 +9,7 @@ import { exposureProblem, isLocal, parseAddress } from "./addresses.ts";
 import { BUILD } from "./build.ts";
 import { readHost, readOrigin } from "./browsers.ts";
 import { registerBuiltins } from "./builtins.ts";
-import { runtimeFault } from "./runtime.ts";
+import { requireProfiler, runtimeFault } from "./runtime.ts";
 import { milliseconds } from "./serveapi.ts";
 import { notify } from "./systemd.ts";
 import { API_VERSION, VERSION } from "./version.ts";
@@ -172,6 +172,7 @@ export async function main(args: readonly string[]): Promise<number> {
     await booting((async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
       if (flags.debug) {
+        requireProfiler();
         const { attachProfiler } = await import("./profiler.ts");
         await attachProfiler(app, engine);
       }

@@ -29,6 +29,17 @@ export function answersEarly(version = Deno.version.deno): boolean {
   return !denoIsFrom("2.8.3", version) || denoIsFrom("2.9.6", version);
 }
 
+/**
+ * Makes sure that this Deno can load the profiler, whose page is made of modules of type "text".
+ *
+ * @throws {Error} If it cannot.
+ */
+export function requireProfiler(version = Deno.version.deno): void {
+  if (!denoIsFrom("2.8.0", version)) {
+    throw new Error(`Deno ${version} cannot load the profiler, expected Deno 2.8.0 or newer`);
+  }
+}
+
 /** What an operator should know of this Deno, if anything. */
 export function runtimeFault(version = Deno.version.deno): string | undefined {
   if (!denoIsFrom(OLDEST_DENO, version)) {

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   adopt,
   answersEarly,
@@ -18,6 +18,7 @@ import {
   inspectSocket,
   nativeServe,
   observe,
+  requireProfiler,
   runtimeFault,
   type Served,
   shutConnections,
@@ -305,4 +306,13 @@ Deno.test("runtimeFault names what an operator should know, and nothing on a goo
     undefined,
   ]);
   assertEquals(["2.8.2", "2.8.3", "2.9.6"].map(answersEarly), [true, false, true]);
+});
+
+Deno.test("requireProfiler refuses a Deno that cannot load the profiler", () => {
+  assertThrows(
+    () => requireProfiler("2.7.14"),
+    Error,
+    "Deno 2.7.14 cannot load the profiler, expected Deno 2.8.0 or newer",
+  );
+  requireProfiler("2.8.0");
 });
