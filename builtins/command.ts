@@ -4,12 +4,12 @@
  * @module
  */
 
-import { createLogger, Engine, type LogLevel, messageOf, TypedError } from "../engine.ts";
+import { createLogger, Engine, Env, type LogLevel, messageOf, TypedError } from "../engine.ts";
 import { exposureProblem, isLocal, parseAddress } from "./addresses.ts";
 import { BUILD } from "./build.ts";
 import { readHost, readOrigin } from "./browsers.ts";
 import { registerBuiltins } from "./builtins.ts";
-import { requireProfiler, runtimeFault } from "./runtime.ts";
+import { permittedEnv, requireProfiler, runtimeFault } from "./runtime.ts";
 import { milliseconds } from "./serveapi.ts";
 import { notify } from "./systemd.ts";
 import { API_VERSION, VERSION } from "./version.ts";
@@ -323,9 +323,9 @@ async function loadParseArgs(): Promise<typeof import("../offline/parse_args.ts"
 
 /** Whether DEBUG asks for what --debug does. Who may not look is not told to: nobody is asked. */
 function debugFromEnvironment(): boolean {
-  const { state } = Deno.permissions.querySync({ name: "env", variable: "DEBUG" });
-  const value = state === "granted" ? Deno.env.get("DEBUG") ?? "" : "";
-  return !["", "0", "no", "false", "none"].includes(value.trim().toLowerCase());
+  const env = new Env();
+  env.set("DEBUG", permittedEnv("DEBUG") ?? "");
+  return env.getBool("DEBUG");
 }
 
 function version(): string {

@@ -6,7 +6,7 @@
 
 import type { Engine } from "../engine.ts";
 import { BUILD } from "./build.ts";
-import { descriptorsProblem } from "./runtime.ts";
+import { DESCRIPTORS, descriptorsProblem } from "./runtime.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
 
 /** What the other built-in jobs know. */
@@ -112,6 +112,6 @@ async function osName(): Promise<string> {
 async function countDescriptors(): Promise<number> {
   if (descriptorsProblem()) return -1;
   let count = 0;
-  for await (const _ of Deno.readDir("/proc/self/fd")) count++;
+  for await (const _ of Deno.readDir(DESCRIPTORS)) count++;
   return count;
 }

@@ -275,7 +275,20 @@ export function requireDescriptors(): void {
 }
 
 /** The process's descriptors, by their numbers (proc_pid_fd(5)). */
-const DESCRIPTORS = "/proc/self/fd";
+export const DESCRIPTORS = "/proc/self/fd";
+
+/** How many descriptors the process may have; undefined where {@linkcode descriptorsProblem} is. */
+export function descriptorLimit(): number | undefined {
+  if (descriptorsProblem()) return undefined;
+  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync("/proc/self/limits")) ?? [];
+  return soft === undefined ? undefined : Number(soft);
+}
+
+/** A variable of the environment, where we may look: nobody should be asked for the permission. */
+export function permittedEnv(name: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
+  return state === "granted" ? Deno.env.get(name) : undefined;
+}
 
 /** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
 interface Watch {

@@ -10,8 +10,14 @@ import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
 import { type Address, bind, type Bound, exposureProblem, parseAddress } from "./addresses.ts";
 import { type BrowserRules, readHost, readOrigin, refusePages } from "./browsers.ts";
 import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
-import { descriptorsProblem, nativeServe } from "./runtime.ts";
-import { notify, notifyReloading, startWatchdog, untakenSockets } from "./systemd.ts";
+import { descriptorLimit, DESCRIPTORS, nativeServe } from "./runtime.ts";
+import {
+  notify,
+  notifyReloading,
+  receiveSockets,
+  startWatchdog,
+  untakenSockets,
+} from "./systemd.ts";
 import type { Certificates, TlsListener, TlsServer, Verifier } from "./tls.ts";
 
 /** Something with the `fetch` of a Hono app. */
@@ -169,7 +175,7 @@ class Api {
   async bind(): Promise<void> {
     const job = this.#job;
     // What systemd has passed is not for the programs that the boot may start, whoever uses it.
-    untakenSockets();
+    receiveSockets();
     // What is badly written is found before anything is bound.
     const addresses = job.args.map(parseAddress);
     this.#allowedHosts = job.getenvList("AllowedHosts").map(readHost);
@@ -408,12 +414,9 @@ export function milliseconds(seconds: number | undefined): number | undefined {
  * open. Undefined where the system does not tell.
  */
 function defaultLimit(): ConnectionLimit | undefined {
-  if (descriptorsProblem()) return undefined; // To look all the same would be to ask somebody.
-  const limits = Deno.readTextFileSync("/proc/self/limits");
-  const used = [...Deno.readDirSync("/proc/self/fd")].length;
-  const [, soft] = /^Max open files +(\d+)/m.exec(limits) ?? [];
-  if (soft === undefined) return undefined;
-  const descriptors = Number(soft);
+  const descriptors = descriptorLimit();
+  if (descriptors === undefined) return undefined;
+  const used = [...Deno.readDirSync(DESCRIPTORS)].length;
   const reserve = Math.min(Math.max(descriptors / 8, 32), 512);
   return new ConnectionLimit(Math.max(1, Math.floor(descriptors - used - reserve)));
 }

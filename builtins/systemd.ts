@@ -6,7 +6,7 @@
  */
 
 import { type Engine, type Logger, messageOf, TypedError } from "../engine.ts";
-import { closeDescriptor, closeOnExec, monotonicMicroseconds } from "./runtime.ts";
+import { closeDescriptor, closeOnExec, monotonicMicroseconds, permittedEnv } from "./runtime.ts";
 
 /** The first descriptor that is passed: SD_LISTEN_FDS_START. */
 const FIRST = 3;
@@ -32,8 +32,7 @@ let inherited: { sockets: Inherited[]; problem?: string } | undefined;
  * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are taken.
  */
 export function takeInherited(which: string): { fd: number; close(): void }[] {
-  inherited ??= receive();
-  const { sockets, problem } = inherited;
+  const { sockets, problem } = receiveSockets();
   if (problem) throw new TypedError("bad parameter", problem);
   const fitting = sockets.filter(({ fd, name }) =>
     which === "" || which === "*" || (/^\d+$/.test(which) ? fd === Number(which) : name === which)
@@ -51,10 +50,14 @@ export function takeInherited(which: string): { fd: number; close(): void }[] {
   });
 }
 
+/** Finds out, once, what was passed, and keeps it from the programs that this process starts. */
+export function receiveSockets(): NonNullable<typeof inherited> {
+  return inherited ??= receive();
+}
+
 /** What was passed and no address has taken, in words; undefined if there is nothing. */
 export function untakenSockets(): string | undefined {
-  inherited ??= receive();
-  const untaken = inherited.sockets.filter(({ taken }) => !taken);
+  const untaken = receiveSockets().sockets.filter(({ taken }) => !taken);
   return untaken.length > 0 ? list(untaken) : undefined;
 }
 
@@ -68,7 +71,7 @@ const VARIABLES = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID
 /** Reads what systemd says of the sockets, and keeps it and them from our children: none is meant. */
 function receive(): NonNullable<typeof inherited> {
   const [pid, count, names] = VARIABLES.map((name) => {
-    const value = env(name);
+    const value = permittedEnv(name);
     if (value !== undefined) Deno.env.delete(name);
     return value;
   });
@@ -96,12 +99,6 @@ function receive(): NonNullable<typeof inherited> {
   return { sockets };
 }
 
-/** A variable, where we may look: nobody should be asked for the permission. */
-function env(name: string): string | undefined {
-  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
-  return state === "granted" ? Deno.env.get(name) : undefined;
-}
-
 /**
  * Tells systemd about the daemon's state, where systemd asked for it by NOTIFY_SOCKET (sd_notify(3)).
  * What goes wrong is logged, once for each thing that is wrong: a daemon is not worse for it.
@@ -109,7 +106,7 @@ function env(name: string): string | undefined {
  * @param state Such as `READY=1`; several are separated by line ends.
  */
 export async function notify(state: string, log: Logger): Promise<void> {
-  const socket = env("NOTIFY_SOCKET");
+  const socket = permittedEnv("NOTIFY_SOCKET");
   if (!socket) return;
   try {
     if (typeof Deno.listenDatagram === "function") await sendDatagram(socket, state);
@@ -173,8 +170,8 @@ export function notifyReloading(log: Logger): Promise<void> {
  * @returns What ends it.
  */
 export function startWatchdog(engine: Engine): () => void {
-  const microseconds = Number(env("WATCHDOG_USEC"));
-  const pid = env("WATCHDOG_PID");
+  const microseconds = Number(permittedEnv("WATCHDOG_USEC"));
+  const pid = permittedEnv("WATCHDOG_PID");
   if (!(microseconds > 0) || (pid !== undefined && Number(pid) !== Deno.pid)) return () => {};
   const interval = setInterval(async () => {
     try {

@@ -66,7 +66,7 @@ Deno.test("compile says in one line that it cannot download what a binary runs o
       // Nobody listens on that port, so that the download fails at once wherever this runs; what comes
       // from npm is still got.
       HTTPS_PROXY: "http://127.0.0.1:9",
-      NO_PROXY: new URL(Deno.env.get("NPM_CONFIG_REGISTRY") || "https://registry.npmjs.org").host,
+      NO_PROXY: new URL((await run("npm", ["config", "get", "registry"])).stdout.trim()).host,
     },
   );
   assertEquals(code, 1);

@@ -65,6 +65,7 @@ Deno.test("documents do what they say", async (t) => {
   for (const [tool, ...args] of TOOLS) {
     if (await missing(tool, args)) skipped.push([new RegExp(`\\b${tool} `), `no ${tool} here`]);
   }
+  // They run at the same time, and what one has open would be taken for what another has left.
   const step = (name: string, fn: () => Promise<void>) =>
     t.step({ name, fn, sanitizeOps: false, sanitizeResources: false, sanitizeExit: false });
   // Side by side: most of the time they wait.

@@ -5,7 +5,7 @@
  */
 
 import { type Engine, type Job, Status } from "../../engine.ts";
-import { descriptorsProblem } from "../runtime.ts";
+import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../runtime.ts";
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
 export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];
@@ -261,17 +261,15 @@ export class Monitor {
     if (descriptorsProblem()) return undefined;
     const kinds = new Map<string, number>();
     let open = 0;
-    for await (const { name } of Deno.readDir("/proc/self/fd")) {
+    for await (const { name } of Deno.readDir(DESCRIPTORS)) {
       open++;
-      const target = await Deno.readLink(`/proc/self/fd/${name}`).catch(() => "(closed)");
+      const target = await Deno.readLink(`${DESCRIPTORS}/${name}`).catch(() => "(closed)");
       const kind = kindOf(target);
       kinds.set(kind, (kinds.get(kind) ?? 0) + 1);
     }
-    const [, soft] = /^Max open files +(\d+)/m.exec(await Deno.readTextFile("/proc/self/limits")) ??
-      [];
     return {
       open,
-      limit: soft === undefined ? undefined : Number(soft),
+      limit: descriptorLimit(),
       kinds: Object.fromEntries([...kinds].sort(([, a], [, b]) => b - a)),
     };
   }
