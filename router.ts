@@ -116,10 +116,7 @@ export function createRouter(engine: Engine, options: RouterOptions = {}): Route
   };
   // Seven headers take the runtime longer to check than all else about a request. A copy has them.
   const pong = new Response("OK", { headers: ping });
-  router.get("/_ping", (c) => {
-    c.env.answers("small");
-    return pong.clone(); // For HEAD, Hono drops the body.
-  });
+  router.get("/_ping", () => pong.clone()); // For HEAD, Hono drops the body.
   for (const route of ROUTES) router.job(route);
   return router;
 }
@@ -208,20 +205,14 @@ class Dispatcher {
     let response = await answer;
     const { cors } = this.#options;
     if (cors !== undefined) {
-      // A copy, because the headers of a redirect or of a fetched answer cannot be changed.
-      const headers = new Headers(response.headers);
-      headers.set("Access-Control-Allow-Origin", cors);
-      headers.set("Access-Control-Allow-Methods", [...METHODS, "OPTIONS"].join(", "));
-      headers.set(
-        "Access-Control-Allow-Headers",
-        "Origin, X-Requested-With, Content-Type, Accept, X-Registry-Auth",
-      );
-      if (cors !== "*") headers.append("Vary", "Origin");
-      response = new Response(response.body, {
-        status: response.status,
-        statusText: response.statusText,
-        headers,
-      });
+      try {
+        allowOrigin(response.headers, cors);
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error;
+        // The headers of a redirect or of a fetched answer cannot be changed.
+        response = new Response(response.body, response);
+        allowOrigin(response.headers, cors);
+      }
     }
     if (this.#options.logging) {
       this.#engine.log("info", `${request.method} ${env.path} ${response.status}`, {
@@ -346,7 +337,6 @@ class Dispatcher {
   #allow(env: Bindings): Response {
     const methods = this.#methods(env.path);
     if (methods.length === 0) return this.#error(noSuchPage(env.path), env);
-    env.answers("small");
     return new Response(null, {
       status: 200,
       headers: { Allow: [...methods, "OPTIONS"].join(", ") },
@@ -394,7 +384,6 @@ class Dispatcher {
   }
 
   #text(env: Bindings, status: number, message: string): Response {
-    env.answers("small");
     if (env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0) {
       return new Response(message + "\n", {
         status,
@@ -403,6 +392,17 @@ class Dispatcher {
     }
     return Response.json({ message }, { status });
   }
+}
+
+/** Lets pages of an origin, or of any if it is `*`, read an answer. */
+function allowOrigin(headers: Headers, origin: string): void {
+  headers.set("Access-Control-Allow-Origin", origin);
+  headers.set("Access-Control-Allow-Methods", [...METHODS, "OPTIONS"].join(", "));
+  headers.set(
+    "Access-Control-Allow-Headers",
+    "Origin, X-Requested-With, Content-Type, Accept, X-Registry-Auth",
+  );
+  if (origin !== "*") headers.append("Vary", "Origin");
 }
 
 const STATUS_OF: Record<ErrorKind, number> = {
@@ -582,7 +582,6 @@ class Answer implements Sink {
       if (!this.#gone) this.#controller.close();
       return undefined;
     }
-    this.#env.answers("small");
     if (this.#text !== undefined) return new Response(this.#text, this.#init);
     if (!this.#chunks || this.#size === 0) return new Response(null, { status: 204 });
     const body = joined(this.#chunks, this.#size);
@@ -605,7 +604,6 @@ class Answer implements Sink {
   }
 
   #start(): void | Promise<void> {
-    this.#env.answers("stream");
     const body = new ReadableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;

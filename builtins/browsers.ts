@@ -8,6 +8,7 @@
 
 import { TypedError } from "../engine.ts";
 import type { RequestHandler } from "./connections.ts";
+import { headerOf } from "./runtime.ts";
 
 /** Whose requests are let through. */
 export interface BrowserRules {
@@ -61,7 +62,6 @@ export function refusePages(handler: RequestHandler, rules: BrowserRules): Reque
   return (request, info) => {
     const problem = problemOf(request);
     if (problem === undefined) return handler(request, info);
-    info.answer = "small";
     return Response.json({ message: problem }, { status: 403 });
   };
 }
@@ -79,9 +79,9 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
   };
   // Nearly all requests to a daemon are for the same host.
   let last: string | undefined;
-  return ({ headers, url }) => {
+  return (request) => {
     // HTTP/1.0 has none, and no browser speaks that. HTTP/2 has it in the URL.
-    const host = headers.get("host");
+    const host = headerOf(request, "host");
     if (hosts !== undefined && host !== null && host !== last) {
       if (!known(host)) {
         return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host`;
@@ -89,14 +89,14 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
       last = host;
     }
     if (cors === "*") return undefined;
-    const origin = headers.get("origin");
+    const origin = headerOf(request, "origin");
     if (origin !== null) {
-      const own = host === null ? new URL(url).origin : `${scheme}://${host}`;
+      const own = host === null ? new URL(request.url).origin : `${scheme}://${host}`;
       if (origin === cors || origin === own) return undefined;
       return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header`;
     }
     // Set by browsers where a page makes a request that names no origin: an image, a form, a link.
-    const site = headers.get("sec-fetch-site");
+    const site = headerOf(request, "sec-fetch-site");
     if (site === null || site === "same-origin" || site === "none") return undefined;
     return "pages of other sites may not use this daemon";
   };

@@ -42,8 +42,9 @@ Binds its sockets, boots, and then serves: clients that connect meanwhile are he
       --api-cors-header VALUE  Allow browsers' requests from this origin, or * for any
       --header-timeout SEC     For a client's first request (default 10; 0: no limit)
       --idle-timeout SEC       Between requests (default 60; 0: no limit)
-      --send-timeout SEC       For taking an answer that the daemon cannot see being taken: one that
-                               a plain Hono route gives whole (default 300; 0: no limit)
+      --send-timeout SEC       For taking an answer that the daemon cannot see being taken: one of more
+                               than 64 KiB that a plain Hono route gives whole (default 300; 0: no
+                               limit)
       --max-connections N      At this many idle ones are ended, and clients wait (default: what
                                descriptors allow)
       --body-limit BYTES       Longest request body (default 16777216)

@@ -7,6 +7,7 @@
 
 import { type Logger, messageOf, within } from "../engine.ts";
 import {
+  bodyKind,
   nativeServe,
   type Serve,
   type Served,
@@ -30,12 +31,6 @@ export interface RequestInfo {
   readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
-  /**
-   * Set by a handler that knows its answer: small enough for a socket's buffers to take it at once, or
-   * a stream, of which we hear when it is taken. Of any other answer nobody can tell whether the
-   * client has taken it yet, and its connection is given `send` and not `idle` to do so.
-   */
-  answer?: "small" | "stream";
   /** Ends the connection at once, whatever it has not sent yet. */
   cut(): void;
 }
@@ -49,7 +44,7 @@ export interface Timeouts {
   header?: number;
   /** Between the end of an answer and the end of the next request's header. Default 60 000. */
   idle?: number;
-  /** For taking an answer, where nothing tells whether that is done. Default 300 000. */
+  /** For taking an answer of which nothing tells whether that is done. Default 300 000. */
   send?: number;
 }
 
@@ -279,7 +274,7 @@ class Connection {
   closing = false;
   /** Its next answer is to be its last. */
   retired = false;
-  /** It has an answer of unknown size, which the client may or may not have taken. */
+  /** It has a long answer, which the client may or may not have taken. */
   owes = false;
   /** Requests whose handlers look at their signal; made when one does. */
   watched?: Set<Info>;
@@ -393,16 +388,17 @@ class Connection {
         // The headers of a fetched response cannot be changed; the client finds out by the close.
       }
     }
-    if (info.answer === "small") {
+    const kind = bodyKind(response);
+    if (kind === "small") {
       // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
       this.#answered(info);
       if (last) this.close();
       return response;
     }
     const answered = () => {
-      this.#answered(info);
+      this.#answered(info, kind === "long");
       // Not one that may have to be cut: once told to close, it cannot be.
-      if (last && info.answer !== undefined) this.close();
+      if (last && kind === "stream") this.close();
     };
     native.completed.then(answered, () => {
       info.leave();
@@ -411,9 +407,9 @@ class Connection {
     return response;
   }
 
-  #answered(info: Info): void {
+  #answered(info: Info, owes = false): void {
     this.active--;
-    this.owes = info.answer === undefined;
+    this.owes = owes;
     this.since = this.owner.clock;
     info.done();
   }
@@ -421,7 +417,6 @@ class Connection {
 
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
-  answer?: "small" | "stream";
   readonly client?: ClientCertificate;
   #connection: Connection;
   #request: Request;

@@ -296,7 +296,6 @@ async function answer(
     engine.log("warn", `job ${name} failed in its answer: ${messageOf(error)}`);
     c.env.cut();
   });
-  c.env.answers("stream");
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     start(controller) {
       if (!first.done) controller.enqueue(first.value as Uint8Array<ArrayBuffer>);

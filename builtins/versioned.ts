@@ -27,20 +27,12 @@ export interface Bindings {
   readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
-  /**
-   * Says what the answer will be: small, which is at most some 64 KiB, or a stream. Then the connection
-   * counts as idle as soon as the answer is sent, and not only when a client has had the time to take
-   * more than that. Routes that run a job say so by themselves.
-   */
-  answers(what: "small" | "stream"): void;
   /** Ends the connection at once, whatever it has not sent yet. */
   cut(): void;
 }
 
 /** What the connection passes on; nothing where a request did not come over one. */
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">> & {
-  answer?: "small" | "stream";
-};
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">>;
 
 /** A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
 export function versionedApp(): Hono<{ Bindings: Bindings }> {
@@ -98,9 +90,6 @@ export class RequestBindings implements Bindings {
   }
   get signal(): AbortSignal {
     return this.#info?.signal ?? this.#request.signal;
-  }
-  answers(what: "small" | "stream"): void {
-    if (this.#info) this.#info.answer = what;
   }
   cut(): void {
     this.#info?.cut?.();

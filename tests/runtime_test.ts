@@ -10,11 +10,13 @@ import {
   adopt,
   answersEarly,
   ANYWHERE,
+  bodyKind,
   deepenQueue,
   denoIsFrom,
   endsOf,
   foreignFunctionsProblem,
   formatTcp,
+  headerOf,
   inspectSocket,
   nativeServe,
   observe,
@@ -126,6 +128,54 @@ needs(
     assertStringIncludes(await pair.reads(), "whole");
     await shut;
     await pair.served.finished;
+  },
+);
+
+needs(
+  "headerOf asks the native loop for one header and leaves request.headers alone",
+  "requests on plain tcp take a sixth longer",
+  async () => {
+    const seen = Promise.withResolvers<unknown[]>();
+    using pair = await Pair.make((request) => {
+      Object.defineProperty(request, "headers", { value: "not to be looked at" });
+      seen.resolve([headerOf(request, "host"), headerOf(request, "origin")]);
+      return new Response("OK");
+    });
+    await pair.ask();
+    await pair.reads("OK");
+    assertEquals(await seen.promise, ["localhost", null]);
+    await pair.served.shutdown();
+  },
+  testWhere(denoIsFrom("2.8.3"), "what asks for a header of a request by itself"),
+);
+
+Deno.test("headerOf reads the headers of any request", () => {
+  const request = new Request("http://localhost", { headers: { origin: "http://pages.example" } });
+  assertEquals(headerOf(request, "origin"), "http://pages.example");
+  assertEquals(headerOf(request, "sec-fetch-site"), null);
+});
+
+needs(
+  "bodyKind tells short answers, streams, and what is long or not known",
+  "connections count as idle too early, or not before --send-timeout, and requests take a sixth longer",
+  async () => {
+    const text = "\u20ac".repeat(65_536 / 3);
+    const kinds = (...answers: Response[]) => answers.map(bodyKind);
+    const short = [new Response("OK"), Response.json({}), new Response("OK", { status: 404 })];
+    const headers = { "Content-Type": "application/json", "Server": "Floodgate" };
+    short.push(new Response("{}", { headers }), new Response("{}", { headers }).clone());
+    short.push(new Response(text), new Response(new Uint8Array(65_536)));
+    short.push(new Response(null, { status: 204 }), Response.redirect("http://localhost"));
+    short.push(new Response(""), new Response(new URLSearchParams("a=b")));
+    assertEquals(kinds(...short), short.map(() => "small"));
+    const long = [new Response(text + "."), new Response(new Uint8Array(65_537), { headers })];
+    long.push(Response.json(text));
+    assertEquals(kinds(...long), long.map(() => "long"));
+    const streams = [new Response(new ReadableStream()), new Response(new Blob(["OK"]))];
+    assertEquals(kinds(...streams), streams.map(() => "stream"));
+    // Nothing of them was used up.
+    assertEquals(await short[3].text(), "{}");
+    await Promise.all(streams.map((answer) => answer.body!.cancel()));
   },
 );
 

@@ -5,10 +5,6 @@ import { bytes, thing } from "./app.js";
 
 export const install: Installer = async (_engine, router) => {
   router.get("/things/:id", (c) => c.json(thing(c.req.param("id"))));
-  router.get("/small/:id", (c) => {
-    c.env.answers("small");
-    return c.json(thing(c.req.param("id")));
-  });
   router.get(
     "/bytes/:mebibytes",
     (c) => new Response(bytes(Number(c.req.param("mebibytes")))),
