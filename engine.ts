@@ -190,8 +190,8 @@ export class Engine {
   #shutdown?: Promise<void>;
   #shutdownHandlers: (() => unknown)[] = [];
   #handled = false;
-  #observers: ((job: Job, phase: JobPhase) => void)[] = [];
-  #wrap?: (job: Job, handler: Handler) => ReturnType<Handler>;
+  #observers: readonly ((job: Job, phase: JobPhase) => void)[] = [];
+  #wraps: readonly ((job: Job, handler: Handler) => ReturnType<Handler>)[] = [];
   #running = new Running();
   #leastLogged: number;
   #started = 0;
@@ -281,19 +281,27 @@ export class Engine {
     return job;
   }
 
-  /** Calls `observer` when a job starts and when it has ended. What it throws is logged. */
-  onJob(observer: (job: Job, phase: JobPhase) => void): void {
-    this.#observers.push(observer);
+  /**
+   * Calls `observer` when a job starts and when it has ended. What it throws is logged.
+   *
+   * @returns A function that ends this.
+   */
+  onJob(observer: (job: Job, phase: JobPhase) => void): () => void {
+    // A new list, since the one at hand may be being gone through.
+    this.#observers = [...this.#observers, observer];
+    return () => void (this.#observers = this.#observers.filter((each) => each !== observer));
   }
 
   /**
    * Lets `wrap` call the handlers of all jobs that start from now on, so that it can do so in a
    * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives. Who
    * wraps later is further outside.
+   *
+   * @returns A function that ends this, for all jobs that start after it was called.
    */
-  wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): void {
-    const inner = this.#wrap;
-    this.#wrap = inner ? (job, handler) => wrap(job, (job) => inner(job, handler)) : wrap;
+  wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): () => void {
+    this.#wraps = [...this.#wraps, wrap];
+    return () => void (this.#wraps = this.#wraps.filter((each) => each !== wrap));
   }
 
   /**
@@ -363,8 +371,8 @@ export class Engine {
       this.#report(job, "start");
       const handler = this.#handlers.get(job.name) ??
         (job.name === "" ? undefined : this.#catchall);
-      const wrap = this.#wrap;
-      return wrap && handler ? (job) => wrap(job, handler) : handler;
+      if (handler === undefined || this.#wraps.length === 0) return handler;
+      return this.#wraps.reduce<Handler>((inner, wrap) => (job) => wrap(job, inner), handler);
     },
     logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
     stopNow: (stop) => void this.#guard(() => stop(0)),

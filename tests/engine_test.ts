@@ -586,6 +586,19 @@ Deno.test("Engine.onJob hears of a job's start, and of its end with its status",
   assertEquals(heard, ["start", "mute", undefined, false, "runs", "end", "mute", 3, true]);
 });
 
+Deno.test("Engine.onJob gives what ends it, which may be called while others are told", async () => {
+  const { engine } = logged();
+  const heard: string[] = [];
+  const end = engine.onJob((_job, phase) => {
+    heard.push(`first ${phase}`);
+    end();
+    end();
+  });
+  engine.onJob((_job, phase) => heard.push(`second ${phase}`));
+  await engine.job("commands").run();
+  assertEquals(heard, ["first start", "second start", "second end"]);
+});
+
 Deno.test("Engine.onJob logs an observer that throws, and the others and the job go on", async () => {
   const { engine, lines } = logged();
   const heard: string[] = [];
@@ -2141,4 +2154,24 @@ Deno.test("Engine.wrapHandlers puts who wraps later further outside, and drops n
   engine.register("job", () => void seen.push("job"));
   await engine.job("job").run();
   assertEquals(seen, ["outer", "inner", "job"]);
+});
+
+Deno.test("Engine.wrapHandlers gives what ends it, and leaves the others", async () => {
+  const engine = new Engine({ log: () => {} });
+  let seen: string[] = [];
+  const ends = ["inner", "middle", "outer"].map((name) =>
+    engine.wrapHandlers((job, handler) => {
+      seen.push(name);
+      return handler(job);
+    })
+  );
+  engine.register("job", () => void seen.push("job"));
+  const orders: string[][] = [];
+  for (const end of [ends[1], ends[2], ends[2], ends[0]]) {
+    end();
+    await engine.job("job").run();
+    orders.push(seen);
+    seen = [];
+  }
+  assertEquals(orders, [["outer", "inner", "job"], ["inner", "job"], ["inner", "job"], ["job"]]);
 });

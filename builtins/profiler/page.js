@@ -1,7 +1,13 @@
 // The script of the profiler's page: keeps its parts as they are in the daemon, and draws a profile.
 // @ts-check
+/// <reference no-default-lib="true" />
+/// <reference lib="esnext" />
+/// <reference lib="dom" />
+/// <reference lib="dom.iterable" />
 
 /** @typedef {{ functionName: string, url: string, lineNumber: number }} CallFrame */
+/** @typedef {{ id: number, callFrame: CallFrame, job?: string, children?: number[] }} CpuNode */
+/** @typedef {{ id: number, callFrame: CallFrame, job?: string, children: HeapNode[] }} HeapNode */
 /** @typedef {{ name: string, value: number, place?: string, kind: string, children: Frame[] }} Frame */
 /** @typedef {{ id: number, data: Frame, value: number, parent: Node | null, children?: Node[], x0: number, x1: number, highlight?: boolean }} Node */
 
@@ -20,7 +26,7 @@ const HISTORY = 60;
 const live = new EventSource("live");
 live.onopen = () => say(state, "live", "live");
 live.onerror = () => say(state, "lost, trying again", "lost");
-live.onmessage = ({ data }) => {
+live.onmessage = (/** @type {MessageEvent<string>} */ { data }) => {
   for (const [id, html] of Object.entries(JSON.parse(data))) {
     // What has not changed stays, and with it what somebody has selected there.
     if (shown.get(id) !== html) $(id).innerHTML = html;
@@ -75,23 +81,26 @@ let chart;
 /** @type {Node | undefined} */
 let selected;
 
-form.onsubmit = async (event) => {
+const what = /** @type {HTMLSelectElement} */ (form.elements.namedItem("what"));
+const seconds = /** @type {HTMLSelectElement} */ (form.elements.namedItem("seconds"));
+const find = /** @type {HTMLInputElement} */ (form.elements.namedItem("find"));
+
+form.onsubmit = async (/** @type {SubmitEvent} */ event) => {
   event.preventDefault();
   const button = /** @type {HTMLButtonElement} */ (form.querySelector("button"));
-  const what = field("what");
-  const seconds = Number(field("seconds"));
   button.disabled = true;
-  let left = what === "heap" ? 0 : seconds;
+  const cpu = what.value === "profile";
+  let left = what.value === "heap" ? 0 : Number(seconds.value);
   const tell = () =>
     say(progress, left > 0 ? `Sampling, ${left--} s to go` : "Reading the profile", "");
   tell();
   const timer = setInterval(tell, 1_000);
   try {
-    const format = what === "profile" ? "cpuprofile" : "heapprofile";
-    const answer = await fetch(`${what}?seconds=${seconds}&format=${format}`);
+    const format = cpu ? "cpuprofile" : "heapprofile";
+    const answer = await fetch(`${what.value}?seconds=${seconds.value}&format=${format}`);
     const profile = await answer.json();
     if (!answer.ok) throw new Error(profile.message);
-    const [root, unit] = what === "profile" ? cpuTree(profile) : heapTree(profile);
+    const [root, unit] = cpu ? cpuTree(profile) : heapTree(profile);
     clearInterval(timer);
     say(
       progress,
@@ -106,20 +115,14 @@ form.onsubmit = async (event) => {
     button.disabled = false;
   }
 };
-form.elements.namedItem("what").onchange = () => {
-  form.elements.namedItem("seconds").disabled = field("what") === "heap";
+what.onchange = () => {
+  seconds.disabled = what.value === "heap";
 };
-form.elements.namedItem("find").oninput = () => {
+find.oninput = () => {
   if (!chart) return;
-  const term = field("find");
-  if (term) chart.search(term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (find.value) chart.search(find.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
   else chart.clear();
 };
-
-/** @param {string} name */
-function field(name) {
-  return String(new FormData(form).get(name) ?? "");
-}
 
 /**
  * Stacks as a tree of frames with their values, those of their callees included. Below its root is
@@ -172,10 +175,16 @@ function frameOf({ functionName, url, lineNumber }) {
   return { name: functionName || "(anonymous)", place, kind, value: 0, children: [] };
 }
 
-/** @param {any} profile @returns {[Frame, (value: number) => string]} */
+/**
+ * @param {{ nodes: CpuNode[], samples: number[], timeDeltas: number[], startTime: number, endTime: number }} profile
+ * @returns {[Frame, (value: number) => string]}
+ */
 function cpuTree({ nodes, samples, timeDeltas, startTime, endTime }) {
   const byId = new Map(nodes.map((node) => [node.id, node]));
-  const parents = new Map(nodes.flatMap((node) => (node.children ?? []).map((id) => [id, node])));
+  /** @type {Map<number, CpuNode>} */
+  const parents = new Map();
+  for (const node of nodes) node.children?.forEach((id) => parents.set(id, node));
+  /** @type {Map<number, number>} */
   const times = new Map();
   let at = startTime;
   samples.forEach((id, i) => {
@@ -184,23 +193,30 @@ function cpuTree({ nodes, samples, timeDeltas, startTime, endTime }) {
     times.set(id, (times.get(id) ?? 0) + Math.max(0, lasts));
   });
   const stacks = [...times].map(([id, value]) => {
+    /** @type {CpuNode[]} */
     const path = [];
     for (let node = byId.get(id); node; node = parents.get(node.id)) path.unshift(node);
     return { ...stackOf(path), value };
   }).filter(({ stack }) => stack.at(-1)?.functionName !== "(idle)");
-  const unit = (value) =>
+  const unit = (/** @type {number} */ value) =>
     value < 1e6 ? `${(value / 1e3).toFixed(1)} ms` : `${(value / 1e6).toFixed(2)} s`;
   return [treeOf(stacks), unit];
 }
 
-/** @param {any} profile @returns {[Frame, (value: number) => string]} */
+/**
+ * @param {{ head: HeapNode, samples: { nodeId: number, size: number }[] }} profile
+ * @returns {[Frame, (value: number) => string]}
+ */
 function heapTree({ head, samples }) {
+  /** @type {Map<number, number>} */
   const sizes = new Map();
   for (const { nodeId, size } of samples) sizes.set(nodeId, (sizes.get(nodeId) ?? 0) + size);
+  /** @type {Parameters<typeof treeOf>[0]} */
   const stacks = [];
-  const walk = (node, above) => {
+  const walk = (/** @type {HeapNode} */ node, /** @type {HeapNode[]} */ above) => {
     const path = [...above, node];
-    if (sizes.has(node.id)) stacks.push({ ...stackOf(path), value: sizes.get(node.id) });
+    const value = sizes.get(node.id);
+    if (value !== undefined) stacks.push({ ...stackOf(path), value });
     for (const child of node.children) walk(child, path);
   };
   walk(head, []);
@@ -216,23 +232,26 @@ function draw(root, unit) {
   measure = { unit, total: root.value };
   graph.replaceChildren();
   const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  chart = globalThis.flamegraph()
+  // What the chart's script has put there.
+  chart = /** @type {any} */ (globalThis).flamegraph()
     .width(graph.clientWidth)
     .cellHeight(CELL)
     .minFrameSize(1)
     .inverted(true)
     .transitionDuration(still ? 0 : 200)
-    .sort((a, b) => b.data.value - a.data.value)
+    .sort((/** @type {Node} */ a, /** @type {Node} */ b) => b.data.value - a.data.value)
     .setColorMapper(colorOf)
     .setLabelHandler(describe)
-    .setDetailsHandler((text) => {
+    .setDetailsHandler((/** @type {string | null} */ text) => {
       if (text) details.textContent = text;
       else details.textContent = selected ? describe(selected) : "";
     })
-    .setSearchHandler((_results, sum, total) => {
-      details.textContent = `${unit(sum)} found, ${percent(sum / total)}`;
-    })
-    .onClick((node) => select(node));
+    .setSearchHandler(
+      (/** @type {Node[]} */ _results, /** @type {number} */ sum, /** @type {number} */ total) => {
+        details.textContent = `${unit(sum)} found, ${percent(sum / total)}`;
+      },
+    )
+    .onClick(select);
   if (!graph.hidden) chart(selection(graph, root));
 }
 
@@ -246,11 +265,11 @@ function selection(element, data) {
   const bound = /** @type {HTMLElement & { __data__: unknown }} */ (element);
   bound.__data__ = data;
   return {
-    each(visit) {
+    each(/** @type {Function} */ visit) {
       visit.call(bound, bound.__data__, 0, [bound]);
       return this;
     },
-    datum(change) {
+    datum(/** @type {unknown} */ change) {
       bound.__data__ = typeof change === "function"
         ? change.call(bound, bound.__data__, 0)
         : change;
@@ -315,7 +334,7 @@ function select(node) {
   }
 }
 
-graph.onkeydown = (event) => {
+graph.onkeydown = (/** @type {KeyboardEvent} */ event) => {
   const root = /** @type {any} */ (graph).__data__;
   const from = selected ?? root;
   // As drawn: the widest first, and without what is too small to be seen or is zoomed away.
