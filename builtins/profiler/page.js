@@ -8,8 +8,7 @@
 /** @typedef {{ functionName: string, url: string, lineNumber: number }} CallFrame */
 /** @typedef {{ id: number, callFrame: CallFrame, job?: string, children?: number[] }} CpuNode */
 /** @typedef {{ id: number, callFrame: CallFrame, job?: string, children: HeapNode[] }} HeapNode */
-/** @typedef {{ name: string, value: number, place?: string, kind: string, children: Frame[] }} Frame */
-/** @typedef {{ id: number, data: Frame, value: number, parent: Node | null, children?: Node[], x0: number, x1: number, highlight?: boolean }} Node */
+/** @typedef {{ name: string, value: number, place?: string, kind: string, parent?: Frame, children: Frame[] }} Frame */
 
 const { document, location } = globalThis;
 const $ = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -72,14 +71,22 @@ $("command").textContent = `go tool pprof -http=: ${
 const form = /** @type {HTMLFormElement} */ ($("take"));
 const progress = $("progress");
 const graph = $("graph");
+const stack = $("stack");
 const details = $("details");
-const CELL = 20;
+/** The height of a frame, in pixels. */
+const ROW = 20;
 /** @type {{ unit: (value: number) => string, total: number } | undefined} */
 let measure;
-/** @type {any} d3-flame-graph's chart */
-let chart;
-/** @type {Node | undefined} */
+/** @type {Frame | undefined} */
+let root;
+/** @type {Frame | undefined} */
 let selected;
+/** @type {Set<Frame>} What was searched for. */
+const found = new Set();
+/** @type {Map<Frame, HTMLElement>} The frames that are drawn: not those too narrow to be seen. */
+const boxes = new Map();
+/** @type {WeakMap<Element, Frame>} */
+const frames = new WeakMap();
 
 const what = /** @type {HTMLSelectElement} */ (form.elements.namedItem("what"));
 const seconds = /** @type {HTMLSelectElement} */ (form.elements.namedItem("seconds"));
@@ -119,9 +126,22 @@ what.onchange = () => {
   seconds.disabled = what.value === "heap";
 };
 find.oninput = () => {
-  if (!chart) return;
-  if (find.value) chart.search(find.value.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-  else chart.clear();
+  if (!root) return;
+  found.clear();
+  const text = find.value.toLowerCase();
+  let sum = 0;
+  const search = (/** @type {Frame} */ frame, /** @type {boolean} */ counted) => {
+    const hit = frame.name.toLowerCase().includes(text);
+    if (hit) found.add(frame);
+    // What a function that was found calls is in its value already.
+    if (hit && !counted) sum += frame.value;
+    for (const child of frame.children) search(child, counted || hit);
+  };
+  if (text) search(root, false);
+  for (const [frame, box] of boxes) box.style.background = colorOf(frame);
+  details.textContent = text && measure
+    ? `${measure.unit(sum)} found, ${percent(sum / measure.total)}`
+    : "";
 };
 
 /**
@@ -146,7 +166,10 @@ function treeOf(samples) {
       let child = at.children.find(({ name, place }) =>
         name === frame.name && place === frame.place
       );
-      if (!child) at.children.push(child = frame);
+      if (!child) {
+        at.children.push(child = frame);
+        child.parent = at;
+      }
       child.value += value;
       at = child;
     }
@@ -223,71 +246,92 @@ function heapTree({ head, samples }) {
   return [treeOf(stacks), (value) => `${(value / 2 ** 20).toFixed(1)} MiB`];
 }
 
-/** @param {Frame} root @param {(value: number) => string} unit */
-function draw(root, unit) {
-  graph.hidden = root.value === 0;
+/** @param {Frame} tree @param {(value: number) => string} unit */
+function draw(tree, unit) {
+  graph.hidden = tree.value === 0;
   $("keys").hidden = graph.hidden;
   details.textContent = "";
+  find.value = "";
+  root = tree;
   selected = undefined;
-  measure = { unit, total: root.value };
-  graph.replaceChildren();
-  const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  // What the chart's script has put there.
-  chart = /** @type {any} */ (globalThis).flamegraph()
-    .width(graph.clientWidth)
-    .cellHeight(CELL)
-    .minFrameSize(1)
-    .inverted(true)
-    .transitionDuration(still ? 0 : 200)
-    .sort((/** @type {Node} */ a, /** @type {Node} */ b) => b.data.value - a.data.value)
-    .setColorMapper(colorOf)
-    .setLabelHandler(describe)
-    .setDetailsHandler((/** @type {string | null} */ text) => {
-      if (text) details.textContent = text;
-      else details.textContent = selected ? describe(selected) : "";
-    })
-    .setSearchHandler(
-      (/** @type {Node[]} */ _results, /** @type {number} */ sum, /** @type {number} */ total) => {
-        details.textContent = `${unit(sum)} found, ${percent(sum / total)}`;
-      },
-    )
-    .onClick(select);
-  if (!graph.hidden) chart(selection(graph, root));
+  found.clear();
+  boxes.clear();
+  stack.replaceChildren();
+  measure = { unit, total: tree.value };
+  // The widest first: what takes the most is at the left.
+  const sort = (/** @type {Frame} */ { children }) => {
+    children.sort((a, b) => b.value - a.value);
+    children.forEach(sort);
+  };
+  sort(tree);
+  if (!graph.hidden) zoom(tree);
 }
 
 /**
- * The little that the chart asks of a d3 selection: to get and to set what one element stands for.
- * The chart brings d3 along, and does not give it away.
+ * Draws a frame and those it stands in as wide as the graph, and below it what it has called.
  *
- * @param {HTMLElement} element @param {unknown} data
+ * @param {Frame} onto
  */
-function selection(element, data) {
-  const bound = /** @type {HTMLElement & { __data__: unknown }} */ (element);
-  bound.__data__ = data;
-  return {
-    each(/** @type {Function} */ visit) {
-      visit.call(bound, bound.__data__, 0, [bound]);
-      return this;
-    },
-    datum(/** @type {unknown} */ change) {
-      bound.__data__ = typeof change === "function"
-        ? change.call(bound, bound.__data__, 0)
-        : change;
-      return this;
-    },
-    node: () => bound,
+function zoom(onto) {
+  const least = 1 / (graph.clientWidth || 1_000);
+  /** @type {Set<Frame>} */
+  const drawn = new Set();
+  /** @type {Frame[]} */
+  const above = [];
+  for (let { parent } = onto; parent; { parent } = parent) above.unshift(parent);
+  let rows = 0;
+  /** @param {Frame} frame @param {number} row @param {number} left @param {number} width */
+  const put = (frame, row, left, width) => {
+    const box = boxes.get(frame) ?? boxOf(frame);
+    box.style.top = `${row * ROW}px`;
+    box.style.left = `${left * 100}%`;
+    box.style.width = `${width * 100}%`;
+    box.classList.toggle("fade", above.includes(frame));
+    drawn.add(frame);
+    rows = Math.max(rows, row + 1);
   };
+  /** @param {Frame} frame @param {number} row @param {number} left @param {number} width */
+  const putAll = (frame, row, left, width) => {
+    put(frame, row, left, width);
+    for (const child of frame.children) {
+      const share = width * child.value / frame.value;
+      if (share < least) break; // The others are narrower.
+      putAll(child, row + 1, left, share);
+      left += share;
+    }
+  };
+  above.forEach((frame, row) => put(frame, row, 0, 1));
+  putAll(onto, above.length, 0, 1);
+  for (const [frame, box] of boxes) {
+    if (drawn.has(frame)) continue;
+    box.remove();
+    boxes.delete(frame);
+  }
+  stack.style.height = `${rows * ROW}px`;
+}
+
+/** @param {Frame} frame */
+function boxOf(frame) {
+  const box = document.createElement("div");
+  box.className = "frame";
+  box.textContent = frame.name;
+  box.style.background = colorOf(frame);
+  box.classList.toggle("selected", frame === selected);
+  boxes.set(frame, box);
+  frames.set(box, frame);
+  stack.append(box);
+  return box;
 }
 
 /**
  * Warm for the program's own functions, cold for the runtime's: a hue for each file, and a shade for
  * each function in it.
  *
- * @param {Node} node
+ * @param {Frame} frame
  */
-function colorOf(node) {
-  if (node.highlight) return "#d98cf0";
-  const { kind, name, place = "" } = node.data;
+function colorOf(frame) {
+  if (found.has(frame)) return "#d98cf0";
+  const { kind, name, place = "" } = frame;
   const file = hashOf(place.replace(/:\d+$/, ""));
   switch (kind) {
     case "root":
@@ -315,54 +359,59 @@ function percent(share) {
   return `${(share * 100).toFixed(1)} %`;
 }
 
-/** @param {Node} node */
-function describe({ data }) {
+/** @param {Frame} frame */
+function describe({ name, value, place }) {
   const { unit, total } = /** @type {NonNullable<typeof measure>} */ (measure);
-  const place = data.place ? ` (${data.place})` : "";
-  return `${data.name}: ${unit(data.value)}, ${percent(data.value / total)}${place}`;
+  return `${name}: ${unit(value)}, ${percent(value / total)}${place ? ` (${place})` : ""}`;
 }
 
-/** @param {Node | undefined} node */
-function select(node) {
-  if (!node) return;
-  selected = node;
-  details.textContent = describe(node);
-  for (const frame of graph.querySelectorAll(".frame")) {
-    const same = /** @type {any} */ (frame).__data__ === node;
-    frame.classList.toggle("selected", same);
-    if (same) frame.scrollIntoView({ block: "nearest" });
-  }
+/** @param {Frame | undefined} frame */
+function select(frame) {
+  if (!frame) return;
+  boxes.get(selected ?? frame)?.classList.remove("selected");
+  selected = frame;
+  details.textContent = describe(frame);
+  const box = boxes.get(frame);
+  box?.classList.add("selected");
+  box?.scrollIntoView({ block: "nearest" });
 }
+
+/** The frame that an event is about. @param {Event} event */
+const frameAt = ({ target }) => target instanceof Element ? frames.get(target) : undefined;
+
+stack.onclick = (/** @type {Event} */ event) => {
+  const frame = frameAt(event);
+  if (!frame) return;
+  zoom(frame);
+  select(frame);
+};
+stack.onmouseover = (/** @type {Event} */ event) => {
+  const frame = frameAt(event);
+  if (frame) details.textContent = describe(frame);
+};
+stack.onmouseleave = () => {
+  details.textContent = selected ? describe(selected) : "";
+};
 
 graph.onkeydown = (/** @type {KeyboardEvent} */ event) => {
-  const root = /** @type {any} */ (graph).__data__;
-  const from = selected ?? root;
-  // As drawn: the widest first, and without what is too small to be seen or is zoomed away.
-  const drawn = new Set(
-    [...graph.querySelectorAll(".frame")].map((frame) => /** @type {any} */ (frame).__data__),
-  );
-  const visible = (/** @type {Node[]} */ nodes) =>
-    nodes.filter((node) => drawn.has(node) && node.x1 > node.x0);
+  if (!root) return;
+  const all = root;
+  const from = selected ?? all;
+  const visible = (/** @type {Frame[]} */ frames) => frames.filter((frame) => boxes.has(frame));
   const beside = (/** @type {number} */ step) => {
-    const all = visible(from.parent?.children ?? []);
-    return all[all.indexOf(from) + step];
+    const row = visible(from.parent?.children ?? []);
+    return row[row.indexOf(from) + step];
   };
   /** @type {Record<string, () => void>} */
   const keys = {
-    ArrowDown: () => select(selected ? visible(from.children ?? [])[0] : root),
-    ArrowUp: () => select(from.parent ?? undefined),
+    ArrowDown: () => select(selected ? visible(from.children)[0] : all),
+    ArrowUp: () => select(from.parent),
     ArrowLeft: () => select(beside(-1)),
     ArrowRight: () => select(beside(1)),
-    // The chart takes either for a click on what it zooms to, and draws the frames anew.
-    Enter: () => (chart.zoomTo(from), select(from)),
-    Escape: () => (chart.resetZoom(), select(from)),
+    Enter: () => (zoom(from), select(from)),
+    Escape: () => (zoom(all), select(from)),
   };
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
   keys[event.key]();
 };
-
-new ResizeObserver(() => {
-  if (!chart || graph.hidden || chart.width() === graph.clientWidth) return;
-  chart.width(graph.clientWidth).update();
-}).observe(graph);

@@ -6,7 +6,6 @@
  */
 
 import { html, raw } from "npm:hono@^4.13/html";
-import flamegraph from "npm:d3-flame-graph@^4.1/dist/d3-flamegraph.min.js" with { type: "text" };
 import type { EngineStats } from "../../engine.ts";
 import {
   BOUNDS,
@@ -27,7 +26,6 @@ export const CONTENT_SECURITY_POLICY =
 export const ASSETS: Readonly<Record<string, { contentType: string; text: string }>> = {
   "page.css": { contentType: "text/css; charset=utf-8", text: style },
   "page.js": { contentType: "text/javascript; charset=utf-8", text: script },
-  "d3-flamegraph.js": { contentType: "text/javascript; charset=utf-8", text: flamegraph },
   "icon.svg": { contentType: "image/svg+xml", text: icon },
 };
 
@@ -365,7 +363,6 @@ export function renderPage(now: Snapshot): string {
         <title>Floodgate: profiler</title>
         <link rel="icon" href="icon.svg">
         <link rel="stylesheet" href="page.css">
-        <script src="d3-flamegraph.js" defer></script>
         <script src="page.js" type="module"></script>
       </head>
       <body>
@@ -398,7 +395,7 @@ export function renderPage(now: Snapshot): string {
               <label class="search">Find <input type="search" name="find" placeholder="function" autocomplete="off"></label>
             </form>
             <p id="progress" role="status">Nothing is sampled until you ask for it.</p>
-            <div id="graph" tabindex="0" role="application" aria-label="Flame graph" aria-describedby="keys" hidden></div>
+            <div id="graph" tabindex="0" role="application" aria-label="Flame graph" aria-describedby="keys" hidden><div id="stack"></div></div>
             <p id="details" aria-live="polite"></p>
             <p id="keys" class="note" hidden>Click a frame to zoom. Keys: arrows move, Enter zooms, Escape shows all.</p>
           </section>
