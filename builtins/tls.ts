@@ -15,7 +15,7 @@ import {
 } from "node:tls";
 import { type Logger, messageOf, TypedError, within } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import type { ClientCertificate } from "./connections.ts";
+import type { ClientCertificate } from "../router.ts";
 import {
   adopt,
   ANYWHERE,

@@ -15,8 +15,16 @@ import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { HTTPException } from "npm:hono@^4.13/http-exception";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { answersEarly } from "../builtins/runtime.ts";
-import { API_VERSION, VERSION } from "../builtins/version.ts";
-import { Engine, type ErrorKind, type Handler, type Job, TypedError, within } from "../engine.ts";
+import {
+  API_VERSION,
+  Engine,
+  type ErrorKind,
+  type Handler,
+  type Job,
+  TypedError,
+  VERSION,
+  within,
+} from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
 import { testWhere, until } from "./daemon.ts";
 
