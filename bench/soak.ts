@@ -10,8 +10,9 @@
  */
 
 import { Daemon, TempFolder } from "../tests/daemon.ts";
-import { Client, Load, type Target } from "./client.ts";
+import { Client, Load, type Target } from "../tests/client.ts";
 import { malformed } from "./malformed.ts";
+import { median } from "./report.ts";
 
 const seconds = Number(Deno.args[0] ?? 600);
 if (!(seconds >= 10)) {
@@ -143,9 +144,10 @@ async function measure(until: number): Promise<{ rss: number; descriptors: numbe
     await pause(250);
     samples.push(sample());
   }
-  const median = (key: "rss" | "descriptors") =>
-    samples.map((s) => s[key]).toSorted((a, b) => a - b)[samples.length >> 1];
-  return { rss: median("rss"), descriptors: median("descriptors") };
+  return {
+    rss: median(samples.map(({ rss }) => rss)),
+    descriptors: median(samples.map(({ descriptors }) => descriptors)),
+  };
 }
 
 const started = performance.now();

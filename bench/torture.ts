@@ -6,8 +6,9 @@
  */
 
 import { Daemon, TempFolder } from "../tests/daemon.ts";
-import { Client, connect, Load, type Target } from "./client.ts";
+import { Client, connect, Load, type Target } from "../tests/client.ts";
 import { malformed } from "./malformed.ts";
+import { median } from "./report.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const PING_ONCE = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -32,10 +33,6 @@ async function once(target: Target, request = PING_ONCE): Promise<number> {
   } finally {
     client.close();
   }
-}
-
-function median(values: number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
 /** How often each thing happened. */

@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { type BrowserRules, readHost, readOrigin, refusePages } from "../builtins/browsers.ts";
 import { TypedError } from "../engine.ts";
-import { Client } from "../bench/client.ts";
+import { Client } from "./client.ts";
 import { Browser, CHROMIUM } from "./browser.ts";
 import { Daemon, installer, project, TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";

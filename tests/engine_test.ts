@@ -25,6 +25,7 @@ import {
   TypedError,
   within,
 } from "../engine.ts";
+import { isPending, settle } from "./daemon.ts";
 
 const HUGE = "123456789012345678901234567890";
 
@@ -107,18 +108,6 @@ async function writeBytewise(out: Output, text: string): Promise<void> {
 }
 
 const real = { setTimeout, clearTimeout, now: Date.now };
-/** Lets everything run that is ready to. */
-const settle = () => {
-  const { setTimeout } = real; // It refuses to be called as a method.
-  return new Promise<void>((resolve) => setTimeout(resolve, 0));
-};
-/** Whether a promise has not settled by the time that everything has run that was ready to. */
-async function isPending(promise: Promise<unknown>): Promise<boolean> {
-  let pending = true;
-  promise.then(() => pending = false, () => pending = false);
-  await settle();
-  return pending;
-}
 
 /** Time that only the test moves, until the end of the block. */
 class FakeClock implements Disposable {

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
-import { until } from "./daemon.ts";
+import { isPending, settle, until } from "./daemon.ts";
 
 /** A listener whose connections and errors the test hands out. */
 class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
@@ -49,16 +49,6 @@ class CodedError extends Error {
   constructor(readonly code: string) {
     super(`${code} happened`);
   }
-}
-
-/** Lets everything run that is ready to. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
-
-/** Whether a promise has settled yet. */
-async function isPending(promise: Promise<unknown>): Promise<boolean> {
-  await settle();
-  const pending = Symbol();
-  return await Promise.race([promise, Promise.resolve(pending)]).catch(() => {}) === pending;
 }
 
 Deno.test("Activation.opened waits until open and then resolves at once for everyone", async () => {

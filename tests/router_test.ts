@@ -26,7 +26,7 @@ import {
   within,
 } from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
-import { testWhere, until } from "./daemon.ts";
+import { settle, testWhere, until } from "./daemon.ts";
 
 interface App {
   engine: Engine;
@@ -131,8 +131,6 @@ async function soon<T>(promise: Promise<T>): Promise<T> {
   if (!await within(20_000, promise)) throw new Error("not so after 20 s");
   return await promise;
 }
-/** Lets everything run that is ready to. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
 
 /** What a job of the engine prints, as JSON. */
 async function ask(engine: Engine, name: "stats" | "info") {

@@ -8,7 +8,7 @@ import {
 import { Engine, JobError } from "../engine.ts";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter } from "../router.ts";
-import { Client, Load } from "../bench/client.ts";
+import { Client, Load } from "./client.ts";
 import { Daemon, TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
 

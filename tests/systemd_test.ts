@@ -3,6 +3,7 @@ import {
   Daemon,
   type DaemonOptions,
   exchange,
+  freePort,
   installer,
   missing,
   project,
@@ -33,8 +34,7 @@ async function activate(
     const listen = sockets.map((socket) => {
       const [, hostname] = /^\[?(.*?)\]?:0$/.exec(socket) ?? [];
       if (hostname === undefined) return socket;
-      using listener = Deno.listen({ hostname, port: 0 });
-      return socket.replace(/0$/, String(listener.addr.port));
+      return socket.replace(/0$/, String(freePort(hostname)));
     });
     const daemon = Daemon.start(args, {
       ...options,
