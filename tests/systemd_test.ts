@@ -334,6 +334,56 @@ Deno.test("fd:// refuses a socket that two addresses want", { ignore: NO_ACTIVAT
 });
 
 Deno.test(
+  "sockets that a serveapi had which failed, or whose boot did, can be had again",
+  { ignore: NO_ACTIVATE },
+  async () => {
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/passed`;
+    const program = `${folder.path}/program.ts`;
+    await Deno.writeTextFile(
+      program,
+      `import { createRouter, Engine, registerBuiltins } from ${JSON.stringify(project("mod.ts"))};
+      function serve(...addresses: string[]) {
+        const engine = new Engine({ log: (level, line) => console.log(level, line) });
+        const { activation } = registerBuiltins(engine, { router: createRouter(engine) });
+        const job = engine.job("serveapi", ...addresses);
+        const bound = new Promise<void>((resolve) => job.stdout.add({ write: () => resolve() }));
+        const served = job.run().catch((error) => console.log("failed:", error.message));
+        return { engine, activation, bound, served };
+      }
+      await serve("fd://", "unix:///nowhere/s").served;
+      const failing = serve("fd://");
+      await failing.bound;
+      failing.activation.fail(new Error("no boot"));
+      await failing.served;
+      const { engine, served } = serve("fd://");
+      await engine.job("acceptconnections").run();
+      await served;`,
+    );
+    await using daemon = await activate([path, "127.0.0.1:0"], [], { program });
+    const port = await portOf(daemon.pid, 4);
+    const passed = await Deno.readLink(`/proc/${daemon.pid}/fd/4`);
+    // It starts the program.
+    (await Deno.connect({ transport: "unix", path })).close();
+    await daemon.says(/-job acceptconnections\(\) = OK/);
+    assertMatch(daemon.stdout, /failed: .*unix:\/\/\/nowhere\/s.*\n[^]*failed: .*no boot/);
+    assertMatch(await exchange({ transport: "unix", path }, PING), ANSWERED);
+    assertMatch(await exchange({ hostname: "127.0.0.1", port }, PING), ANSWERED);
+    assertEquals(daemon.stdout.includes("no address uses"), false);
+    // Whoever comes once it is closed must not wait in its queue.
+    const targets = [...Deno.readDirSync(`/proc/${daemon.pid}/fd`)].map(({ name }) => {
+      try {
+        return Deno.readLinkSync(`/proc/${daemon.pid}/fd/${name}`);
+      } catch (error) {
+        if (error instanceof Deno.errors.NotFound) return ""; // It was closed meanwhile.
+        throw error;
+      }
+    });
+    assertEquals(targets.filter((target) => target === passed).length, 1);
+  },
+);
+
+Deno.test(
   "fd:// refuses a tcp socket that other machines can reach",
   { ignore: NO_ACTIVATE },
   async () => {
