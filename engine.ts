@@ -1310,16 +1310,26 @@ export function messageOf(error: unknown): string {
 
 /** Whether `promise` settled within `ms` milliseconds, `Infinity` for any. Rejects if it does. */
 export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const timeout = new Promise<boolean>((resolve) => {
-    // A timer takes 31 bits, and with more it fires at once.
-    if (ms !== Infinity) {
-      timer = setTimeout(() => resolve(false), Math.min(Math.max(0, ms), 2 ** 31 - 1));
-    }
-  });
+  const { promise: timeout, resolve } = Promise.withResolvers<boolean>();
+  const cancel = ms === Infinity ? undefined : after(ms, () => resolve(false));
   try {
     return await Promise.race([promise.then(() => true), timeout]);
   } finally {
-    clearTimeout(timer);
+    cancel?.();
   }
+}
+
+/** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
+const LONGEST = 2 ** 31 - 1;
+
+/** Calls back after so many milliseconds, however many. Gives what calls it off. */
+export function after(ms: number, callback: () => void): () => void {
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    timer = left > LONGEST
+      ? setTimeout(() => wait(left - LONGEST), LONGEST)
+      : setTimeout(callback, Math.max(0, left));
+  };
+  wait(ms);
+  return () => clearTimeout(timer);
 }
