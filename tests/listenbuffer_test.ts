@@ -38,9 +38,10 @@ class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
 }
 class FakeConn {
   closed = false;
-  constructor(readonly id: number) {}
+  constructor(readonly id: number, readonly error?: Error) {}
   close(): void {
     this.closed = true;
+    if (this.error) throw this.error;
   }
 }
 const conns = (n: number) => Array.from({ length: n }, (_, i) => new FakeConn(i));
@@ -229,6 +230,29 @@ Deno.test("ListenBuffer.close ends the loop, rejects waiters and closes what is 
   assertEquals([held.closed, fake.closed], [true, true]);
   await assertRejects(() => buffer.accept(), Deno.errors.BadResource);
   buffer.close();
+});
+
+Deno.test("ListenBuffer.close logs what cannot be closed, and not what was closed already", async () => {
+  const fake = new Fake();
+  const lines: string[] = [];
+  const buffer = new ListenBuffer(fake, new Activation(), {
+    log: (level, message) => lines.push(`${level} ${message}`),
+  });
+  const gone = new Deno.errors.BadResource("Bad resource ID");
+  const held = [new FakeConn(0, new CodedError("EIO")), new FakeConn(1, gone), new FakeConn(2)];
+  fake.push(...held);
+  await until(() => buffer.stats.held === 3);
+  const late = new FakeConn(3, new CodedError("EBADF"));
+  fake.push(late); // It is accepted, and has not come out of accept() yet.
+  buffer.close();
+  await settle();
+  assertEquals([...held, late].map(({ closed }) => closed), [true, true, true, true]);
+  assertEquals(fake.closed, true);
+  assertEquals(lines, [
+    "warn closing a connection: EIO happened",
+    "warn closing a connection: EBADF happened",
+  ]);
+  assertEquals(buffer.stats.refused, 4);
 });
 
 Deno.test("ListenBuffer ends when the listener it wraps is closed", async () => {
