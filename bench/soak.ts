@@ -9,9 +9,9 @@
  * @module
  */
 
-import { Daemon, TempFolder } from "../tests/daemon.ts";
+import { Daemon, installer, TempFolder } from "../tests/daemon.ts";
 import { Client, Load, type Target } from "../tests/client.ts";
-import { malformed } from "./malformed.ts";
+import { ECHO, malformed } from "./malformed.ts";
 import { median } from "./report.ts";
 
 const seconds = Number(Deno.args[0] ?? 600);
@@ -20,15 +20,12 @@ if (!(seconds >= 10)) {
   Deno.exit(2);
 }
 
-const INSTALL = "data:text/javascript," + encodeURIComponent(
-  `export function install(engine, router) {
-    engine.register("echo", async (job) => { await job.print(await job.stdin.text() || "-"); });
-    router.job({ method: "POST", path: "/echo", job: "echo", body: "stdin" });
-    engine.register("wait", (job) => new Promise((resolve) => job.signal.addEventListener("abort", () => resolve())));
-    router.job({ method: "GET", path: "/wait", job: "wait" });
-    engine.register("fail", () => { throw new Error("no such luck"); });
-    router.job({ method: "GET", path: "/fail", job: "fail" });
-  }`,
+const INSTALL = installer(
+  ECHO + `
+  engine.register("wait", (job) => new Promise((resolve) => job.signal.addEventListener("abort", () => resolve())));
+  router.job({ method: "GET", path: "/wait", job: "wait" });
+  engine.register("fail", () => { throw new Error("no such luck"); });
+  router.job({ method: "GET", path: "/fail", job: "fail" });`,
 );
 
 await using folder = await TempFolder.make();
@@ -95,9 +92,7 @@ const workers = [
   worker("events", async () => {
     const client = await Client.to(unix);
     await client.send(get("/events?since=1m"));
-    while (!client.rest.includes("\r\n\r\n")) {
-      if (!await client.more()) throw new Error("no events");
-    }
+    await client.sees(/\r\n\r\n/);
     client.close();
   }),
   // Leaves while its job runs.
@@ -112,7 +107,7 @@ const workers = [
     worker("stalled", async () => {
       const client = await Client.to(tcp);
       await client.send("GET / HT");
-      while (await client.more().catch(() => false));
+      await client.ended();
       client.close();
     })),
   worker("garbage", async (round) => {

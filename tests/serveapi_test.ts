@@ -9,7 +9,7 @@ import { Engine, JobError } from "../engine.ts";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter } from "../router.ts";
 import { Client, Load } from "./client.ts";
-import { Daemon, TempFolder, until } from "./daemon.ts";
+import { Daemon, installer, TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -17,9 +17,9 @@ const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /** All that comes until the other side closes, and after how many milliseconds that was. */
 async function rest(client: Client): Promise<{ text: string; after: number }> {
   const started = performance.now();
-  while (await client.more().catch(() => false));
+  const text = await client.ended();
   client.close();
-  return { text: client.rest, after: performance.now() - started };
+  return { text, after: performance.now() - started };
 }
 
 Deno.test("serveapi binds all addresses or none, and names the one that failed", async () => {
@@ -163,7 +163,7 @@ Deno.test("serveapi cuts no event stream and no slow job by its timeouts", async
   served.router.job({ method: "GET", path: "/slow", job: "slow" });
   const events = await Client.to(served.target);
   await events.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  while (!events.rest.includes("\r\n\r\n")) await events.more();
+  await events.sees(/\r\n\r\n/);
   const waiting = await Client.to(served.target);
   await waiting.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
   // Clients that come later and are timed out show that the time has passed, several times over.
@@ -173,7 +173,7 @@ Deno.test("serveapi cuts no event stream and no slow job by its timeouts", async
   waiting.close();
   const log = served.engine.job("log", "start", "abc");
   await log.run();
-  while (!events.rest.includes('"Action":"start"')) await events.more();
+  await events.sees(/"Action":"start"/);
   events.close();
 });
 
@@ -292,7 +292,7 @@ Deno.test("shutdown ends event streams cleanly", async () => {
   const served = await Served.open();
   const client = await Client.to(served.target);
   await client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  while (!client.rest.includes("\r\n\r\n")) await client.more();
+  await client.sees(/\r\n\r\n/);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   assertMatch((await rest(client)).text, /\r\n0\r\n\r\n$/);
   await shutdown;
@@ -671,9 +671,7 @@ Deno.test("main --reuse-port lets two daemons share a port", async () => {
 Deno.test("main ends at once at the second signal, and leaves no socket file", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
-  const install = "data:text/javascript," + encodeURIComponent(
-    `export function install(engine, router) { router.get("/never", () => new Promise(() => {})); }`,
-  );
+  const install = installer('router.get("/never", () => new Promise(() => {}));');
   await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
   await daemon.open();
   const client = await Client.to({ transport: "unix", path });
