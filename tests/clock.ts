@@ -6,15 +6,17 @@
 
 import { settle } from "./daemon.ts";
 
-const real = { setTimeout, clearTimeout, now: Date.now };
+const real = { setTimeout, clearTimeout, now: Date.now, monotonic: performance.now };
 
 /** Time that only the test moves, until the end of the block. */
 export class FakeClock implements Disposable {
   #now = real.now();
   #timers = new Map<number, { at: number; callback: () => void }>();
-  #timersSet = 0;
+  /** Numbers that no real timer has, should one be cleared when real time is back. */
+  #timersSet = 2 ** 40;
   constructor() {
     Date.now = () => this.#now;
+    performance.now = () => this.#now;
     globalThis.setTimeout = ((callback: () => void, ms = 0) => {
       // As Deno has it: what does not fit 31 bits is no time at all.
       const at = this.#now + (ms < 2 ** 31 ? ms : 1);
@@ -42,6 +44,7 @@ export class FakeClock implements Disposable {
   }
   [Symbol.dispose](): void {
     Date.now = real.now;
+    performance.now = real.monotonic;
     globalThis.setTimeout = real.setTimeout;
     globalThis.clearTimeout = real.clearTimeout;
   }

@@ -171,6 +171,20 @@ export function installer(body: string): string {
     encodeURIComponent(`export async function install(engine, router) {${body}}`);
 }
 
+/** For the body of {@linkcode installer}: waits until so many clients are held, or as many as may be. */
+export function untilHeld(clients: number): string {
+  return `for (;;) {
+    const job = engine.job("stats");
+    job.quiet = true;
+    const out = job.stdout.addTail(1);
+    await job.run();
+    const [{ maxConnections, listeners }] = JSON.parse(out.text).apis;
+    const held = listeners.reduce((sum, listener) => sum + listener.held, 0);
+    if (held >= Math.min(${clients}, maxConnections ?? Infinity)) break;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }`;
+}
+
 /**
  * The project's files on a web server, where no deno.json is read.
  *

@@ -1,5 +1,6 @@
-import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
+import { FakeClock } from "./clock.ts";
 import { isPending, settle, until } from "./daemon.ts";
 
 /** A listener whose connections and errors the test hands out. */
@@ -373,6 +374,26 @@ Deno.test("ListenBuffer.drain takes what is queued before it closes", async () =
   await drained;
   assertEquals(count, 50);
   clients.forEach((client) => client.close());
+});
+
+Deno.test("ListenBuffer.drain waits for room for who is queued, longer than for who keeps coming", async () => {
+  using clock = new FakeClock();
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate, { maxConnections: 1 });
+  fake.push(...conns(2));
+  assertEquals((await buffer.accept()).id, 0);
+  const next = buffer.accept();
+  const drained = buffer.drain({ limit: 10_000 });
+  await clock.pass(2_000);
+  assert(await isPending(drained));
+  buffer.release();
+  assertEquals((await next).id, 1);
+  buffer.release();
+  await clock.pass(40);
+  await drained;
+  assertEquals([fake.closed, buffer.stats.accepted], [true, 2]);
 });
 
 Deno.test("ListenBuffer lets the loop be left, which closes the listener", async () => {

@@ -27,7 +27,8 @@ import {
 } from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
 import { Client } from "./client.ts";
-import { settle, testWhere, until } from "./daemon.ts";
+import { FakeClock } from "./clock.ts";
+import { isPending, settle, testWhere, until } from "./daemon.ts";
 
 interface App {
   engine: Engine;
@@ -1148,35 +1149,40 @@ Deno.test("Router limits a body to 16 MiB by default", async () => {
 });
 
 Deno.test("Router gives up on a body that stops coming", async () => {
-  const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 50 });
+  using clock = new FakeClock();
+  const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 60_000 });
   router.post("/plain", async (c) => c.text(await c.req.text()));
   for (const path of ["/echo", "/plain"]) {
     const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
       start: (controller) => controller.enqueue(new Uint8Array(3)),
     });
-    await assertJsonError(
-      await router.request(path, { method: "POST", body }),
-      408,
-      "the request body comes too slowly, or no more",
-    );
+    const response = Promise.resolve(router.request(path, { method: "POST", body }));
+    await clock.pass(59_999);
+    assert(await isPending(response));
+    await clock.pass(1);
+    const message = "the request body comes too slowly, or no more";
+    await assertJsonError(await response, 408, message);
   }
 });
 
 Deno.test("Router waits for a body that comes slowly", async () => {
+  using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 2_000 });
-  const started = performance.now();
+  let left = 50;
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
-      if (performance.now() - started > 2_200) return controller.close();
+      if (left-- === 0) return controller.close();
       await new Promise((resolve) => setTimeout(resolve, 200));
       controller.enqueue(new TextEncoder().encode("x".repeat(200)));
     },
   });
-  const response = await router.request("/echo", { method: "POST", body });
-  assertMatch((await response.json()).stdin, /^x+$/);
+  const response = router.request("/echo", { method: "POST", body });
+  await clock.pass(50 * 200);
+  assertMatch((await (await response).json()).stdin, /^x{10000}$/);
 });
 
 Deno.test("Router gives up on a body that trickles, unless its route lifts the limit", async () => {
+  using clock = new FakeClock();
   const { router, engine } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 100 });
   engine.register("long", (job) => job.stdin.text().then((text) => job.print(text)));
   router.job({ method: "POST", path: "/long", job: "long", body: "stdin", bodyLimit: Infinity });
@@ -1189,27 +1195,32 @@ Deno.test("Router gives up on a body that trickles, unless its route lifts the l
         else controller.enqueue(new TextEncoder().encode("x"));
       },
     });
-    const response = await router.request(path, { method: "POST", body });
-    assertEquals(response.status, status);
-    await response.body?.cancel();
+    const response = router.request(path, { method: "POST", body });
+    await clock.pass(41 * 10);
+    assertEquals((await response).status, status);
+    await (await response).body?.cancel();
   }
 });
 
+const WEEK = 7 * 24 * 3_600_000;
+
 Deno.test("Router waits for ever where it was told to", async () => {
+  using clock = new FakeClock();
   const options = { bodyTimeout: Infinity, sendTimeout: Infinity };
   const { engine, router } = echo({ method: "POST", body: "stdin" }, options);
   engine.register("big", (job) => job.stdout.write(new Uint8Array(200 * KIB)));
   router.job({ method: "GET", path: "/big", job: "big" });
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, WEEK));
       controller.close();
     },
   });
-  const response = await router.request("/echo", { method: "POST", body });
-  assertEquals((await response.json()).stdin, "");
+  const response = router.request("/echo", { method: "POST", body });
+  await clock.pass(WEEK);
+  assertEquals((await (await response).json()).stdin, "");
   const big = await router.request("/big");
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await clock.pass(WEEK);
   assertEquals((await big.arrayBuffer()).byteLength, 200 * KIB);
 });
 
@@ -1229,7 +1240,8 @@ Deno.test("Router answers 408 over a connection whose client sends half a body",
 });
 
 Deno.test("Router.job cuts an answer that the client does not take", async () => {
-  const { engine, router, lines } = make({ sendTimeout: 50 });
+  using clock = new FakeClock();
+  const { engine, router, lines } = make({ sendTimeout: 300_000 });
   const failed = Promise.withResolvers<unknown>();
   const signal = Promise.withResolvers<AbortSignal>();
   engine.register("big", async (job) => {
@@ -1243,7 +1255,10 @@ Deno.test("Router.job cuts an answer that the client does not take", async () =>
   });
   router.job({ method: "GET", path: "/big", job: "big" });
   const response = await router.request("/big");
-  const error = await soon(failed.promise);
+  await clock.pass(299_999);
+  assert(await isPending(failed.promise));
+  await clock.pass(1);
+  const error = await failed.promise;
   assertInstanceOf(error, TypedError);
   assertEquals([error.kind, error.message], ["timeout", "the client does not take its answer"]);
   assertStrictEquals((await signal.promise).reason, error);
@@ -1253,6 +1268,7 @@ Deno.test("Router.job cuts an answer that the client does not take", async () =>
 });
 
 Deno.test("Router.job waits for a client that takes its answer slowly", async () => {
+  using clock = new FakeClock();
   const { engine, router } = make({ sendTimeout: 2_000 });
   engine.register("big", async (job) => {
     for (let i = 0; i < 12; i++) await job.stdout.write(new Uint8Array(64 * KIB));
@@ -1262,7 +1278,7 @@ Deno.test("Router.job waits for a client that takes its answer slowly", async ()
   let size = 0;
   for (let part; !(part = await reader.read()).done;) {
     size += part.value.length;
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await clock.pass(1_900);
   }
   assertEquals(size, 768 * KIB);
 });

@@ -9,7 +9,7 @@ import { Engine, JobError } from "../engine.ts";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter } from "../router.ts";
 import { Client, Load } from "./client.ts";
-import { Daemon, installer, TempFolder, until } from "./daemon.ts";
+import { Daemon, installer, settle, TempFolder, until, untilHeld } from "./daemon.ts";
 import { Served } from "./served.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -520,8 +520,8 @@ Deno.test("shutdown serves those who wait for a place", async () => {
   const waiting = await Client.to(served.target);
   await waiting.send(PING);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
-  // More than the second that a queue which never empties would be given.
-  await new Promise((resolve) => setTimeout(resolve, 1_200));
+  // Time to look at the queue, and to find it empty, were it looked at wrongly.
+  for (let turn = 0; turn < 10; turn++) await settle();
   go.resolve();
   assertEquals((await busy.answer()).body, "done");
   assertEquals((await waiting.answer()).status, 200);
@@ -584,10 +584,9 @@ Deno.test("main survives more clients than it may have descriptors", async () =>
 });
 
 Deno.test("main holds more clients than it may have descriptors, and leaves some for the boot", async () => {
-  const boot = `await new Promise((r) => setTimeout(r, 1_000));
-    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`;
-  const install = "data:text/javascript," +
-    encodeURIComponent(`export async function install() {${boot}}`);
+  const install = installer(`
+    ${untilHeld(300)}
+    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`);
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install], {
     descriptors: 100,
   });

@@ -11,6 +11,7 @@ import {
   serveProject,
   TempFolder,
   until,
+  untilHeld,
 } from "./daemon.ts";
 
 const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
@@ -87,7 +88,7 @@ Deno.test(
     await using folder = await TempFolder.make();
     const passed = `${folder.path}/passed`;
     const own = `${folder.path}/own`;
-    const boot = installer("await new Promise((r) => setTimeout(r, 1_000)); engine.booted = true;");
+    const boot = installer(untilHeld(201));
     await using daemon = await activate(
       [passed, "127.0.0.1:0"],
       ["fd://api", "fd://net", "tcp://127.0.0.1:0", `unix://${own}`].flatMap((host) => ["-H", host])
@@ -614,9 +615,11 @@ Deno.test("WATCHDOG=1 is left to the process that WATCHDOG_PID names", async () 
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = watched(path, systemd, { WATCHDOG_USEC: "20000", WATCHDOG_PID: "1" });
+  await using daemon = watched(path, systemd, { WATCHDOG_USEC: "2000", WATCHDOG_PID: "1" });
   await systemd.got("READY=1");
-  await exchange({ transport: "unix", path }, get("/wait?ms=200"));
+  // Twenty intervals.
+  await exchange({ transport: "unix", path }, get("/wait?ms=20"));
+  await answered(daemon, systemd);
   assertEquals(systemd.texts.includes(WATCHDOG), false);
   assertEquals(await daemon.end(), 0);
 });
