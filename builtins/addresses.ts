@@ -85,7 +85,7 @@ export function isLocal(address: Address): boolean {
 /** What is wrong with serving an address to whoever comes, if anything. */
 export function exposureProblem(address: Address): string | undefined {
   if (isLocal(address)) return undefined;
-  return "other machines can reach it and could do as they like, expected a local one, --tlsverify, or --insecure";
+  return "other machines can reach it and could do as they like, expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)";
 }
 
 /** How {@linkcode bind} binds. */
@@ -265,7 +265,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     if (beside && !options.takeover) {
       throw new TypedError(
         "conflict",
-        "a living process answers there; stop it first, or take its place with --takeover",
+        "a living process answers there; stop it first, or take its place with --takeover (Takeover)",
       );
     }
     await sweepTemporaries(folder);

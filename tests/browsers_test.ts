@@ -70,6 +70,12 @@ Deno.test("refusePages refuses a Host that only looks like one of its own", asyn
   }
 });
 
+Deno.test("refusePages names what lets others in as a flag and as a setting", async () => {
+  assertMatch(await verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
+  const origin = "http://evil.example";
+  assertMatch(await verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
+});
+
 Deno.test("refusePages takes a request without a Host, which no browser sends", async () => {
   assertEquals(await verdict({ hosts: LOCAL }, {}), "OK");
   assertMatch(await verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);

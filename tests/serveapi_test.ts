@@ -609,7 +609,10 @@ Deno.test("main replaces the socket file of a daemon that was killed, and no oth
   await living.open();
   await using refused = Daemon.start(["-H", `unix://${path}`]);
   assertEquals((await refused.status).code, 1);
-  assertMatch(refused.stderr, /^floodgate: .* a living process answers there.*--takeover\n$/);
+  assertMatch(
+    refused.stderr,
+    /^floodgate: .* a living process answers there.*--takeover \(Takeover\)\n$/,
+  );
   const client = await Client.to({ transport: "unix", path });
   assertEquals((await client.ask(PING)).status, 200);
   client.close();
