@@ -18,6 +18,13 @@
  * @module
  */
 
+/** Floodgate's own version. The same as in deno.json, which a remote import cannot read. */
+export const VERSION = "0.1.0";
+/** The newest version of the docker API that the built-in jobs answer in. */
+export const API_VERSION = "1.47";
+/** The oldest that is documented; whoever asks in an older one is answered all the same, as in 2014. */
+export const MIN_API_VERSION = "1.12";
+
 /** How urgent a log line is, from the least to the most. */
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
@@ -1311,16 +1318,26 @@ export function messageOf(error: unknown): string {
 
 /** Whether `promise` settled within `ms` milliseconds, `Infinity` for any. Rejects if it does. */
 export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const timeout = new Promise<boolean>((resolve) => {
-    // A timer takes 31 bits, and with more it fires at once.
-    if (ms !== Infinity) {
-      timer = setTimeout(() => resolve(false), Math.min(Math.max(0, ms), 2 ** 31 - 1));
-    }
-  });
+  const { promise: timeout, resolve } = Promise.withResolvers<boolean>();
+  const cancel = ms === Infinity ? undefined : after(ms, () => resolve(false));
   try {
     return await Promise.race([promise.then(() => true), timeout]);
   } finally {
-    clearTimeout(timer);
+    cancel?.();
   }
+}
+
+/** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
+const LONGEST = 2 ** 31 - 1;
+
+/** Calls back after so many milliseconds, however many. Gives what calls it off. */
+export function after(ms: number, callback: () => void): () => void {
+  let timer: ReturnType<typeof setTimeout>;
+  const wait = (left: number) => {
+    timer = left > LONGEST
+      ? setTimeout(() => wait(left - LONGEST), LONGEST)
+      : setTimeout(callback, Math.max(0, left));
+  };
+  wait(ms);
+  return () => clearTimeout(timer);
 }

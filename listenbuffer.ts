@@ -363,7 +363,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #admit(connection: T): void {
     if (this.#end) {
       this.#refused++;
-      connection.close();
+      this.#close("a connection", connection);
       return;
     }
     this.#accepted++;
@@ -417,24 +417,20 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     for (const connection of this.#held.splice(0)) {
       this.#refused++;
       this.release();
-      closeQuietly(connection);
+      this.#close("a connection", connection);
     }
     for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
     this.#wake?.();
+    this.#close("the listener", this.#listener);
+  }
+
+  #close(what: string, resource: { close(): void }): void {
     try {
-      this.#listener.close();
+      resource.close();
     } catch (error) {
       // It was closed already, which is what we are after.
       if (error instanceof Deno.errors.BadResource) return;
-      this.#log("warn", `closing the listener: ${messageOf(error)}`);
+      this.#log("warn", `closing ${what}: ${messageOf(error)}`);
     }
-  }
-}
-
-function closeQuietly(connection: { close(): void }): void {
-  try {
-    connection.close();
-  } catch {
-    // The client was faster.
   }
 }

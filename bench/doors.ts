@@ -6,20 +6,11 @@
  */
 
 import { Authority } from "../tests/certificates.ts";
-import { Daemon, run as runQuietly } from "../tests/daemon.ts";
+import { Daemon, freePort, run as runQuietly } from "../tests/daemon.ts";
 import { buildGo, run } from "./contenders.ts";
+import { median } from "./report.ts";
 
 const ROUNDS = 5;
-
-/** A port that was free a moment ago; systemd-socket-activate takes no 0. */
-function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
-}
-
-function median(numbers: number[]): number {
-  return numbers.toSorted((a, b) => a - b)[Math.floor(numbers.length / 2)];
-}
 
 const workshop = { path: await Deno.makeTempDir({ prefix: "floodgate-" }) };
 await using authority = await Authority.make();

@@ -8,6 +8,7 @@
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createLogger, Engine } from "../engine.ts";
 import { createRouter } from "../router.ts";
+import { median } from "./report.ts";
 
 /** One line of the table: what grows, to how many, and what a step costs then. */
 export interface Growth {
@@ -40,7 +41,7 @@ async function time(step: (i: number) => unknown): Promise<number> {
     } while ((took = performance.now() - started) < 30);
     batches.push(took * 1_000 / steps);
   }
-  return batches.sort((a, b) => a - b)[batches.length >> 1];
+  return median(batches);
 }
 
 /** Requests to a router of so many routes with a variable, to all of them in turn. */

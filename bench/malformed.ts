@@ -20,6 +20,11 @@ export interface Attack {
   check(text: string, statuses: string[]): string | undefined;
 }
 
+/** What the daemon has to have that they go to: the body of a module's `install`. */
+export const ECHO = `
+  engine.register("echo", async (job) => { await job.print("<" + await job.stdin.text() + ">"); });
+  router.job({ method: "POST", path: "/echo", job: "echo", body: "stdin", contentType: "text/plain" });`;
+
 /** Mulberry32: small, seeded, good enough to vary. */
 function random(seed: number): () => number {
   return () => {

@@ -14,12 +14,16 @@ export interface Spread {
   max: number;
 }
 
-/** The spread of at least one number. */
-export function spread(values: number[]): Spread {
+/** The median of at least one number. */
+export function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;
-  const median = sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
-  return { median, min: sorted[0], max: sorted[sorted.length - 1] };
+  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+}
+
+/** The spread of at least one number. */
+export function spread(values: number[]): Spread {
+  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
 }
 
 /** The ratios of what was measured side by side, a round each. */

@@ -9,9 +9,10 @@
  * @module
  */
 
-import { Daemon, TempFolder } from "../tests/daemon.ts";
-import { Client, Load, type Target } from "./client.ts";
-import { malformed } from "./malformed.ts";
+import { Daemon, installer, TempFolder } from "../tests/daemon.ts";
+import { Client, Load, type Target } from "../tests/client.ts";
+import { ECHO, malformed } from "./malformed.ts";
+import { median } from "./report.ts";
 
 const seconds = Number(Deno.args[0] ?? 600);
 if (!(seconds >= 10)) {
@@ -19,15 +20,12 @@ if (!(seconds >= 10)) {
   Deno.exit(2);
 }
 
-const INSTALL = "data:text/javascript," + encodeURIComponent(
-  `export function install(engine, router) {
-    engine.register("echo", async (job) => { await job.print(await job.stdin.text() || "-"); });
-    router.job({ method: "POST", path: "/echo", job: "echo", body: "stdin" });
-    engine.register("wait", (job) => new Promise((resolve) => job.signal.addEventListener("abort", () => resolve())));
-    router.job({ method: "GET", path: "/wait", job: "wait" });
-    engine.register("fail", () => { throw new Error("no such luck"); });
-    router.job({ method: "GET", path: "/fail", job: "fail" });
-  }`,
+const INSTALL = installer(
+  ECHO + `
+  engine.register("wait", (job) => new Promise((resolve) => job.signal.addEventListener("abort", () => resolve())));
+  router.job({ method: "GET", path: "/wait", job: "wait" });
+  engine.register("fail", () => { throw new Error("no such luck"); });
+  router.job({ method: "GET", path: "/fail", job: "fail" });`,
 );
 
 await using folder = await TempFolder.make();
@@ -94,9 +92,7 @@ const workers = [
   worker("events", async () => {
     const client = await Client.to(unix);
     await client.send(get("/events?since=1m"));
-    while (!client.rest.includes("\r\n\r\n")) {
-      if (!await client.more()) throw new Error("no events");
-    }
+    await client.sees(/\r\n\r\n/);
     client.close();
   }),
   // Leaves while its job runs.
@@ -111,7 +107,7 @@ const workers = [
     worker("stalled", async () => {
       const client = await Client.to(tcp);
       await client.send("GET / HT");
-      while (await client.more().catch(() => false));
+      await client.ended();
       client.close();
     })),
   worker("garbage", async (round) => {
@@ -143,9 +139,10 @@ async function measure(until: number): Promise<{ rss: number; descriptors: numbe
     await pause(250);
     samples.push(sample());
   }
-  const median = (key: "rss" | "descriptors") =>
-    samples.map((s) => s[key]).toSorted((a, b) => a - b)[samples.length >> 1];
-  return { rss: median("rss"), descriptors: median("descriptors") };
+  return {
+    rss: median(samples.map(({ rss }) => rss)),
+    descriptors: median(samples.map(({ descriptors }) => descriptors)),
+  };
 }
 
 const started = performance.now();

@@ -5,9 +5,10 @@
  * @module
  */
 
-import { Daemon, TempFolder } from "../tests/daemon.ts";
-import { Client, connect, Load, type Target } from "./client.ts";
-import { malformed } from "./malformed.ts";
+import { Daemon, installer, TempFolder } from "../tests/daemon.ts";
+import { Client, connect, Load, type Target } from "../tests/client.ts";
+import { ECHO, malformed } from "./malformed.ts";
+import { median } from "./report.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const PING_ONCE = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -22,7 +23,7 @@ const ms = (since: number) => Math.round(performance.now() - since);
 
 /** A boot that waits this long, as a module for --install. */
 function boot(milliseconds: number): string {
-  return `data:text/javascript,export const install=()=>new Promise(r=>setTimeout(r,${milliseconds}))`;
+  return installer(`await new Promise((resolve) => setTimeout(resolve, ${milliseconds}));`);
 }
 
 async function once(target: Target, request = PING_ONCE): Promise<number> {
@@ -32,10 +33,6 @@ async function once(target: Target, request = PING_ONCE): Promise<number> {
   } finally {
     client.close();
   }
-}
-
-function median(values: number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1];
 }
 
 /** How often each thing happened. */
@@ -180,7 +177,7 @@ async function stalled(): Promise<void> {
   const connected = ms(started);
   const beside = median(await probe());
   const gone = await Promise.all(clients.map(async (client) => {
-    while (await client.more().catch(() => false));
+    await client.ended();
     client.close();
     return ms(started);
   }));
@@ -295,13 +292,7 @@ async function files(): Promise<void> {
 
 /** 20 000 requests that are none, and good ones among them. */
 async function garbage(): Promise<void> {
-  const install = "data:text/javascript," + encodeURIComponent(
-    `export function install(engine, router) {
-      engine.register("echo", async (job) => { await job.print("<" + await job.stdin.text() + ">"); });
-      router.job({ method: "POST", path: "/echo", job: "echo", body: "stdin", contentType: "text/plain" });
-    }`,
-  );
-  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install]);
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", installer(ECHO)]);
   const target = { hostname: "127.0.0.1", port: await daemon.port() };
   await daemon.open();
   const started = performance.now();

@@ -85,7 +85,7 @@ export function isLocal(address: Address): boolean {
 /** What is wrong with serving an address to whoever comes, if anything. */
 export function exposureProblem(address: Address): string | undefined {
   if (isLocal(address)) return undefined;
-  return "other machines can reach it and could do as they like, expected a local one, --tlsverify, or --insecure";
+  return "other machines can reach it and could do as they like, expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)";
 }
 
 /** How {@linkcode bind} binds. */
@@ -110,9 +110,15 @@ export interface Bound {
   readonly address: string;
   /** Whether clients can find it no more after `unpublish`, as it is with a socket file of our own. */
   readonly hides: boolean;
-  /** Takes a living process's place, where `takeover` bound beside it; else it is there already. */
+  /**
+   * Takes a living process's place, where `takeover` bound beside it; else it is there already. What
+   * systemd has passed is from here on nobody else's.
+   */
   publish(): Promise<void>;
-  /** Lets no new client find it: removes the socket file, if it is still ours. */
+  /**
+   * Lets no new client find it: removes the socket file, if it is still ours. What systemd has passed
+   * can be had again, unless it was published.
+   */
   unpublish(): Promise<void>;
   /** The same at once, for a process that is about to end. */
   unpublishNow(): void;
@@ -212,29 +218,32 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
 function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
   // Without the permissions we may not even see that something was passed.
   requireDescriptors();
-  // What is wrong with one is found before anything is done to another.
-  const sockets = takeInherited(which).map((socket) => ({
-    ...socket,
-    ...inspectSocket(socket.fd),
-  }));
-  for (const { fd, proto, address } of sockets) {
-    const problem = proto === "tcp" && !exposed && exposureProblem(parseAddress(address));
-    if (problem) {
-      throw new TypedError("bad parameter", `descriptor ${fd} is ${address}: ${problem}`);
-    }
-  }
+  const taken = takeInherited(which);
   const bound: Bound[] = [];
   try {
-    for (const { fd, proto, address, close } of sockets) {
+    // What is wrong with one is found before anything is done to another.
+    const sockets = taken.map((socket) => ({ socket, ...inspectSocket(socket.fd) }));
+    for (const { fd, proto, address } of sockets) {
+      const problem = proto === "tcp" && !exposed && exposureProblem(parseAddress(address));
+      if (problem) {
+        throw new TypedError("bad parameter", `descriptor ${fd} is ${address}: ${problem}`);
+      }
+    }
+    for (const { socket, fd, proto, address } of sockets) {
+      // It has a descriptor of its own.
       const listener = proto === "unix"
         ? adopt(listenAbstract, fd).listener
         : listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;
-      close(); // The listener has its own.
-      bound.push(unlisted(listener, address));
+      bound.push({
+        ...unlisted(listener, address),
+        publish: () => Promise.resolve(socket.close()),
+        unpublish: () => Promise.resolve(socket.giveBack()),
+      });
     }
     return bound;
   } catch (error) {
     bound.forEach(({ listener }) => listener.close());
+    taken.forEach((socket) => socket.giveBack());
     throw error;
   }
 }
@@ -256,7 +265,7 @@ async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
     if (beside && !options.takeover) {
       throw new TypedError(
         "conflict",
-        "a living process answers there; stop it first, or take its place with --takeover",
+        "a living process answers there; stop it first, or take its place with --takeover (Takeover)",
       );
     }
     await sweepTemporaries(folder);

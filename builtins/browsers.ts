@@ -84,7 +84,7 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
     const host = headerOf(request, "host");
     if (hosts !== undefined && host !== null && host !== last) {
       if (!known(host)) {
-        return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host`;
+        return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host (AllowedHosts)`;
       }
       last = host;
     }
@@ -93,7 +93,7 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
     if (origin !== null) {
       const own = host === null ? new URL(request.url).origin : `${scheme}://${host}`;
       if (origin === cors || origin === own) return undefined;
-      return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header`;
+      return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header (CorsHeaders)`;
     }
     // Set by browsers where a page makes a request that names no origin: an image, a form, a link.
     const site = headerOf(request, "sec-fetch-site");

@@ -4,7 +4,16 @@
  * @module
  */
 
-import { createLogger, Engine, Env, type LogLevel, messageOf, TypedError } from "../engine.ts";
+import {
+  API_VERSION,
+  createLogger,
+  Engine,
+  Env,
+  type LogLevel,
+  messageOf,
+  TypedError,
+  VERSION,
+} from "../engine.ts";
 import { exposureProblem, isLocal, parseAddress } from "./addresses.ts";
 import { BUILD } from "./build.ts";
 import { readHost, readOrigin } from "./browsers.ts";
@@ -12,7 +21,6 @@ import { registerBuiltins } from "./builtins.ts";
 import { permittedEnv, requireProfiler, runtimeFault } from "./runtime.ts";
 import { milliseconds } from "./serveapi.ts";
 import { notify } from "./systemd.ts";
-import { API_VERSION, VERSION } from "./version.ts";
 import type { Router, RouterOptions } from "../router.ts";
 
 // It names the default and does not look for it, which would take permissions.

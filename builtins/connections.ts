@@ -6,6 +6,7 @@
  */
 
 import { type Logger, messageOf, within } from "../engine.ts";
+import type { ClientCertificate } from "../router.ts";
 import {
   bodyKind,
   nativeServe,
@@ -14,14 +15,6 @@ import {
   type ServedInfo,
   silenceLegacyAbort,
 } from "./runtime.ts";
-
-/** A client's certificate, which one of the daemon's authorities has signed. */
-export interface ClientCertificate {
-  /** Whose it is, as RFC 4514 writes it: `CN=alice,O=Ops`. The fingerprint, where it names nobody. */
-  readonly subject: string;
-  /** SHA-256 of the certificate, in hexadecimal with colons. */
-  readonly fingerprint: string;
-}
 
 /** What a request handler is told besides the request. */
 export interface RequestInfo {

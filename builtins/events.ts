@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Engine, type Job, TypedError } from "../engine.ts";
+import { after, type Engine, type Job, TypedError } from "../engine.ts";
 
 /** How many events a late listener can still ask for. */
 const HISTORY = 1_024;
@@ -116,9 +116,7 @@ export function registerEvents(engine: Engine): Events {
     const stop = AbortSignal.any([job.signal, engine.stopping]);
     stop.addEventListener("abort", end, { once: true });
     if (stop.aborted) end();
-    const timer = until === undefined
-      ? undefined
-      : setTimeout(end, Math.min(Math.max(0, Number(until / 1_000_000n) - now), 2 ** 31 - 1));
+    const cancel = until === undefined ? undefined : after(Number(until / 1_000_000n) - now, end);
     try {
       // The client learns at once that it is listening, even if nothing happens for hours.
       await job.stdout.write("");
@@ -130,7 +128,7 @@ export function registerEvents(engine: Engine): Events {
         await new Promise<void>((resolve) => wake = resolve);
       }
     } finally {
-      clearTimeout(timer);
+      cancel?.();
       listeners.delete(listener);
       stop.removeEventListener("abort", end);
     }

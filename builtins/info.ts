@@ -4,10 +4,9 @@
  * @module
  */
 
-import type { Engine } from "../engine.ts";
+import { API_VERSION, type Engine, MIN_API_VERSION, VERSION } from "../engine.ts";
 import { BUILD } from "./build.ts";
 import { DESCRIPTORS, descriptorsProblem } from "./runtime.ts";
-import { API_VERSION, MIN_API_VERSION, VERSION } from "./version.ts";
 
 /** What the other built-in jobs know. */
 export interface Sources {

@@ -24,6 +24,15 @@ interface Inherited {
  */
 let inherited: { sockets: Inherited[]; problem?: string } | undefined;
 
+/** A passed socket, for whoever has taken it. */
+export interface Taken {
+  readonly fd: number;
+  /** Closes the descriptor, for somebody who has another of the same socket. Then nobody else gets it. */
+  close(): void;
+  /** Leaves it to others, unless it was closed. */
+  giveBack(): void;
+}
+
 /**
  * Takes the sockets that systemd has passed and that fit `which`, so that nobody else does.
  *
@@ -31,7 +40,7 @@ let inherited: { sockets: Inherited[]; problem?: string } | undefined;
  * of a descriptor, or a name (FileDescriptorName= of systemd.socket(5)), which several may have.
  * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are taken.
  */
-export function takeInherited(which: string): { fd: number; close(): void }[] {
+export function takeInherited(which: string): Taken[] {
   const { sockets, problem } = receiveSockets();
   if (problem) throw new TypedError("bad parameter", problem);
   const fitting = sockets.filter(({ fd, name }) =>
@@ -45,8 +54,20 @@ export function takeInherited(which: string): { fd: number; close(): void }[] {
     throw new TypedError("conflict", "another address has taken what was passed");
   }
   return free.map((socket) => {
+    // Either is done once: after it the number, or the socket, may be another's.
+    let held = true;
     socket.taken = true;
-    return { fd: socket.fd, close: () => closeDescriptor(socket.fd) };
+    return {
+      fd: socket.fd,
+      close() {
+        if (held) closeDescriptor(socket.fd);
+        held = false;
+      },
+      giveBack() {
+        if (held) socket.taken = false;
+        held = false;
+      },
+    };
   });
 }
 

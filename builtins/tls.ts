@@ -15,7 +15,7 @@ import {
 } from "node:tls";
 import { type Logger, messageOf, TypedError, within } from "../engine.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import type { ClientCertificate } from "./connections.ts";
+import type { ClientCertificate } from "../router.ts";
 import {
   adopt,
   ANYWHERE,
@@ -294,7 +294,7 @@ export class Verifier {
       // Somebody may have cleaned up the temporary folder; the next client gets another.
       this.close();
       throw new Error(
-        `--tlsverify takes a socket of our own in the temporary folder: ${messageOf(error)}`,
+        `client certificates take a socket of our own in the temporary folder: ${messageOf(error)}`,
         { cause: error },
       );
     }
@@ -316,12 +316,12 @@ export class Verifier {
     try {
       if (!await within(CHECK_TIMEOUT, refused) || !await refused) {
         throw new Error(
-          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno ${VERIFYING_DENO} or newer for --tlsverify`,
+          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno ${VERIFYING_DENO} or newer for --tlsverify (TlsVerify)`,
         );
       }
       if (!denoIsFrom(VERIFYING_DENO)) {
         throw new Error(
-          `Deno ${Deno.version.deno} loses the ends of long bodies behind client certificates, expected Deno ${VERIFYING_DENO} or newer for --tlsverify`,
+          `Deno ${Deno.version.deno} loses the ends of long bodies behind client certificates, expected Deno ${VERIFYING_DENO} or newer for --tlsverify (TlsVerify)`,
         );
       }
     } finally {

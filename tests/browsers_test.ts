@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { type BrowserRules, readHost, readOrigin, refusePages } from "../builtins/browsers.ts";
 import { TypedError } from "../engine.ts";
-import { Client } from "../bench/client.ts";
+import { Client } from "./client.ts";
 import { Browser, CHROMIUM } from "./browser.ts";
 import { Daemon, installer, project, TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
@@ -68,6 +68,12 @@ Deno.test("refusePages refuses a Host that only looks like one of its own", asyn
   for (const host of malformed) {
     assertMatch(await verdict({ hosts: LOCAL }, { host }), /^host ".*" is not a name/, host);
   }
+});
+
+Deno.test("refusePages names what lets others in as a flag and as a setting", async () => {
+  assertMatch(await verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
+  const origin = "http://evil.example";
+  assertMatch(await verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
 });
 
 Deno.test("refusePages takes a request without a Host, which no browser sends", async () => {

@@ -5,6 +5,10 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { connect, type Target } from "./client.ts";
+
+// The real one, also where a test has put its own in its place.
+const { setTimeout } = globalThis;
 
 /** The path of a file of the project. */
 export function project(path: string): string {
@@ -167,6 +171,20 @@ export function installer(body: string): string {
     encodeURIComponent(`export async function install(engine, router) {${body}}`);
 }
 
+/** For the body of {@linkcode installer}: waits until so many clients are held, or as many as may be. */
+export function untilHeld(clients: number): string {
+  return `for (;;) {
+    const job = engine.job("stats");
+    job.quiet = true;
+    const out = job.stdout.addTail(1);
+    await job.run();
+    const [{ maxConnections, listeners }] = JSON.parse(out.text).apis;
+    const held = listeners.reduce((sum, listener) => sum + listener.held, 0);
+    if (held >= Math.min(${clients}, maxConnections ?? Infinity)) break;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }`;
+}
+
 /**
  * The project's files on a web server, where no deno.json is read.
  *
@@ -200,6 +218,25 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   }
 }
 
+/** Lets everything run that is ready to. */
+export function settle(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+/** Whether a promise has not settled by the time that everything has run that was ready to. */
+export async function isPending(promise: Promise<unknown>): Promise<boolean> {
+  let pending = true;
+  promise.then(() => pending = false, () => pending = false);
+  await settle();
+  return pending;
+}
+
+/** A port that was free a moment ago, for programs that take no 0. */
+export function freePort(hostname = "127.0.0.1"): number {
+  using listener = Deno.listen({ hostname, port: 0 });
+  return listener.addr.port;
+}
+
 /** Runs a program to its end. */
 export async function run(
   command: string,
@@ -217,11 +254,8 @@ export async function run(
 }
 
 /** Sends bytes to an address and gives all that comes back until the other side closes. */
-export async function exchange(
-  address: Deno.ConnectOptions | Deno.UnixConnectOptions,
-  text: string,
-): Promise<string> {
-  const conn = "path" in address ? await Deno.connect(address) : await Deno.connect(address);
+export async function exchange(target: Target, text: string): Promise<string> {
+  const conn = await connect(target);
   await conn.write(new TextEncoder().encode(text));
   return await new Response(conn.readable).text();
 }

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { missing, project, run, TempFolder } from "./daemon.ts";
+import { freePort, missing, project, run, TempFolder } from "./daemon.ts";
 import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./docs.ts";
 
 const DOCUMENTS = [
@@ -35,15 +35,10 @@ function rewriter(folder: string): (text: string) => string {
   const places = new Map([
     ["/tmp/", `${folder}/`],
     ["/run/user/1000", folder],
-    ["2375", freePort()],
-    ["2376", freePort()],
+    ["2375", String(freePort())],
+    ["2376", String(freePort())],
   ]);
   return (text) => text.replace(/\/tmp\/|\/run\/user\/1000|\b237[56]\b/g, (it) => places.get(it)!);
-}
-
-function freePort(): string {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return String(listener.addr.port);
 }
 
 /** Makes a folder look like a clone of this repository. */

@@ -25,6 +25,8 @@ import {
   TypedError,
   within,
 } from "../engine.ts";
+import { FakeClock } from "./clock.ts";
+import { isPending, settle } from "./daemon.ts";
 
 const HUGE = "123456789012345678901234567890";
 
@@ -104,57 +106,6 @@ const streamOf = (...chunks: (Uint8Array | string)[]) =>
 /** Writes a text a byte at a time, which splits whatever can be split. */
 async function writeBytewise(out: Output, text: string): Promise<void> {
   for (const byte of encoded(text)) await out.write(Uint8Array.of(byte));
-}
-
-const real = { setTimeout, clearTimeout, now: Date.now };
-/** Lets everything run that is ready to. */
-const settle = () => {
-  const { setTimeout } = real; // It refuses to be called as a method.
-  return new Promise<void>((resolve) => setTimeout(resolve, 0));
-};
-/** Whether a promise has not settled by the time that everything has run that was ready to. */
-async function isPending(promise: Promise<unknown>): Promise<boolean> {
-  let pending = true;
-  promise.then(() => pending = false, () => pending = false);
-  await settle();
-  return pending;
-}
-
-/** Time that only the test moves, until the end of the block. */
-class FakeClock implements Disposable {
-  #now = real.now();
-  #timers = new Map<number, { at: number; callback: () => void }>();
-  #timersSet = 0;
-  constructor() {
-    Date.now = () => this.#now;
-    globalThis.setTimeout = ((callback: () => void, ms = 0) => {
-      this.#timers.set(++this.#timersSet, { at: this.#now + ms, callback });
-      return this.#timersSet;
-    }) as unknown as typeof setTimeout;
-    globalThis.clearTimeout = (id) => void this.#timers.delete(id as number);
-  }
-  /** How many timers still wait. */
-  get timers(): number {
-    return this.#timers.size;
-  }
-  /** Lets that many milliseconds go by, and everything happen that they bring about. */
-  async pass(ms: number): Promise<void> {
-    const end = this.#now + ms;
-    for (;;) {
-      await settle();
-      const [next] = [...this.#timers].sort(([, a], [, b]) => a.at - b.at);
-      if (next === undefined || next[1].at > end) break;
-      this.#timers.delete(next[0]);
-      this.#now = next[1].at;
-      next[1].callback();
-    }
-    this.#now = end;
-  }
-  [Symbol.dispose](): void {
-    Date.now = real.now;
-    globalThis.setTimeout = real.setTimeout;
-    globalThis.clearTimeout = real.clearTimeout;
-  }
 }
 
 // Engine: registering and finding handlers
@@ -2105,6 +2056,17 @@ Deno.test("within tells whether a promise settled in time, and leaves no timer",
   assertEquals(await late, true);
   assertEquals(clock.timers, 0);
   await assertRejects(() => within(10, Promise.reject(new Error("no"))), Error, "no");
+  assertEquals(clock.timers, 0);
+});
+
+Deno.test("within waits as long as it is told, also longer than a timer of Deno's can", async () => {
+  using clock = new FakeClock();
+  const ms = 2 ** 32;
+  const waiting = within(ms, new Promise(() => {}));
+  await clock.pass(ms - 1);
+  assert(await isPending(waiting));
+  await clock.pass(1);
+  assertEquals(await waiting, false);
   assertEquals(clock.timers, 0);
 });
 

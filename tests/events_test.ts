@@ -9,7 +9,8 @@ import {
 } from "@std/assert";
 import { registerEvents } from "../builtins/events.ts";
 import { Engine, type Job, JobError, TypedError } from "../engine.ts";
-import { until } from "./daemon.ts";
+import { FakeClock } from "./clock.ts";
+import { isPending, until } from "./daemon.ts";
 
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {
@@ -322,17 +323,20 @@ Deno.test("events with until in the past ends by itself", async () => {
   }
 });
 
-Deno.test("events with until listens up to it and no longer", async () => {
-  const { engine, count } = make();
-  const end = Date.now() + 300;
-  const { told, run } = listen(engine, { until: new Date(end).toISOString() });
-  await log(engine, ["start", "a"]);
-  await until(() => told.ids.length === 1);
-  await run;
-  // A timer may come a little early.
-  assertLess(end - 20, Date.now());
-  assertEquals([told.ids, count()], [["a"], 0]);
-});
+for (const days of [1, 24.8, 24.9, 100]) {
+  Deno.test(`events with until listens up to it and no longer, ${days} days`, async () => {
+    using clock = new FakeClock();
+    const { engine, count } = make();
+    const ms = days * 24 * 3_600_000;
+    const { told, run } = listen(engine, { until: new Date(Date.now() + ms).toISOString() });
+    await clock.pass(ms - 1);
+    await log(engine, ["start", "a"]);
+    assert(await isPending(run));
+    await clock.pass(1);
+    await run;
+    assertEquals([told.ids, count(), clock.timers], [["a"], 0, 0]);
+  });
+}
 
 Deno.test("events keeps the last 1024 events for those who come later", async () => {
   const { engine } = make();

@@ -1,6 +1,7 @@
-import { assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
-import { until } from "./daemon.ts";
+import { FakeClock } from "./clock.ts";
+import { isPending, settle, until } from "./daemon.ts";
 
 /** A listener whose connections and errors the test hands out. */
 class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
@@ -38,9 +39,10 @@ class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
 }
 class FakeConn {
   closed = false;
-  constructor(readonly id: number) {}
+  constructor(readonly id: number, readonly error?: Error) {}
   close(): void {
     this.closed = true;
+    if (this.error) throw this.error;
   }
 }
 const conns = (n: number) => Array.from({ length: n }, (_, i) => new FakeConn(i));
@@ -49,16 +51,6 @@ class CodedError extends Error {
   constructor(readonly code: string) {
     super(`${code} happened`);
   }
-}
-
-/** Lets everything run that is ready to. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
-
-/** Whether a promise has settled yet. */
-async function isPending(promise: Promise<unknown>): Promise<boolean> {
-  await settle();
-  const pending = Symbol();
-  return await Promise.race([promise, Promise.resolve(pending)]).catch(() => {}) === pending;
 }
 
 Deno.test("Activation.opened waits until open and then resolves at once for everyone", async () => {
@@ -241,6 +233,29 @@ Deno.test("ListenBuffer.close ends the loop, rejects waiters and closes what is 
   buffer.close();
 });
 
+Deno.test("ListenBuffer.close logs what cannot be closed, and not what was closed already", async () => {
+  const fake = new Fake();
+  const lines: string[] = [];
+  const buffer = new ListenBuffer(fake, new Activation(), {
+    log: (level, message) => lines.push(`${level} ${message}`),
+  });
+  const gone = new Deno.errors.BadResource("Bad resource ID");
+  const held = [new FakeConn(0, new CodedError("EIO")), new FakeConn(1, gone), new FakeConn(2)];
+  fake.push(...held);
+  await until(() => buffer.stats.held === 3);
+  const late = new FakeConn(3, new CodedError("EBADF"));
+  fake.push(late); // It is accepted, and has not come out of accept() yet.
+  buffer.close();
+  await settle();
+  assertEquals([...held, late].map(({ closed }) => closed), [true, true, true, true]);
+  assertEquals(fake.closed, true);
+  assertEquals(lines, [
+    "warn closing a connection: EIO happened",
+    "warn closing a connection: EBADF happened",
+  ]);
+  assertEquals(buffer.stats.refused, 4);
+});
+
 Deno.test("ListenBuffer ends when the listener it wraps is closed", async () => {
   const gate = new Activation();
   gate.open();
@@ -359,6 +374,26 @@ Deno.test("ListenBuffer.drain takes what is queued before it closes", async () =
   await drained;
   assertEquals(count, 50);
   clients.forEach((client) => client.close());
+});
+
+Deno.test("ListenBuffer.drain waits for room for who is queued, longer than for who keeps coming", async () => {
+  using clock = new FakeClock();
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate, { maxConnections: 1 });
+  fake.push(...conns(2));
+  assertEquals((await buffer.accept()).id, 0);
+  const next = buffer.accept();
+  const drained = buffer.drain({ limit: 10_000 });
+  await clock.pass(2_000);
+  assert(await isPending(drained));
+  buffer.release();
+  assertEquals((await next).id, 1);
+  buffer.release();
+  await clock.pass(40);
+  await drained;
+  assertEquals([fake.closed, buffer.stats.accepted], [true, 2]);
 });
 
 Deno.test("ListenBuffer lets the loop be left, which closes the listener", async () => {

@@ -15,10 +15,20 @@ import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { HTTPException } from "npm:hono@^4.13/http-exception";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { answersEarly } from "../builtins/runtime.ts";
-import { API_VERSION, VERSION } from "../builtins/version.ts";
-import { Engine, type ErrorKind, type Handler, type Job, TypedError, within } from "../engine.ts";
+import {
+  API_VERSION,
+  Engine,
+  type ErrorKind,
+  type Handler,
+  type Job,
+  TypedError,
+  VERSION,
+  within,
+} from "../engine.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
-import { testWhere, until } from "./daemon.ts";
+import { Client } from "./client.ts";
+import { FakeClock } from "./clock.ts";
+import { isPending, settle, testWhere, until } from "./daemon.ts";
 
 interface App {
   engine: Engine;
@@ -62,60 +72,15 @@ async function serve(
   };
 }
 
-/** A client that shows what is on the wire. It reads only when it is asked to. */
-class Client implements Disposable {
-  /** What came so far. */
-  text = "";
-  #conn: Deno.Conn;
-  #open = true;
-  constructor(conn: Deno.Conn) {
-    this.#conn = conn;
-  }
-  static async connect(port: number, ...lines: string[]): Promise<Client> {
-    const client = new Client(await Deno.connect({ hostname: "127.0.0.1", port }));
-    if (lines.length > 0) await client.send(...lines);
-    return client;
-  }
-  /** Sends a request's header. */
-  send(...lines: string[]): Promise<void> {
-    return this.write(
-      [lines[0] + " HTTP/1.1", "Host: localhost", ...lines.slice(1), "", ""].join("\r\n"),
-    );
-  }
-  async write(text: string): Promise<void> {
-    const bytes = new TextEncoder().encode(text);
-    for (let sent = 0; sent < bytes.length;) {
-      sent += await this.#conn.write(bytes.subarray(sent));
-    }
-  }
-  /** Reads until what has come matches. */
-  async sees(pattern: RegExp): Promise<RegExpExecArray> {
-    for (;;) {
-      const match = pattern.exec(this.text);
-      if (match) return match;
-      if (!await this.#read()) throw new Error(`no ${pattern} in ${JSON.stringify(this.text)}`);
-    }
-  }
-  /** Reads until the other side has ended the connection. */
-  async ended(): Promise<string> {
-    while (await this.#read());
-    return this.text;
-  }
-  async #read(): Promise<boolean> {
-    const bytes = new Uint8Array(65_536);
-    // A connection that was cut may end so.
-    const count = await this.#conn.read(bytes).catch((error) => {
-      if (error instanceof Deno.errors.ConnectionReset) return null;
-      throw error;
-    });
-    if (count === null) return false;
-    this.text += new TextDecoder().decode(bytes.subarray(0, count));
-    return true;
-  }
-  [Symbol.dispose](): void {
-    if (this.#open) this.#conn.close();
-    this.#open = false;
-  }
+/** A request's header. */
+function header(...lines: string[]): string {
+  return [lines[0] + " HTTP/1.1", "Host: localhost", ...lines.slice(1), "", ""].join("\r\n");
+}
+/** A client that has sent a request's header. */
+async function asking(port: number, ...lines: string[]): Promise<Client> {
+  const client = await Client.to({ hostname: "127.0.0.1", port });
+  await client.send(header(...lines));
+  return client;
 }
 
 /** A promise that is to settle. */
@@ -123,8 +88,6 @@ async function soon<T>(promise: Promise<T>): Promise<T> {
   if (!await within(20_000, promise)) throw new Error("not so after 20 s");
   return await promise;
 }
-/** Lets everything run that is ready to. */
-const settle = () => new Promise((resolve) => setTimeout(resolve, 0));
 
 /** What a job of the engine prints, as JSON. */
 async function ask(engine: Engine, name: "stats" | "info") {
@@ -174,8 +137,8 @@ Deno.test("createRouter names Floodgate's own version in the Server header by de
 
 Deno.test("createRouter answers HEAD /_ping over a connection without a body", async () => {
   await using server = await serve();
-  using client = await Client.connect(server.port, "HEAD /v1.24/_ping");
-  await client.send("GET /_ping", "Connection: close");
+  using client = await asking(server.port, "HEAD /v1.24/_ping");
+  await client.send(header("GET /_ping", "Connection: close"));
   const [head, get, ...more] = (await client.ended()).split(/(?=HTTP\/1\.1 )/);
   assertEquals(more, []);
   assertMatch(head, /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n$/);
@@ -213,20 +176,20 @@ for (const prefix of ["", "/v1.24"]) {
     const listeners = async () =>
       [await ask(engine, "info"), await ask(engine, "stats")]
         .map((answer) => answer.NEventsListener ?? answer.events.listeners);
-    using client = await Client.connect(
+    using client = await asking(
       server.port,
       `GET ${prefix}/events?filters=${encodeURIComponent('{"type":["container"]}')}`,
     );
     await client.sees(/^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n/);
-    assertMatch(client.text, /^content-type: application\/json\r$/im);
-    assertMatch(client.text, /^transfer-encoding: chunked\r$/im);
-    assertMatch(client.text, /\r\n\r\n$/);
+    assertMatch(client.rest, /^content-type: application\/json\r$/im);
+    assertMatch(client.rest, /^transfer-encoding: chunked\r$/im);
+    assertMatch(client.rest, /\r\n\r\n$/);
     assertEquals(await listeners(), [1, 1]);
     for (const id of ["one", "two", "three"]) {
       await engine.job("log", "start", id).run();
       const [, line] = await client.sees(/\r\n(\{[^\r]*\}\n)\r\n$/);
       assertEquals([JSON.parse(line).id, line.split("\n").length], [id, 2]);
-      client.text = "";
+      client.rest = "";
     }
     client[Symbol.dispose]();
     await until(async () => `${await listeners()}` === "0,0");
@@ -235,7 +198,7 @@ for (const prefix of ["", "/v1.24"]) {
 
 Deno.test("createRouter ends /events cleanly when the engine shuts down", async () => {
   const server = await serve();
-  using client = await Client.connect(server.port, "GET /events");
+  using client = await asking(server.port, "GET /events");
   await client.sees(/\r\n\r\n$/);
   await server[Symbol.asyncDispose]();
   assertMatch(await client.ended(), /\r\n\r\n0\r\n\r\n$/);
@@ -374,7 +337,7 @@ Deno.test("Router answers a wrong method with 405 and the right ones", async () 
 Deno.test("Router refuses methods that nobody handles, whatever they are", async () => {
   await using server = await serve();
   for (const method of ["TRACE", "TRACK", "PURGE", "get"]) {
-    using client = await Client.connect(server.port, `${method} /version`, "Connection: close");
+    using client = await asking(server.port, `${method} /version`, "Connection: close");
     const text = await client.ended();
     assertMatch(text, /^HTTP\/1\.1 405 /);
     assertMatch(text, /^allow: GET\r$/im);
@@ -863,17 +826,17 @@ duplexTest('Router.job with body "stdin" lets the job read while the client send
     });
     router.job({ method: "POST", path: "/upper", job: "upper", body: "stdin", stream: true });
   });
-  using client = await Client.connect(
+  using client = await asking(
     server.port,
     "POST /upper",
     "Transfer-Encoding: chunked",
     "Connection: close",
   );
   for (const word of ["one", "two", "six"]) {
-    await client.write(`3\r\n${word}\r\n`);
+    await client.send(`3\r\n${word}\r\n`);
     await client.sees(new RegExp(`${word.toUpperCase()}\r\n$`));
   }
-  await client.write("0\r\n\r\n");
+  await client.send("0\r\n\r\n");
   assertMatch(await client.ended(), /SIX\r\n0\r\n\r\n$/);
 });
 
@@ -1053,7 +1016,7 @@ Deno.test("Router.job cuts a failed answer on the wire, where no end is to be se
     });
     router.job({ method: "GET", path: "/fails", job: "fails", stream: true });
   });
-  using client = await Client.connect(server.port, "GET /fails");
+  using client = await asking(server.port, "GET /fails");
   await client.sees(/so far\n/);
   arrived.resolve();
   const text = await client.ended();
@@ -1063,7 +1026,7 @@ Deno.test("Router.job cuts a failed answer on the wire, where no end is to be se
   const fetched = await fetch(`http://127.0.0.1:${server.port}/fails`).then((r) => r.text())
     .catch((error) => error);
   assertInstanceOf(fetched, Error);
-  using next = await Client.connect(server.port, "GET /_ping", "Connection: close");
+  using next = await asking(server.port, "GET /_ping", "Connection: close");
   assertMatch(await next.ended(), /\r\n\r\nOK$/);
 });
 
@@ -1125,14 +1088,14 @@ Deno.test("Router refuses a body over a connection that is too long, by length a
       ["Transfer-Encoding: chunked", "6\r\nxxxxxx\r\n".repeat(2)],
     ]
   ) {
-    using client = await Client.connect(server.port, "POST /plain", header);
-    await client.write(body);
+    using client = await asking(server.port, "POST /plain", header);
+    await client.send(body);
     await client.sees(
       /^HTTP\/1\.1 413 [^]*\r\n\r\n\{"message":"the request body is longer than 10 bytes"\}/,
     );
   }
-  using client = await Client.connect(server.port, "POST /plain", "Content-Length: 10");
-  await client.write("x".repeat(10));
+  using client = await asking(server.port, "POST /plain", "Content-Length: 10");
+  await client.send("x".repeat(10));
   await client.sees(/^HTTP\/1\.1 200 [^]*\r\n\r\nx{10}$/);
 });
 
@@ -1186,35 +1149,40 @@ Deno.test("Router limits a body to 16 MiB by default", async () => {
 });
 
 Deno.test("Router gives up on a body that stops coming", async () => {
-  const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 50 });
+  using clock = new FakeClock();
+  const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 60_000 });
   router.post("/plain", async (c) => c.text(await c.req.text()));
   for (const path of ["/echo", "/plain"]) {
     const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
       start: (controller) => controller.enqueue(new Uint8Array(3)),
     });
-    await assertJsonError(
-      await router.request(path, { method: "POST", body }),
-      408,
-      "the request body comes too slowly, or no more",
-    );
+    const response = Promise.resolve(router.request(path, { method: "POST", body }));
+    await clock.pass(59_999);
+    assert(await isPending(response));
+    await clock.pass(1);
+    const message = "the request body comes too slowly, or no more";
+    await assertJsonError(await response, 408, message);
   }
 });
 
 Deno.test("Router waits for a body that comes slowly", async () => {
+  using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 2_000 });
-  const started = performance.now();
+  let left = 50;
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
-      if (performance.now() - started > 2_200) return controller.close();
+      if (left-- === 0) return controller.close();
       await new Promise((resolve) => setTimeout(resolve, 200));
       controller.enqueue(new TextEncoder().encode("x".repeat(200)));
     },
   });
-  const response = await router.request("/echo", { method: "POST", body });
-  assertMatch((await response.json()).stdin, /^x+$/);
+  const response = router.request("/echo", { method: "POST", body });
+  await clock.pass(50 * 200);
+  assertMatch((await (await response).json()).stdin, /^x{10000}$/);
 });
 
 Deno.test("Router gives up on a body that trickles, unless its route lifts the limit", async () => {
+  using clock = new FakeClock();
   const { router, engine } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 100 });
   engine.register("long", (job) => job.stdin.text().then((text) => job.print(text)));
   router.job({ method: "POST", path: "/long", job: "long", body: "stdin", bodyLimit: Infinity });
@@ -1227,27 +1195,32 @@ Deno.test("Router gives up on a body that trickles, unless its route lifts the l
         else controller.enqueue(new TextEncoder().encode("x"));
       },
     });
-    const response = await router.request(path, { method: "POST", body });
-    assertEquals(response.status, status);
-    await response.body?.cancel();
+    const response = router.request(path, { method: "POST", body });
+    await clock.pass(41 * 10);
+    assertEquals((await response).status, status);
+    await (await response).body?.cancel();
   }
 });
 
+const WEEK = 7 * 24 * 3_600_000;
+
 Deno.test("Router waits for ever where it was told to", async () => {
+  using clock = new FakeClock();
   const options = { bodyTimeout: Infinity, sendTimeout: Infinity };
   const { engine, router } = echo({ method: "POST", body: "stdin" }, options);
   engine.register("big", (job) => job.stdout.write(new Uint8Array(200 * KIB)));
   router.job({ method: "GET", path: "/big", job: "big" });
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     async pull(controller) {
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, WEEK));
       controller.close();
     },
   });
-  const response = await router.request("/echo", { method: "POST", body });
-  assertEquals((await response.json()).stdin, "");
+  const response = router.request("/echo", { method: "POST", body });
+  await clock.pass(WEEK);
+  assertEquals((await (await response).json()).stdin, "");
   const big = await router.request("/big");
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  await clock.pass(WEEK);
   assertEquals((await big.arrayBuffer()).byteLength, 200 * KIB);
 });
 
@@ -1256,8 +1229,8 @@ Deno.test("Router answers 408 over a connection whose client sends half a body",
     engine.register("read", async (job) => void await job.stdin.text());
     router.job({ method: "POST", path: "/read", job: "read", body: "stdin" });
   }, { bodyTimeout: 50 });
-  using client = await Client.connect(server.port, "POST /read", "Content-Length: 10");
-  await client.write("half");
+  using client = await asking(server.port, "POST /read", "Content-Length: 10");
+  await client.send("half");
   await client.sees(
     /^HTTP\/1\.1 408 [^]*\r\n\r\n\{"message":"the request body comes too slowly, or no more"\}/,
   );
@@ -1267,7 +1240,8 @@ Deno.test("Router answers 408 over a connection whose client sends half a body",
 });
 
 Deno.test("Router.job cuts an answer that the client does not take", async () => {
-  const { engine, router, lines } = make({ sendTimeout: 50 });
+  using clock = new FakeClock();
+  const { engine, router, lines } = make({ sendTimeout: 300_000 });
   const failed = Promise.withResolvers<unknown>();
   const signal = Promise.withResolvers<AbortSignal>();
   engine.register("big", async (job) => {
@@ -1281,7 +1255,10 @@ Deno.test("Router.job cuts an answer that the client does not take", async () =>
   });
   router.job({ method: "GET", path: "/big", job: "big" });
   const response = await router.request("/big");
-  const error = await soon(failed.promise);
+  await clock.pass(299_999);
+  assert(await isPending(failed.promise));
+  await clock.pass(1);
+  const error = await failed.promise;
   assertInstanceOf(error, TypedError);
   assertEquals([error.kind, error.message], ["timeout", "the client does not take its answer"]);
   assertStrictEquals((await signal.promise).reason, error);
@@ -1291,6 +1268,7 @@ Deno.test("Router.job cuts an answer that the client does not take", async () =>
 });
 
 Deno.test("Router.job waits for a client that takes its answer slowly", async () => {
+  using clock = new FakeClock();
   const { engine, router } = make({ sendTimeout: 2_000 });
   engine.register("big", async (job) => {
     for (let i = 0; i < 12; i++) await job.stdout.write(new Uint8Array(64 * KIB));
@@ -1300,7 +1278,7 @@ Deno.test("Router.job waits for a client that takes its answer slowly", async ()
   let size = 0;
   for (let part; !(part = await reader.read()).done;) {
     size += part.value.length;
-    await new Promise((resolve) => setTimeout(resolve, 200));
+    await clock.pass(1_900);
   }
   assertEquals(size, 768 * KIB);
 });
@@ -1313,7 +1291,7 @@ Deno.test("Router.job cuts a client that reads nothing of a big answer", async (
     router.job({ method: "GET", path: "/endless", job: "endless" });
   }, { sendTimeout: 100 });
   const { engine } = server;
-  using client = await Client.connect(server.port, "GET /endless");
+  using client = await asking(server.port, "GET /endless");
   await until(() => engine.stats.failed === 1);
   // The daemon has nothing of it any more, whatever the client does.
   await until(async () => (await ask(engine, "stats")).apis[0].listeners[0].active === 0);
@@ -1333,7 +1311,7 @@ Deno.test("Router.job aborts the job when the client leaves before the answer", 
     });
     router.job({ method: "GET", path: "/wait", job: "wait" });
   });
-  using client = await Client.connect(server.port, "GET /wait");
+  using client = await asking(server.port, "GET /wait");
   await soon(began.promise);
   client[Symbol.dispose]();
   const reason = await soon(aborted.promise);
@@ -1355,7 +1333,7 @@ Deno.test("Router.job aborts the job when the client leaves in the middle of a s
     });
     router.job({ method: "GET", path: "/tick", job: "tick", stream: true });
   });
-  using client = await Client.connect(server.port, "GET /tick");
+  using client = await asking(server.port, "GET /tick");
   await client.sees(/first\n/);
   client[Symbol.dispose]();
   const reason = await soon(aborted.promise);
@@ -1415,7 +1393,7 @@ Deno.test("Router.job leaves the signal of an answered request alone", async () 
     });
     router.job({ method: "GET", path: "/keep", job: "keep" });
   });
-  using client = await Client.connect(server.port, "GET /keep");
+  using client = await asking(server.port, "GET /keep");
   await client.sees(/\{\}$/);
   client[Symbol.dispose]();
   await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].active === 0);
@@ -1457,8 +1435,8 @@ Deno.test("Router answers others while a handler waits for ever or fails", async
     const response = await fetch(url + path);
     return [response.status, await response.text()];
   };
-  using never = await Client.connect(server.port, "GET /never", "Connection: close");
-  using plain = await Client.connect(server.port, "GET /plain/never", "Connection: close");
+  using never = await asking(server.port, "GET /never", "Connection: close");
+  using plain = await asking(server.port, "GET /plain/never", "Connection: close");
   await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].requests === 2);
   for (let i = 0; i < 3; i++) {
     assertEquals(await get("/throws"), [500, '{"message":"boom"}']);
@@ -1514,10 +1492,10 @@ Deno.test("Router tells a handler where the client is, and whether it is there",
       return c.text("");
     });
   });
-  using client = await Client.connect(server.port, "GET /v1.24/where");
+  using client = await asking(server.port, "GET /v1.24/where");
   const [, json] = await client.sees(/\r\n\r\n(\{.*\})$/);
   assertEquals(JSON.parse(json).hostname, "127.0.0.1");
-  await client.send("GET /wait");
+  await client.send(header("GET /wait"));
   await soon(began.promise);
   assertEquals(signal!.aborted, false);
   client[Symbol.dispose]();

@@ -25,7 +25,7 @@ import {
   type Served,
   shutConnections,
 } from "../builtins/runtime.ts";
-import { project, run, TempFolder, testWhere } from "./daemon.ts";
+import { project, run, settle, TempFolder, testWhere } from "./daemon.ts";
 
 /** A test of one thing that the daemon needs, and what breaks without. */
 function needs(
@@ -198,7 +198,7 @@ needs(
       control.enqueue(new TextEncoder().encode("part"));
       await pair.reads("part");
       settled.promise.then(() => before = false);
-      await new Promise((resolve) => setTimeout(resolve, 0));
+      await settle();
       assertEquals(before, true);
       if (leaves) pair.client.close();
       else control.close();

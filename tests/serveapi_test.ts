@@ -8,8 +8,8 @@ import {
 import { Engine, JobError } from "../engine.ts";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter } from "../router.ts";
-import { Client, Load } from "../bench/client.ts";
-import { Daemon, TempFolder, until } from "./daemon.ts";
+import { Client, Load } from "./client.ts";
+import { Daemon, installer, settle, TempFolder, until, untilHeld } from "./daemon.ts";
 import { Served } from "./served.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -17,9 +17,9 @@ const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 /** All that comes until the other side closes, and after how many milliseconds that was. */
 async function rest(client: Client): Promise<{ text: string; after: number }> {
   const started = performance.now();
-  while (await client.more().catch(() => false));
+  const text = await client.ended();
   client.close();
-  return { text: client.rest, after: performance.now() - started };
+  return { text, after: performance.now() - started };
 }
 
 Deno.test("serveapi binds all addresses or none, and names the one that failed", async () => {
@@ -163,7 +163,7 @@ Deno.test("serveapi cuts no event stream and no slow job by its timeouts", async
   served.router.job({ method: "GET", path: "/slow", job: "slow" });
   const events = await Client.to(served.target);
   await events.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  while (!events.rest.includes("\r\n\r\n")) await events.more();
+  await events.sees(/\r\n\r\n/);
   const waiting = await Client.to(served.target);
   await waiting.send("GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n");
   // Clients that come later and are timed out show that the time has passed, several times over.
@@ -173,7 +173,7 @@ Deno.test("serveapi cuts no event stream and no slow job by its timeouts", async
   waiting.close();
   const log = served.engine.job("log", "start", "abc");
   await log.run();
-  while (!events.rest.includes('"Action":"start"')) await events.more();
+  await events.sees(/"Action":"start"/);
   events.close();
 });
 
@@ -292,7 +292,7 @@ Deno.test("shutdown ends event streams cleanly", async () => {
   const served = await Served.open();
   const client = await Client.to(served.target);
   await client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  while (!client.rest.includes("\r\n\r\n")) await client.more();
+  await client.sees(/\r\n\r\n/);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   assertMatch((await rest(client)).text, /\r\n0\r\n\r\n$/);
   await shutdown;
@@ -517,8 +517,8 @@ Deno.test("shutdown serves those who wait for a place", async () => {
   const waiting = await Client.to(served.target);
   await waiting.send(PING);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
-  // More than the second that a queue which never empties would be given.
-  await new Promise((resolve) => setTimeout(resolve, 1_200));
+  // Time to look at the queue, and to find it empty, were it looked at wrongly.
+  for (let turn = 0; turn < 10; turn++) await settle();
   go.resolve();
   assertEquals((await busy.answer()).body, "done");
   assertEquals((await waiting.answer()).status, 200);
@@ -581,10 +581,9 @@ Deno.test("main survives more clients than it may have descriptors", async () =>
 });
 
 Deno.test("main holds more clients than it may have descriptors, and leaves some for the boot", async () => {
-  const boot = `await new Promise((r) => setTimeout(r, 1_000));
-    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`;
-  const install = "data:text/javascript," +
-    encodeURIComponent(`export async function install() {${boot}}`);
+  const install = installer(`
+    ${untilHeld(300)}
+    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`);
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install], {
     descriptors: 100,
   });
@@ -607,7 +606,10 @@ Deno.test("main replaces the socket file of a daemon that was killed, and no oth
   await living.open();
   await using refused = Daemon.start(["-H", `unix://${path}`]);
   assertEquals((await refused.status).code, 1);
-  assertMatch(refused.stderr, /^floodgate: .* a living process answers there.*--takeover\n$/);
+  assertMatch(
+    refused.stderr,
+    /^floodgate: .* a living process answers there.*--takeover \(Takeover\)\n$/,
+  );
   const client = await Client.to({ transport: "unix", path });
   assertEquals((await client.ask(PING)).status, 200);
   client.close();
@@ -668,9 +670,7 @@ Deno.test("main --reuse-port lets two daemons share a port", async () => {
 Deno.test("main ends at once at the second signal, and leaves no socket file", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
-  const install = "data:text/javascript," + encodeURIComponent(
-    `export function install(engine, router) { router.get("/never", () => new Promise(() => {})); }`,
-  );
+  const install = installer('router.get("/never", () => new Promise(() => {}));');
   await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
   await daemon.open();
   const client = await Client.to({ transport: "unix", path });

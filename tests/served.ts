@@ -7,7 +7,7 @@
 import { Engine, type JobError, type LogLevel } from "../engine.ts";
 import { type Builtins, registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
-import type { Target } from "../bench/client.ts";
+import type { Target } from "./client.ts";
 import { until } from "./daemon.ts";
 
 /** An engine that serves, in this process. */

@@ -118,7 +118,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
       assertEquals(
         daemon.stderr,
         `floodgate: address "tcp://${where}": other machines can reach it and could do as they like, ` +
-          "expected a local one, --tlsverify, or --insecure\n",
+          "expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)\n",
       );
       assertEquals(daemon.stdout, "");
     }

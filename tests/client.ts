@@ -28,7 +28,7 @@ export function connect(target: Target): Promise<Deno.Conn> {
 }
 
 /** One connection. */
-export class Client {
+export class Client implements Disposable {
   /** Bytes that came, as Latin-1, and belong to no answer yet. */
   rest = "";
   #buffer = new Uint8Array(16_384);
@@ -54,6 +54,25 @@ export class Client {
     if (n === null) return false;
     this.rest += this.#decoder.decode(this.#buffer.subarray(0, n));
     return true;
+  }
+
+  /** Reads until what has come matches. */
+  async sees(pattern: RegExp): Promise<RegExpExecArray> {
+    for (;;) {
+      const match = pattern.exec(this.rest);
+      if (match) return match;
+      if (!await this.more()) throw new Error(`no ${pattern} in ${JSON.stringify(this.rest)}`);
+    }
+  }
+
+  /** Reads until the other side has ended the connection, or cut it, and gives what came. */
+  async ended(): Promise<string> {
+    const cut = (error: unknown) => {
+      if (error instanceof Deno.errors.ConnectionReset) return false;
+      throw error;
+    };
+    while (await this.more().catch(cut));
+    return this.rest;
   }
 
   async #upTo(length: number): Promise<void> {
@@ -114,9 +133,14 @@ export class Client {
   close(): void {
     try {
       this.conn.close();
-    } catch {
+    } catch (error) {
       // It was closed already.
+      if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
+  }
+  /** Closes it. */
+  [Symbol.dispose](): void {
+    this.close();
   }
 }
 
