@@ -59,8 +59,9 @@ const PROFILES: readonly ProfileRoute[] = [
  * `cmdline`, `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources` and
  * `eventloop`.
  *
- * From here on the heap is watched and jobs are counted. Anyone who can reach the router can then
- * slow the daemon down, and see its functions' names and what is in its memory.
+ * From here on the heap and the event loop are watched; jobs only while somebody looks, which is until a
+ * minute after the last question about them. Anyone who can reach the router can then slow the daemon
+ * down, and see its functions' names and what is in its memory.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
   const sampler = await Sampler.start(engine);
@@ -109,7 +110,10 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   });
   router.get(
     "/debug/pprof/jobs",
-    (c) => c.json({ running: monitor.running, bounds: BOUNDS, jobs: monitor.counts }),
+    (c) => {
+      monitor.watch();
+      return c.json({ running: monitor.running, bounds: BOUNDS, jobs: monitor.counts });
+    },
   );
   router.get("/debug/pprof/eventloop", (c) => c.json({ bounds: BOUNDS, delay: monitor.eventLoop }));
   router.get("/debug/pprof/resources", async (c) => c.json(await monitor.resources() ?? {}));
@@ -240,6 +244,7 @@ async function heapSnapshot(job: Job, turn: Turn): Promise<void> {
 }
 
 async function snapshot(engine: Engine, monitor: Monitor): Promise<Snapshot> {
+  monitor.watch();
   return {
     time: performance.now(),
     memory: Deno.memoryUsage(),

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { attachProfiler, createRouter, Engine } from "../mod.ts";
+import { Monitor } from "../builtins/profiler/monitor.ts";
 import { Browser, CHROMIUM } from "./browser.ts";
 import { Daemon, project, run, TempFolder, until } from "./daemon.ts";
 
@@ -79,29 +80,31 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
   for (const take of ways) {
     let source = "";
     let top = "";
+    let list = "";
+    let lines: { ms: number; line: number; text: string }[] = [];
+    const total = () => lines.reduce((sum, { ms }) => sum + ms, 0);
     // While others have the processor, V8 counts it for whatever was about to run.
     await until(async () => {
       source = await under(`${url}/burn`, take);
       top = await pprof(folder, "-top", source);
-      return rows(top)[0]?.flat >= 80;
+      if (!(rows(top)[0]?.flat >= 80)) return false;
+      list = await pprof(folder, "-list", "^burnTheCpu$", source);
+      lines = [...list.matchAll(/^ *([\d.]+)(ms|s) +\S+ +(\d+):(.*)$/gm)]
+        .map(([, time, unit, line, text]) => ({
+          ms: Number(time) * (unit === "s" ? 1_000 : 1),
+          line: Number(line),
+          text,
+        })).sort((a, b) => b.ms - a.ms);
+      return lines[0]?.ms > total() * 0.8;
     });
     assertMatch(top, /^File: mod\.ts$/m);
     assertMatch(top, /^Type: cpu$/m);
     assertMatch(top, /^Duration: 1\.\d+s, Total samples = /m);
     assertEquals(rows(top)[0].name, "burnTheCpu");
 
-    const list = await pprof(folder, "-list", "^burnTheCpu$", source);
     assertStringIncludes(list, `ROUTINE ======================== burnTheCpu in ${BUSY}\n`);
-    const lines = [...list.matchAll(/^ *([\d.]+)(ms|s) +\S+ +(\d+):(.*)$/gm)]
-      .map(([, time, unit, line, text]) => ({
-        ms: Number(time) * (unit === "s" ? 1_000 : 1),
-        line: Number(line),
-        text,
-      })).sort((a, b) => b.ms - a.ms);
     assertEquals(lines[0].line, lineOf("// the hot line"), list);
     assertMatch(lines[0].text, /the hot line/); // pprof found the source, too.
-    const total = lines.reduce((sum, { ms }) => sum + ms, 0);
-    assert(lines[0].ms > total * 0.8, list);
 
     // Part of the handler's work is done after an await of its own.
     const [, share] = /\(([\d.]+)%\): burn$/m.exec(await pprof(folder, "-tags", source))!;
@@ -140,19 +143,18 @@ Deno.test("heap and allocs: the planted leak is on top, and the planted garbage"
     );
   }
   const allocs = "/debug/pprof/allocs?seconds=1";
-  const tops = [
-    await under(`${url}/waste`, () => pprof(folder, "-top", url + allocs)),
-    await pprof(
-      folder,
-      "-top",
-      await under(`${url}/waste`, () => ofUnixSocket(folder, sock, allocs)),
-    ),
+  const ways = [
+    () => pprof(folder, "-top", url + allocs),
+    async () => await pprof(folder, "-top", await ofUnixSocket(folder, sock, allocs)),
   ];
-  for (const top of tops) {
-    assertMatch(top, /^Type: alloc_space$/m);
-    const [{ flat, name }] = rows(top);
-    assertEquals(name, "makeGarbage");
-    assert(flat >= 80, top);
+  for (const take of ways) {
+    // On a busy machine none of the requests may come in a second.
+    await until(async () => {
+      const top = await under(`${url}/waste`, take);
+      assertMatch(top, /^Type: alloc_space$/m);
+      const first = rows(top)[0];
+      return first?.name === "makeGarbage" && first.flat >= 80;
+    });
   }
   // Afterwards the heap is watched again.
   await (await fetch(`${url}/keep`)).text();
@@ -235,44 +237,102 @@ Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept
   assertEquals([head.status, head.headers.get("content-type")], [200, "application/octet-stream"]);
 });
 
-Deno.test("trace: jobs and samples on one clock, as Chrome's Performance panel reads them", async () => {
+/** An event of the Trace Event format. */
+interface TraceEvent {
+  name: string;
+  cat: string;
+  ph: string;
+  ts: number;
+  pid: number;
+  tid: number;
+  id?: string;
+  dur?: number;
+  s?: string;
+  // deno-lint-ignore no-explicit-any -- each kind of event has its own
+  args: any;
+}
+
+/** What the documentation of the format, the Performance panel and Perfetto's importer ask for. */
+function assertTrace(events: TraceEvent[], pid: number): void {
+  for (const event of events) {
+    const said = JSON.stringify(event).slice(0, 200);
+    for (const key of ["name", "cat", "ph"] as const) {
+      assert(typeof event[key] === "string" && event[key] !== "", said);
+    }
+    // Of the main thread, and in whole microseconds: Perfetto reads the start of a profile as such.
+    assertEquals([event.pid, event.tid], [pid, pid], said);
+    assert(Number.isSafeInteger(event.ts) && event.ts >= 0, said);
+    assertEquals(typeof event.args, "object", said);
+  }
+  const of = (ph: string) => events.filter((event) => event.ph === ph);
+  assertEquals(new Set(events.map(({ ph }) => ph)), new Set(["M", "I", "X", "P", "b", "e"]));
+  assertEquals(of("M").map(({ name, args }) => [name, args.name]), [
+    ["process_name", "floodgate"],
+    ["thread_name", "main"],
+  ]);
+  const [page] = of("I");
+  assertEquals([page.name, page.s], ["TracingStartedInBrowser", "t"]);
+  assertEquals(page.args.data.frames[0].processId, pid);
+
+  const [begin, chunk] = of("P");
+  assertEquals([begin.name, chunk.name, chunk.id], ["Profile", "ProfileChunk", begin.id]);
+  assertEquals(begin.args.data.startTime, begin.ts);
+  const { cpuProfile: { nodes, samples }, timeDeltas, endTime } = chunk.args.data;
+  assertEquals(samples.length, timeDeltas.length);
+  const seen = new Set<number>();
+  for (const { id, parent, callFrame } of nodes) {
+    assert(parent === undefined ? seen.size === 0 : seen.has(parent), `${id} before ${parent}`);
+    assertEquals(typeof callFrame.functionName, "string");
+    seen.add(id);
+  }
+  for (const id of samples) assert(seen.has(id), `sample of ${id}`);
+  const [task] = of("X");
+  assertEquals([task.ts, task.ts + task.dur!], [begin.ts, endTime]);
+
+  // Each span has a beginning and an end, in this order, and an id of its own.
+  const begins = of("b");
+  const ends = of("e");
+  assertEquals(begins.map(({ id }) => id), ends.map(({ id }) => id));
+  assertEquals(new Set(begins.map(({ id }) => id)).size, begins.length);
+  begins.forEach(({ id, name, cat, ts }, i) => {
+    assertMatch(id!, /^0x[0-9a-f]+$/);
+    assertEquals([ends[i].name, ends[i].cat], [name, cat]);
+    assert(begin.ts <= ts && ts <= ends[i].ts && ends[i].ts <= endTime, `${name} ${id}`);
+  });
+}
+
+Deno.test("trace: jobs and samples on one clock, as the Performance panel and Perfetto read them", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
-  const answer = await under(`${url}/burn`, () => fetch(`${url}/debug/pprof/trace?seconds=1`));
-  const { traceEvents } = await answer.json();
-  interface Event {
-    name: string;
-    ph: string;
-    ts: number;
-    id: string;
-    // deno-lint-ignore no-explicit-any -- each kind of event has its own
-    args: any;
-  }
-  const events: Event[] = traceEvents;
-  const { ts: started } = events.find(({ name }) => name === "Profile")!;
-  const chunk = events.find(({ name }) => name === "ProfileChunk")!.args.data;
-  const hot = new Set(
-    chunk.cpuProfile.nodes.filter(({ callFrame }: { callFrame: Call }) =>
-      callFrame.functionName === "burnTheCpu"
-    ).map(({ id }: { id: number }) => id),
-  );
-  const ends = new Map(events.filter(({ ph }) => ph === "e").map((end) => [end.id, end]));
-  const burns = events.filter(({ name, ph }) => name === "burn" && ph === "b")
-    .map(({ id, ts }) => [ts, ends.get(id)!.ts]);
-  assert(burns.length >= 10, `${burns.length} jobs`);
-  // Each job takes 50 ms; the samples of its function are within such a span.
-  let within = 0;
-  let all = 0;
-  let at = started;
-  chunk.cpuProfile.samples.forEach((id: number, i: number) => {
-    at += chunk.timeDeltas[i];
-    if (!hot.has(id)) return;
-    all++;
-    if (burns.some(([start, end]) => start - 500 <= at && at <= end + 500)) within++;
+  let burns: number[][] = [];
+  let hits: number[] = [];
+  // On a busy machine few of the requests may come in a second.
+  await until(async () => {
+    const answer = await under(`${url}/burn`, () => fetch(`${url}/debug/pprof/trace?seconds=1`));
+    const events: TraceEvent[] = (await answer.json()).traceEvents;
+    assertTrace(events, daemon.pid);
+    const { args: { data: chunk } } = events.find(({ name }) => name === "ProfileChunk")!;
+    const hot = new Set(
+      chunk.cpuProfile.nodes.filter(({ callFrame }: { callFrame: Call }) =>
+        callFrame.functionName === "burnTheCpu"
+      ).map(({ id }: { id: number }) => id),
+    );
+    const ends = new Map(events.filter(({ ph }) => ph === "e").map(({ id, ts }) => [id, ts]));
+    burns = events.filter(({ name, ph }) => name === "burn" && ph === "b")
+      .map(({ id, ts }) => [ts, ends.get(id)!]);
+    let at = events.find(({ name }) => name === "Profile")!.ts;
+    hits = chunk.cpuProfile.samples.flatMap((id: number, i: number) => {
+      at += chunk.timeDeltas[i];
+      return hot.has(id) ? [at] : [];
+    });
+    return burns.length >= 3 && hits.length >= 30;
   });
-  assert(all > 300, `${all} samples`);
-  assert(within > all * 0.98, `${within} of ${all} samples`);
+  // Each job takes 50 ms; the samples of its function are within such a span.
+  const within = hits.filter((at) =>
+    burns.some(([start, end]) => start - 500 <= at && at <= end + 500)
+  );
+  assert(within.length > hits.length * 0.95, `${within.length} of ${hits.length} samples`);
 });
 
 Deno.test("one profile at a time: a second is told when to come back; who leaves ends theirs", async () => {
@@ -387,6 +447,7 @@ Deno.test("jobs: where those that run are, how old they are, and how long those 
   const router = await createRouter(engine);
   await attachProfiler(router, engine);
   const jobs = async () => await (await router.request("/debug/pprof/jobs")).json();
+  assertEquals((await jobs()).jobs, []); // From here on somebody looks.
   gates.read = Promise.withResolvers();
   const reading = engine.job("reading");
   const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
@@ -424,7 +485,8 @@ Deno.test("jobs: where those that run are, how old they are, and how long those 
   assertEquals(after.running, []);
   const of = (name: string) => after.jobs.find((job: { name: string }) => job.name === name);
   assertEquals([of("failing").ended, of("failing").failed], [1, 1]);
-  assertEquals([of("waiting").ended, of("waiting").failed], [1, 0]);
+  assertEquals([of("waiting").ended, of("waiting").failed], [2, 0]);
+  assertEquals(of("waiting").latency.count, 1); // When the other one began was not seen.
   const { latency } = of("outer");
   assertEquals([latency.count, latency.counts.reduce((a: number, b: number) => a + b)], [1, 1]);
   assert(latency.max >= 20 && latency.p50 >= 20, JSON.stringify(latency));
@@ -432,6 +494,42 @@ Deno.test("jobs: where those that run are, how old they are, and how long those 
   assertEquals(after.jobs.length, 201);
   assertEquals(of("(others)").ended > 90, true);
   await engine.shutdown();
+});
+
+Deno.test("jobs that end while nobody looks are not watched, and long ones have an age all the same", async () => {
+  const engine = new Engine({ log: () => {} });
+  engine.register("quick", () => {});
+  const gate = Promise.withResolvers<void>();
+  engine.register("slow", () => gate.promise);
+  const monitor = new Monitor(engine, 100);
+  const slow = engine.job("slow").run();
+  const quick = async () => {
+    await engine.job("quick").run();
+    return monitor.counts.find(({ name }) => name === "quick")?.ended;
+  };
+  assertEquals(await quick(), undefined);
+  await until(() => monitor.running[0].age >= 100);
+  assertEquals(monitor.running[0].older, undefined);
+  assertEquals(await quick(), undefined);
+
+  monitor.watch();
+  assertEquals([await quick(), await quick()], [1, 2]);
+  assertEquals(monitor.counts[0].latency.count, 2);
+  // A trace goes on, however long it is that nobody has asked.
+  const stop = monitor.record();
+  const end = performance.now() + 300;
+  await until(() => performance.now() > end);
+  assertEquals(await quick(), 3);
+  const spans = stop().map(({ name, end }) => [name, end !== undefined]);
+  assertEquals(spans, [["quick", true], ["slow", false]]);
+  await until(async () => await quick() === await quick());
+  // Who looks again sees what happens from then on.
+  monitor.watch();
+  assertEquals(await quick(), 1);
+  monitor.close();
+  gate.resolve();
+  await slow;
+  assertEquals(monitor.counts.length, 1);
 });
 
 Deno.test("eventloop: what holds it up is seen", async () => {
@@ -540,16 +638,21 @@ Deno.test("the profiler is there where mod.ts is run from a URL, with lines of i
   ) {
     assertStringIncludes(await (await fetch(`${url}/debug/pprof/${file}`)).text(), begins);
   }
-  const { nodes } = await under(
-    `${url}/burn`,
-    async () =>
-      await (await fetch(`${url}/debug/pprof/profile?seconds=0.5&format=cpuprofile`)).json(),
-  );
-  const hot = nodes.find(({ callFrame }: { callFrame: Call }) =>
-    callFrame.functionName === "burnTheCpu"
-  );
+  let hot: { callFrame: Call } | undefined;
+  // On a busy machine none of the requests may come in half a second.
+  await until(async () => {
+    const path = "/debug/pprof/profile?seconds=0.5&format=cpuprofile";
+    const { nodes } = await under(
+      `${url}/burn`,
+      async () => await (await fetch(url + path)).json(),
+    );
+    hot = nodes.find(({ callFrame }: { callFrame: Call }) =>
+      callFrame.functionName === "burnTheCpu"
+    );
+    return hot !== undefined;
+  });
   assertEquals(
-    [hot.callFrame.url, hot.callFrame.lineNumber + 1],
+    [hot!.callFrame.url, hot!.callFrame.lineNumber + 1],
     [busy, lineOf("function burnTheCpu")],
   );
 });
@@ -582,15 +685,18 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
   assertMatch(await text("running"), /serveapi\(tcp/);
   assertEquals(await browser.evaluate(`document.getElementById("graph").hidden`), true);
 
-  await under(`${url}/burn`, async () => {
-    await browser.evaluate(`document.querySelector("[name=seconds]").value = "1";
-      document.querySelector("#take button").click()`);
-    // It is live meanwhile.
-    await until(async () => /burn\s+\d+\s+0/.test(await text("jobs")));
-    await until(async () => (await frames())["burnTheCpu"] > 0);
-  });
-  assertMatch(await text("progress"), /^\d\.\d\d s sampled$|^\d+\.\d ms sampled$/);
+  await browser.evaluate(`document.querySelector("[name=seconds]").value = "1"`);
+  // On a busy machine few of the requests may come in a second.
   await until(async () => {
+    await under(`${url}/burn`, async () => {
+      await browser.evaluate(`document.querySelector("#take button").click()`);
+      // It is live meanwhile.
+      await until(async () => /burn\s+\d+\s+0/.test(await text("jobs")));
+      await until(async () => /sampled/.test(await text("progress")));
+    });
+    if (!/^\d\.\d\d s sampled$|^\d+\.\d ms sampled$/.test(await text("progress"))) return false;
+    // The frames grow to their size.
+    await until(async () => JSON.stringify(await frames()) === JSON.stringify(await frames()));
     const { all, burnTheCpu, "job burn": job } = await frames();
     return burnTheCpu > all * 0.8 && job >= burnTheCpu;
   });

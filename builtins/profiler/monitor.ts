@@ -14,13 +14,10 @@ const MAX_NAMES = 200;
 const OTHERS = "(others)";
 /** How often the event loop is looked at, in milliseconds. */
 const TICK = 20;
-/**
- * How many jobs are timed between two looks, which makes 1 000 a second: the clock costs more than
- * all else here does.
- */
-const TIMED_PER_TICK = 20;
-/** How many of the last looks are recent: a second, where nothing is late. */
-const RECENT = 1_000 / TICK;
+/** How many looks make a second, where nothing is late. */
+const SECOND = 1_000 / TICK;
+/** For how long jobs are watched after somebody has asked about them, in milliseconds. */
+const PATIENCE = 60_000;
 /** For how long what is open is not looked at again by those who look each second, in milliseconds. */
 const RESOURCES_AGE = 5_000;
 /** The most spans that are recorded at once. */
@@ -83,18 +80,18 @@ export interface RunningJob {
   age: number;
   /** It ran before we came: it is older than its age. */
   older?: true;
-  /** The job whose handler started it, before an `await` of its own. */
+  /** The job whose handler started it, before an `await` of its own, if jobs were watched then. */
   parent?: string;
   /** Where it is, as far as the engine can see. */
   where: string;
 }
 
-/** The jobs of one name. */
+/** The jobs of one name that ended while jobs were watched. */
 export interface JobCounts {
   name: string;
   ended: number;
   failed: number;
-  /** Of up to 1 000 jobs a second, whatever their names. */
+  /** Of those whose start was seen. */
   latency: Histogram;
 }
 
@@ -106,70 +103,93 @@ export interface Resources {
   kinds: Record<string, number>;
 }
 
-/** When a job was started, by `performance.now()`; it may have been up to a tick later. */
+/** When a job was started, by `performance.now()`. */
 const STARTED = Symbol("started");
-/** Set where that is exact, and the job's time is to be taken. */
-const TIMED = Symbol("timed");
+/** When a job that runs was first seen: up to a second after its start. */
+const SEEN = Symbol("seen");
 /** The job whose handler started it. */
 const PARENT = Symbol("parent");
 // On the job itself: a table of the running jobs would cost as much again as all else here.
 interface Watched extends Job {
   [STARTED]?: number;
-  [TIMED]?: true;
+  [SEEN]?: number;
   [PARENT]?: Job;
 }
 
-/** Watches an engine from the moment on at which it is made. */
+/**
+ * Watches the event loop, and jobs while somebody asks about them. A job that comes and goes while
+ * nobody does costs nothing.
+ */
 export class Monitor {
   /** How late the event loop was. */
   readonly eventLoop: Histogram = new Histogram();
   #engine: Engine;
-  #since = performance.now();
-  /** The time of the last tick. */
-  #now = this.#since;
-  /** How many jobs may still be timed until the next. */
-  #budget = TIMED_PER_TICK;
+  #patience: number;
+  #since: number;
   #counts = new Map<string, JobCounts>();
+  /** Until when jobs are watched, and how to end it; undefined where they are not. */
+  #watch?: { until: number; end: () => void };
   /** The job whose handler is being called: until it returns, which an async one does early. */
   #current?: Job;
   #spans?: Span[];
   #timer?: ReturnType<typeof setTimeout>;
+  #ticks = 0;
   #delays: number[] = [];
   #resources?: { at: number; found: Resources | undefined };
 
-  constructor(engine: Engine) {
+  /** @param patience For how long jobs are watched after {@linkcode Monitor.watch}, in milliseconds. */
+  constructor(engine: Engine, patience: number = PATIENCE) {
     this.#engine = engine;
-    engine.onJob((job, phase) => phase === "start" ? this.#start(job) : this.#end(job));
-    engine.wrapHandlers((job, handler) => {
-      const before = this.#current;
-      this.#current = job;
-      try {
-        return handler(job);
-      } finally {
-        this.#current = before;
-      }
-    });
+    this.#patience = patience;
+    this.#since = this.#see();
     this.#tick();
   }
 
-  #start(job: Watched): void {
-    if (this.#budget > 0 || this.#spans) {
-      this.#budget--;
-      job[STARTED] = performance.now();
-      job[TIMED] = true;
-    } else {
-      job[STARTED] = this.#now;
+  /**
+   * Watches jobs from now on, until nobody has called this for a minute; {@linkcode Monitor.counts} begin
+   * anew if they were not being watched.
+   */
+  watch(): void {
+    const until = performance.now() + this.#patience;
+    if (this.#watch) {
+      this.#watch.until = until;
+      return;
     }
+    this.#see();
+    this.#counts.clear();
+    const ends = [
+      this.#engine.onJob((job, phase) => phase === "start" ? this.#start(job) : this.#end(job)),
+      this.#engine.wrapHandlers((job, handler) => {
+        const before = this.#current;
+        this.#current = job;
+        try {
+          return handler(job);
+        } finally {
+          this.#current = before;
+        }
+      }),
+    ];
+    this.#watch = { until, end: () => ends.forEach((end) => end()) };
+  }
+
+  /** Notes on those that run that they do: somebody may ask later how old they are. */
+  #see(): number {
+    const now = performance.now();
+    for (const job of this.#engine.running as Watched[]) job[SEEN] ??= now;
+    return now;
+  }
+
+  #start(job: Watched): void {
+    job[STARTED] = performance.now();
     if (this.#current) job[PARENT] = this.#current;
   }
 
   #end(job: Watched): void {
-    const start = job[STARTED];
-    if (start === undefined) return; // It was started before us.
     const counts = this.#countsOf(job.name);
     counts.ended++;
     if (job.status !== Status.OK) counts.failed++;
-    if (!job[TIMED]) return;
+    const start = job[STARTED];
+    if (start === undefined) return;
     const end = performance.now();
     counts.latency.add(end - start);
     if (this.#spans && this.#spans.length < MAX_SPANS) {
@@ -189,17 +209,22 @@ export class Monitor {
 
   /** A timer that comes late says how long something else had the event loop. */
   #tick(): void {
-    this.#now = performance.now();
-    this.#budget = TIMED_PER_TICK;
-    const due = this.#now + TICK;
-    const timer = this.#timer = setTimeout(() => {
+    const due = performance.now() + TICK;
+    this.#timer = setTimeout(() => {
       const delay = Math.max(0, performance.now() - due);
       this.eventLoop.add(delay);
       this.#delays.push(delay);
-      if (this.#delays.length > RECENT) this.#delays.shift();
+      if (this.#delays.length > SECOND) this.#delays.shift();
+      if (++this.#ticks % SECOND === 0) this.#see();
+      if (this.#watch && !this.#spans && due > this.#watch.until) this.#stop();
       this.#tick();
     }, TICK);
-    Deno.unrefTimer(timer);
+    Deno.unrefTimer(this.#timer);
+  }
+
+  #stop(): void {
+    this.#watch?.end();
+    this.#watch = undefined;
   }
 
   /** The longest delay of the last second or so, in milliseconds. */
@@ -207,21 +232,28 @@ export class Monitor {
     return Math.max(0, ...this.#delays);
   }
 
-  /** Ends the watch of the event loop. */
+  /** Ends all watching. */
   close(): void {
     clearTimeout(this.#timer);
+    this.#stop();
   }
 
   /** Keeps the spans of the jobs that end from now on, until the function it gives is called. */
   record(): () => Span[] {
+    this.watch();
     const spans: Span[] = this.#spans = [];
     return () => {
       this.#spans = undefined;
       for (const job of this.#engine.running as Watched[]) {
-        spans.push({ name: job.name, start: job[STARTED] ?? this.#since });
+        spans.push({ name: job.name, start: this.#startOf(job) });
       }
       return spans;
     };
+  }
+
+  /** By `performance.now()`; a second too late at most, where jobs were not watched then. */
+  #startOf(job: Watched): number {
+    return job[STARTED] ?? job[SEEN] ?? performance.now();
   }
 
   /** The jobs that have ended by name, the most first. */
@@ -239,8 +271,8 @@ export class Monitor {
       return {
         name: job.name,
         args: job.args,
-        age: Math.round(now - (job[STARTED] ?? this.#since)),
-        ...job[STARTED] === undefined ? { older: true as const } : {},
+        age: Math.round(now - this.#startOf(job)),
+        ...job[SEEN] === this.#since ? { older: true as const } : {},
         ...parent ? { parent: parent.name } : {},
         where: whereIs(job, children.get(job) ?? []),
       };

@@ -400,7 +400,7 @@ export function renderPage(now: Snapshot): string {
             <p id="keys" class="note" hidden>Click a frame to zoom. Keys: arrows move, Enter zooms, Escape shows all.</p>
           </section>
           ${part("running", "Running now")}
-          ${part("jobs", "Jobs")}
+          ${part("jobs", "Jobs that ended while somebody looked")}
           ${part("listeners", "Listeners")}
           <div class="pair">
             ${part("eventloop", "Event-loop delay, ms")}

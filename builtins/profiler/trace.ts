@@ -1,32 +1,44 @@
 /**
  * What happened when, in the Trace Event format that Chrome's Performance panel and Perfetto read.
+ * Times are in microseconds, by V8's clock.
  *
  * @module
  */
 
-import type { CpuProfile } from "./sampler.ts";
+import { type CpuProfile, parentsOf } from "./sampler.ts";
 import type { Span } from "./monitor.ts";
 
-/** V8's own track of CPU samples, and a span for each job. */
+/** Stands for the page that a trace of Chrome is of. */
+const PAGE = "file:///floodgate";
+
+/**
+ * V8's own track of CPU samples, and a span for each job.
+ *
+ * @param started When the profile began, by the clock of the spans.
+ */
 export function toTrace(profile: CpuProfile, started: number, spans: readonly Span[]): string {
   const { nodes, samples, timeDeltas, startTime, endTime } = profile;
-  const common = { pid: Deno.pid, tid: 1 };
+  // The main thread of a process has the number of the process.
+  const common = { pid: Deno.pid, tid: Deno.pid };
+  const timeline = { ...common, cat: "disabled-by-default-devtools.timeline" };
+  const metadata = { ...common, cat: "__metadata", ph: "M", ts: 0 };
   const sampled = { ...common, cat: "disabled-by-default-v8.cpu_profiler", ph: "P", id: "0x1" };
-  const parents = new Map(nodes.flatMap(({ id, children = [] }) => children.map((c) => [c, id])));
+  const parents = parentsOf(nodes);
   const events: unknown[] = [
+    { ...metadata, name: "process_name", args: { name: "floodgate" } },
+    { ...metadata, name: "thread_name", args: { name: "main" } },
+    // The panel shows jobs only if there is a page, which has to be somewhere; and samples only for a
+    // thread that did a task.
     {
-      ...common,
-      cat: "__metadata",
-      ph: "M",
-      ts: 0,
-      name: "process_name",
-      args: { name: "floodgate" },
+      ...timeline,
+      ph: "I",
+      s: "t",
+      name: "TracingStartedInBrowser",
+      ts: startTime,
+      args: { data: { frames: [{ frame: "1", name: "", url: PAGE, processId: Deno.pid }] } },
     },
-    { ...common, cat: "__metadata", ph: "M", ts: 0, name: "thread_name", args: { name: "main" } },
-    // The panel shows the samples of a thread that did a task.
     {
-      ...common,
-      cat: "disabled-by-default-devtools.timeline",
+      ...timeline,
       ph: "X",
       name: "RunTask",
       ts: startTime,
@@ -42,7 +54,12 @@ export function toTrace(profile: CpuProfile, started: number, spans: readonly Sp
         data: {
           endTime,
           cpuProfile: {
-            nodes: nodes.map(({ id, callFrame }) => ({ id, callFrame, parent: parents.get(id) })),
+            // V8 lists parents before their children, which Perfetto asks for.
+            nodes: nodes.map(({ id, callFrame }) => ({
+              id,
+              callFrame,
+              parent: parents.get(id)?.id,
+            })),
             samples,
           },
           timeDeltas,
@@ -50,16 +67,14 @@ export function toTrace(profile: CpuProfile, started: number, spans: readonly Sp
       },
     },
   ];
-  spans.forEach(({ name, start, end, status }, i) => {
+  // Jobs go on while the profile is made ready.
+  const at = (time: number) =>
+    Math.min(Math.max(startTime, Math.round(startTime + (time - started) * 1_000)), endTime);
+  spans.forEach(({ name, start, end = Infinity, status }, i) => {
+    if (at(start) === endTime) return;
     const span = { ...common, cat: "blink.user_timing", name, id: `0x${(i + 2).toString(16)}` };
-    const at = (time: number) => Math.round(startTime + (time - started) * 1_000);
-    events.push({ ...span, ph: "b", ts: Math.max(startTime, at(start)), args: {} });
-    events.push({
-      ...span,
-      ph: "e",
-      ts: end === undefined ? endTime : at(end),
-      args: status === undefined ? {} : { status },
-    });
+    events.push({ ...span, ph: "b", ts: at(start), args: {} });
+    events.push({ ...span, ph: "e", ts: at(end), args: status === undefined ? {} : { status } });
   });
   return JSON.stringify({ traceEvents: events });
 }
