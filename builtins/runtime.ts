@@ -30,6 +30,14 @@ export function answersEarly(version = Deno.version.deno): boolean {
 }
 
 /**
+ * Whether this Deno knows abstract names of unix sockets (unix(7)). Before 2.8.3 it does not tell the name
+ * of a listener that has one, and can bind and send no datagrams with one.
+ */
+export function knowsAbstractNames(version = Deno.version.deno): boolean {
+  return denoIsFrom("2.8.3", version);
+}
+
+/**
  * Makes sure that this Deno can load the profiler, whose page is made of modules of type "text".
  *
  * @throws {Error} If it cannot.
@@ -307,7 +315,8 @@ export function descriptorsProblem(): string | undefined {
   const missing = "this needs all permissions, --allow-all: to look into /proc";
   if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return missing;
   try {
-    Deno.statSync(DESCRIPTORS);
+    // Deno before 2.8.3 lets anyone look at what is there, and nobody else read it.
+    Deno.readTextFileSync(LIMITS);
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) return missing;
     return `this needs /proc: ${messageOf(error)}`;
@@ -326,11 +335,12 @@ export function requireDescriptors(): void {
 
 /** The process's descriptors, by their numbers (proc_pid_fd(5)). */
 export const DESCRIPTORS = "/proc/self/fd";
+const LIMITS = "/proc/self/limits";
 
 /** How many descriptors the process may have; undefined where {@linkcode descriptorsProblem} is. */
 export function descriptorLimit(): number | undefined {
   if (descriptorsProblem()) return undefined;
-  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync("/proc/self/limits")) ?? [];
+  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync(LIMITS)) ?? [];
   return soft === undefined ? undefined : Number(soft);
 }
 
@@ -456,11 +466,17 @@ class Libc {
   }
   /** The descriptor of a listener, which is none of those that point to `others`. */
   descriptorOf(listener: AnyListener, others: Set<string> = new Set()): number | undefined {
-    const addr = listener.addr as Deno.NetAddr | Deno.UnixAddr;
-    const address = "path" in addr ? formatUnix(addr.path) : formatTcp(addr);
+    const addr = listener.addr as Deno.NetAddr | { path: string | null };
+    const own = (address: string) => {
+      if (!("path" in addr)) return address === formatTcp(addr);
+      // An abstract name, of which there is one more since.
+      return addr.path === null
+        ? address.startsWith("unix://@")
+        : address === formatUnix(addr.path);
+    };
     return descriptors().find(({ fd, target }) =>
       target.startsWith("socket:") && !others.has(target) &&
-      !this.listeningProblem(fd) && this.nameOf(fd).address === address
+      !this.listeningProblem(fd) && own(this.nameOf(fd).address)
     )?.fd;
   }
   shutdown(fd: number): void {

@@ -6,7 +6,13 @@
  */
 
 import { type Engine, type Logger, messageOf, TypedError } from "../engine.ts";
-import { closeDescriptor, closeOnExec, monotonicMicroseconds, permittedEnv } from "./runtime.ts";
+import {
+  closeDescriptor,
+  closeOnExec,
+  knowsAbstractNames,
+  monotonicMicroseconds,
+  permittedEnv,
+} from "./runtime.ts";
 
 /** The first descriptor that is passed: SD_LISTEN_FDS_START. */
 const FIRST = 3;
@@ -135,7 +141,7 @@ export async function notify(state: string, log: Logger): Promise<void> {
   } catch (error) {
     // Deno names the path, of which ours is another each time.
     const problem = error instanceof Deno.errors.NotCapable
-      ? `cannot tell systemd: this needs the permissions ${NOTIFY_FLAGS}${socket}`
+      ? `cannot tell systemd: this needs the permissions ${notifyFlags(socket)}`
       : `cannot tell systemd: ${messageOf(error)}`;
     if (complaints.has(problem)) return;
     complaints.add(problem);
@@ -143,8 +149,10 @@ export async function notify(state: string, log: Logger): Promise<void> {
   }
 }
 
-/** What `deno run` needs to be told for {@linkcode notify}. The path of the socket follows. */
-const NOTIFY_FLAGS = "--allow-net --allow-write=";
+/** What `deno run` needs to be told for {@linkcode notify}. */
+function notifyFlags(socket: string): string {
+  return knowsAbstractNames() ? `--allow-net --allow-write=${socket}` : "--allow-all";
+}
 
 /** What has been complained of. A process has one NOTIFY_SOCKET, whatever runs in it. */
 const complaints = new Set<string>();
@@ -152,12 +160,19 @@ const complaints = new Set<string>();
 async function sendDatagram(socket: string, state: string): Promise<void> {
   // A leading @ stands for the zero byte of an abstract name, which needs no folder (unix(7)).
   const path = socket.replace(/^@/, "\0");
-  const own = `\0floodgate-${crypto.randomUUID()}`;
-  const datagrams = Deno.listenDatagram({ transport: "unixpacket", path: own });
+  const folder = knowsAbstractNames()
+    ? undefined
+    : await Deno.makeTempDir({ prefix: "floodgate-" });
+  const own = folder ? `${folder}/notify` : `\0floodgate-${crypto.randomUUID()}`;
   try {
-    await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path });
+    const datagrams = Deno.listenDatagram({ transport: "unixpacket", path: own });
+    try {
+      await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path });
+    } finally {
+      datagrams.close();
+    }
   } finally {
-    datagrams.close();
+    if (folder) await Deno.remove(folder, { recursive: true });
   }
 }
 

@@ -6,6 +6,7 @@
 
 import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } from "node:crypto";
 import { Duplex } from "node:stream";
+import { setImmediate } from "node:timers"; // Deno before 2.4 has no global one.
 import {
   connect,
   createServer,

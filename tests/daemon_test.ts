@@ -197,11 +197,18 @@ Deno.test("main survives what a handler leaves behind: late rejections and uncau
 });
 
 Deno.test("main writes its log as JSON with --log-format json", async () => {
-  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--log-format", "json", "-D"]);
+  await using daemon = Daemon.start([
+    "-H",
+    "tcp://127.0.0.1:0",
+    "--log-format",
+    "json",
+    "-l",
+    "debug",
+  ]);
   const port = await daemon.port();
   await daemon.says(/-job acceptconnections/);
   await (await fetch(`http://127.0.0.1:${port}/version`)).body?.cancel();
-  await daemon.says(/GET \/version 200/);
+  await daemon.says(/-job version\(\) = OK/);
   assertEquals(await daemon.end(), 0);
   for (const line of daemon.stderr.trim().split("\n")) {
     const { time, level, message } = JSON.parse(line);

@@ -50,10 +50,12 @@ function make(options: RouterOptions = {}): App {
 async function serve(
   setup: (app: App) => void = () => {},
   options: RouterOptions = {},
+  settings: Record<string, string> = {},
 ): Promise<App & AsyncDisposable & { port: number }> {
   const app = make(options);
   setup(app);
   const api = app.engine.job("serveapi", "tcp://127.0.0.1:0");
+  for (const [key, value] of Object.entries(settings)) api.setenv(key, value);
   const bound = Promise.withResolvers<number>();
   api.stdout.add({
     write: (chunk) => bound.resolve(Number(/:(\d+)\n$/.exec(new TextDecoder().decode(chunk))![1])),
@@ -1225,10 +1227,15 @@ Deno.test("Router waits for ever where it was told to", async () => {
 });
 
 Deno.test("Router answers 408 over a connection whose client sends half a body", async () => {
-  await using server = await serve(({ engine, router }) => {
-    engine.register("read", async (job) => void await job.stdin.text());
-    router.job({ method: "POST", path: "/read", job: "read", body: "stdin" });
-  }, { bodyTimeout: 50 });
+  await using server = await serve(
+    ({ engine, router }) => {
+      engine.register("read", async (job) => void await job.stdin.text());
+      router.job({ method: "POST", path: "/read", job: "read", body: "stdin" });
+      // After which old releases end it.
+    },
+    { bodyTimeout: 50 },
+    { IdleTimeout: "1" },
+  );
   using client = await asking(server.port, "POST /read", "Content-Length: 10");
   await client.send("half");
   await client.sees(

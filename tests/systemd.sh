@@ -21,7 +21,9 @@ if [ "${1:-}" != inside ]; then
   own=$cgroups$(sed -n 's/^0:://p' /proc/self/cgroup)/floodgate-test-$$
   mkdir "$own" 2>/dev/null && echo $$ 2>/dev/null >"$own/cgroup.procs" ||
     skip "there is no cgroup2 that can be written to"
-  exec unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$0" inside "$@"
+  # Whoever runs this may be cut off.
+  exec setpriv --pdeathsig KILL \
+    unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$0" inside "$@"
 fi
 
 units=$2/units scratch=$2/scratch project=$3 deno=$4 cache=$5
