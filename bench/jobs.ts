@@ -1,9 +1,11 @@
 /**
  * What a job costs by itself: prints the nanoseconds and the bytes of `engine.job(name, ...args)` and
- * `run()` with a handler that writes one line that nobody reads. To be run with a young generation that
- * is large enough for no collection to fall between two looks at the heap:
+ * `run()` with a handler that writes one line that nobody reads. The bytes are right only with a young
+ * generation that is large enough for no collection to fall between two looks at the heap, and the time
+ * only without:
  *
  * ```sh
+ * deno run -A bench/jobs.ts
  * deno run -A --v8-flags=--min-semi-space-size=256,--max-semi-space-size=256 bench/jobs.ts
  * ```
  *
