@@ -1254,11 +1254,15 @@ Deno.test("Router waits for ever where it was told to", async () => {
 });
 
 Deno.test("Router answers 408 over a connection whose client sends half a body", async () => {
-  await using server = await serve(({ engine, router }) => {
-    engine.register("read", async (job) => void await job.stdin.text());
-    router.job({ method: "POST", path: "/read", job: "read", body: "stdin" });
-    // After which old releases end it.
-  }, { bodyTimeout: 50 }, { IdleTimeout: "1" });
+  await using server = await serve(
+    ({ engine, router }) => {
+      engine.register("read", async (job) => void await job.stdin.text());
+      router.job({ method: "POST", path: "/read", job: "read", body: "stdin" });
+      // After which old releases end it.
+    },
+    { bodyTimeout: 50 },
+    { IdleTimeout: "1" },
+  );
   using client = await Client.connect(server.port, "POST /read", "Content-Length: 10");
   await client.write("half");
   await client.sees(
