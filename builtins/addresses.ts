@@ -414,8 +414,11 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
 }
 
 /** Locks a folder, or gives up after a while. */
-async function take(folder: Deno.FsFile): Promise<void> {
+async function take(folder: {
+  lock(exclusive: boolean): Promise<void>;
   // Deno before 2.7 has only lock(), which nothing can call off: it goes on waiting, for no one.
+  tryLockSync?(exclusive: boolean): boolean;
+}): Promise<void> {
   if (folder.tryLockSync === undefined) {
     await within(LOCK.timeout, folder.lock(true));
     return;

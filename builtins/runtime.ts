@@ -10,7 +10,7 @@
 import { messageOf, TypedError } from "../engine.ts";
 
 /** The oldest Deno that the daemon was seen to serve on. */
-export const OLDEST_DENO = "2.4.0";
+export const OLDEST_DENO = "2.2.0";
 
 /** Whether a Deno, by default this one, is of that release or a newer one. */
 export function denoIsFrom(release: string, version = Deno.version.deno): boolean {
@@ -37,13 +37,18 @@ export function knowsAbstractNames(version = Deno.version.deno): boolean {
   return denoIsFrom("2.8.3", version);
 }
 
+/** Whether modules of type "text" can be imported, of which the profiler's page is made. */
+export function importsText(version = Deno.version.deno): boolean {
+  return denoIsFrom("2.8.0", version);
+}
+
 /**
- * Makes sure that this Deno can load the profiler, whose page is made of modules of type "text".
+ * Makes sure that this Deno can load the profiler.
  *
  * @throws {Error} If it cannot.
  */
 export function requireProfiler(version = Deno.version.deno): void {
-  if (!denoIsFrom("2.8.0", version)) {
+  if (!importsText(version)) {
     throw new Error(`Deno ${version} cannot load the profiler, expected Deno 2.8.0 or newer`);
   }
 }

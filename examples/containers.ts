@@ -27,7 +27,7 @@ interface Container {
 }
 
 /** Boots the database, registers the jobs, adds the routes. Clients are held until it is done. */
-export const install: Installer = async (engine, router) => {
+export const install: Installer = async (engine, router): Promise<void> => {
   const db = new DatabaseSync(Deno.env.get("SHELF_DB") ?? ":memory:");
   engine.onShutdown(() => db.close());
   migrate(db);

@@ -319,8 +319,8 @@ const NAMES = ["evil.example", "other.example", "daemon.example"];
 const RESOLVER = NAMES.map((name) => `MAP ${name} 127.0.0.1`).join(",");
 
 Deno.test("a page in Chromium", { ignore: !CHROMIUM }, async (t) => {
+  await using web = site(); // Ends last: old releases wait for the browser's connections.
   await using browser = await Browser.start([`--host-resolver-rules=${RESOLVER}`]);
-  await using web = site();
   const neighbour = `http://127.0.0.1:${web.addr.port}`;
   const other = `http://other.example:${web.addr.port}`;
   const redirected = (url: string) => `${other}/to?url=${encodeURIComponent(url)}`;

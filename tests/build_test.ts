@@ -3,7 +3,8 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
-import { Daemon, missing, project, run, TempFolder } from "./daemon.ts";
+import { importsText } from "../builtins/runtime.ts";
+import { Daemon, missing, project, run, TempFolder, testWhere } from "./daemon.ts";
 
 const NO_DOCKER = await missing("docker", ["--version"]);
 
@@ -94,7 +95,8 @@ for (
   });
 }
 
-Deno.test("the bundle runs with nothing in Deno's cache and no registry", async () => {
+const bundleTest = testWhere(importsText(), "a bundle with the profiler in it");
+bundleTest("the bundle runs with nothing in Deno's cache and no registry", async () => {
   await using folder = await TempFolder.make();
   const before = await status();
   const { code, stderr } = await build(["bundle", "--output", `${folder.path}/bundle`]);

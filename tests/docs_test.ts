@@ -1,4 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { denoIsFrom, importsText } from "../builtins/runtime.ts";
+import { VERIFYING_DENO } from "../builtins/tls.ts";
 import { freePort, missing, project, run, TempFolder } from "./daemon.ts";
 import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./docs.ts";
 
@@ -17,6 +19,19 @@ const NEVER: Skipped = [
   [/^deno (task|test) /, "takes minutes, or runs this test"],
   [/^sudo /, "needs root and a running systemd; tests/units_test.ts boots one with these units"],
 ];
+
+/** Blocks that this Deno cannot run, by what is in them. */
+const UNABLE: [block: RegExp, what: string][] = [];
+if (!denoIsFrom(VERIFYING_DENO)) UNABLE.push([/--tlsverify/, "client certificates"]);
+if (!importsText()) UNABLE.push([/--debug/, "the profiler"]);
+
+/** Says which blocks are left out. */
+function able(block: Block): boolean {
+  const [, what] = UNABLE.find(([pattern]) => pattern.test(block.lines.join("\n"))) ?? [];
+  if (what === undefined) return true;
+  console.log(`Skipped: ${block.document}:${block.line}: ${what} (this Deno cannot)`);
+  return false;
+}
 
 /** What the documents use besides Deno and a shell. */
 const TOOLS: [tool: string, ...args: string[]][] = [
@@ -69,7 +84,7 @@ Deno.test("documents do what they say", async (t) => {
     ...[...BLOCKS].map(([name, blocks]) =>
       step(name, async () => {
         await using folder = await TempFolder.make();
-        await runDocument(blocks, {
+        await runDocument(blocks.filter(able), {
           cwd: clone.path,
           folder: folder.path,
           env: {

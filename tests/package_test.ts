@@ -1,7 +1,8 @@
 /** The project as others get it: from a URL, and as a package. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Daemon, missing, project, run, serveProject, TempFolder } from "./daemon.ts";
+import { denoIsFrom } from "../builtins/runtime.ts";
+import { Daemon, missing, project, run, serveProject, TempFolder, testWhere } from "./daemon.ts";
 
 const ROOT = project("");
 const NO_GIT = await missing("git", ["-C", ROOT, "rev-parse"]);
@@ -90,7 +91,8 @@ Deno.test("mod.ts runs from a URL, and installs an example and a module from the
   }
 });
 
-Deno.test("the package can be published, and holds what is exported and no tests", async () => {
+const publishTest = testWhere(denoIsFrom("2.8.3"), "publishing modules of type text");
+publishTest("the package can be published, and holds what is exported and no tests", async () => {
   const { code, stderr } = await run(
     Deno.execPath(),
     ["publish", "--dry-run", "--allow-dirty", "--no-check"],

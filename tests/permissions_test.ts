@@ -1,5 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { knowsAbstractNames } from "../builtins/runtime.ts";
+import { denoIsFrom, importsText, knowsAbstractNames } from "../builtins/runtime.ts";
+import { VERIFYING_DENO } from "../builtins/tls.ts";
 import { Authority } from "./certificates.ts";
 import { Daemon, exchange, missing, run, TempFolder, testWhere, until } from "./daemon.ts";
 
@@ -110,37 +111,45 @@ const CASES: Record<string, (folder: string) => Case> = {
 
 for (const [name, make] of Object.entries(CASES)) {
   const ignore = GROUP === "" && name.includes("by its name");
-  Deno.test(`main serves ${name} with just the permissions it needs`, { ignore }, async () => {
+  const test = name === "a profiler" ? testWhere(importsText(), "the profiler") : Deno.test;
+  test(`main serves ${name} with just the permissions it needs`, { ignore }, async () => {
     await using folder = await TempFolder.make();
     await assertMinimal(make(folder.path), folder);
   });
 }
 
-Deno.test(
-  "main serves TLS with just the permissions it needs",
-  { ignore: NO_OPENSSL },
-  async () => {
+for (
+  const [flag, test] of [
+    ["--tls", Deno.test],
+    ["--tlsverify", testWhere(denoIsFrom(VERIFYING_DENO), "client certificates")],
+  ] as const
+) {
+  test(`main with ${flag} serves with just the permissions it needs`, {
+    ignore: NO_OPENSSL,
+  }, async () => {
     await using folder = await TempFolder.make();
     await using authority = await Authority.make();
+    const { ca } = authority;
     const { cert, key } = await authority.server();
     await authority.client();
     const ask = askTls(authority);
-    const tls = ["--tlscert", cert, "--tlskey", key];
-    await assertMinimal(
-      { args: [...TCP, "--tls", ...tls], flags: [NET, `--allow-read=${cert},${key}`], ask },
-      folder,
-    );
-    const { ca } = authority;
+    const args = [...TCP, flag, "--tlscert", cert, "--tlskey", key];
+    if (flag === "--tls") {
+      return await assertMinimal(
+        { args, flags: [NET, `--allow-read=${cert},${key}`], ask },
+        folder,
+      );
+    }
     await assertMinimal({
-      args: [...TCP, "--tlsverify", "--tlscacert", ca, ...tls],
+      args: [...args, "--tlscacert", ca],
       env: { TMPDIR: folder.path },
       // deno-fmt-ignore
       flags: ["--allow-net", `--allow-read=${cert},${key},${ca}`, `--allow-read=${folder.path}`,
       `--allow-write=${folder.path}`],
       ask,
     }, folder);
-  },
-);
+  });
+}
 
 /** Expects that a daemon serves with these permissions, and says which is missing if one is. */
 async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder): Promise<void> {

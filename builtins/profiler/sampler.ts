@@ -6,6 +6,7 @@
  */
 
 import { Session } from "node:inspector/promises";
+import { setImmediate } from "node:timers"; // Deno before 2.8 declares no global one.
 import { runInThisContext } from "node:vm";
 import { type Engine, type Handler, within } from "../../engine.ts";
 
