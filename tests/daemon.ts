@@ -5,6 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { runtimeFault } from "../builtins/runtime.ts";
 import { connect, type Target } from "./client.ts";
 
 // The real one, also where a test has put its own in its place.
@@ -35,7 +36,7 @@ export interface DaemonOptions {
 export class Daemon implements AsyncDisposable {
   /** What it wrote so far. */
   stdout = "";
-  /** What it wrote so far, without what Deno says while it looks for @std/cli. */
+  /** What it wrote so far, without what Deno says while it looks for @std/cli, and what is said of this Deno. */
   stderr = "";
   /** Its exit status, once it has ended. */
   readonly status: Promise<Deno.CommandStatus>;
@@ -52,7 +53,7 @@ export class Daemon implements AsyncDisposable {
     this.#readers = [
       this.#read(process.stdout, (text) => this.stdout += text),
       this.#read(process.stderr, (text) => {
-        this.stderr = (this.stderr + text).replace(/^Download .*\n/gm, "");
+        this.stderr = withoutFault(this.stderr + text).replace(/^Download .*\n/gm, "");
       }),
     ];
     this.status = process.status.then(async (status) => {
@@ -207,6 +208,15 @@ export async function missing(command: string, args: string[]): Promise<boolean>
     .then(({ success }) => success).catch(() => false);
   if (!found) console.log(`skipped: there is no ${command} here`);
   return !found;
+}
+
+const FAULT = runtimeFault();
+
+/** What a daemon wrote, without its warning of this release of Deno, if there is one. */
+export function withoutFault(text: string): string {
+  return FAULT === undefined
+    ? text
+    : text.split(/(?<=\n)/).filter((line) => !line.includes(FAULT)).join("");
 }
 
 /** Waits until a condition holds, however long a busy machine takes, within reason. */

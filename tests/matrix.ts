@@ -20,7 +20,7 @@ import { OFFLINE_FLAGS } from "../offline/flags.ts";
 import { project, run } from "./daemon.ts";
 
 /** Releases after which something changed: see docs/operating.md. */
-const BETWEEN = ["2.6.0", "2.7.14", "2.8.2"];
+const BETWEEN = ["2.6.0", "2.7.14", "2.8.2", "2.9.5"];
 /** How long the tests may take on one release, in seconds. */
 const TIMEOUT = 300;
 
@@ -70,12 +70,16 @@ async function test(deno: string, log: string): Promise<{ passed: boolean; colum
     // It ends the daemons that tests have started as well.
     ...["--kill-after=5", String(TIMEOUT), deno],
     ...["test", "-A", "--parallel", "--no-check", "--no-lock", importMap, project("tests/")],
-  ], { env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" } });
+  ], {
+    // Old releases do not read npm's own settings.
+    env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", NPM_CONFIG_REGISTRY: registry },
+  });
   if (code !== 0) Deno.writeTextFileSync(log, stdout + stderr);
   return { passed: code === 0, columns: counts(stdout) ?? [`no end within ${TIMEOUT} s`] };
 }
 
 const folder = Deno.env.get("FLOODGATE_DENOS") ?? await Deno.makeTempDir({ prefix: "floodgate-" });
+const registry = await must("npm", "config", "get", "registry");
 const versions = Deno.args.length > 0
   ? Deno.args
   : [OLDEST_DENO, ...BETWEEN, await must("npm", "view", "deno", "version")];

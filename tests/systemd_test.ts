@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { knowsAbstractNames } from "../builtins/runtime.ts";
+import { denoIsFrom, knowsAbstractNames } from "../builtins/runtime.ts";
 import {
   Daemon,
   type DaemonOptions,
@@ -156,15 +156,20 @@ for (const [what, hosts, expected] of CHOICES) {
   });
 }
 
-Deno.test("fd:// serves IPv6 and abstract unix sockets", { ignore: NO_ACTIVATE }, async () => {
-  const name = `floodgate-test-${crypto.randomUUID()}`;
-  await using daemon = await activate([`@${name}`, "[::1]:0"], ["-H", "fd://"]);
-  const port = await portOf(daemon.pid, 4);
-  assertMatch(await exchange({ hostname: "::1", port }, PING), ANSWERED);
-  assertMatch(await exchange({ transport: "unix", path: `\0${name}` }, PING), ANSWERED);
-  assertEquals(addresses(daemon), [`unix://@${name}`, `tcp://[::1]:${port}`]);
-  assertEquals(await daemon.end(), 0);
-});
+// Before 2.4 the URL of a request at an abstract name has no host, in which a router finds no path.
+const abstractUrlTest = testWhere(denoIsFrom("2.4.0"), "abstract unix sockets");
+(NO_ACTIVATE ? Deno.test.ignore : abstractUrlTest)(
+  "fd:// serves IPv6 and abstract unix sockets",
+  async () => {
+    const name = `floodgate-test-${crypto.randomUUID()}`;
+    await using daemon = await activate([`@${name}`, "[::1]:0"], ["-H", "fd://"]);
+    const port = await portOf(daemon.pid, 4);
+    assertMatch(await exchange({ hostname: "::1", port }, PING), ANSWERED);
+    assertMatch(await exchange({ transport: "unix", path: `\0${name}` }, PING), ANSWERED);
+    assertEquals(addresses(daemon), [`unix://@${name}`, `tcp://[::1]:${port}`]);
+    assertEquals(await daemon.end(), 0);
+  },
+);
 
 Deno.test(
   "programs that the daemon starts inherit neither the sockets nor word of them",
@@ -299,7 +304,7 @@ const WRONG: [string, string, string[], string[], RegExp][] = [
     "foreign functions are not allowed",
     "LISTEN_FDS=1 LISTEN_PID=$$",
     ["fd://"],
-    ["-A", "--deny-ffi"],
+    ["--allow-net", "--allow-env", "--allow-read"],
     /fd:\/\/: this needs the permission --allow-ffi$/,
   ],
   [
