@@ -187,7 +187,7 @@ async function bench(): Promise<void> {
       if (![OURS, YARDSTICK, LIMIT, GO].includes(contender.name)) continue;
       await using server = await contender.start({});
       // An answer each, so that what is loaded at the first request is there.
-      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "50ms"]);
+      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "500ms"]);
       const idle = await resident(server.pid);
       push(memory, `${contender.name} idle`, idle / 1024);
       const crowd = new Deno.Command(client, {
