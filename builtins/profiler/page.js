@@ -75,10 +75,8 @@ const stack = $("stack");
 const details = $("details");
 /** The height of a frame, in pixels. */
 const ROW = 20;
-/** @type {{ unit: (value: number) => string, total: number } | undefined} */
-let measure;
-/** @type {Frame | undefined} */
-let root;
+/** @type {{ root: Frame, unit: (value: number) => string } | undefined} */
+let sampled;
 /** @type {Frame | undefined} */
 let selected;
 /** @type {Set<Frame>} What was searched for. */
@@ -126,7 +124,8 @@ what.onchange = () => {
   seconds.disabled = what.value === "heap";
 };
 find.oninput = () => {
-  if (!root) return;
+  if (!sampled) return;
+  const { root, unit } = sampled;
   found.clear();
   const text = find.value.toLowerCase();
   let sum = 0;
@@ -139,9 +138,7 @@ find.oninput = () => {
   };
   if (text) search(root, false);
   for (const [frame, box] of boxes) box.style.background = colorOf(frame);
-  details.textContent = text && measure
-    ? `${measure.unit(sum)} found, ${percent(sum / measure.total)}`
-    : "";
+  details.textContent = text ? `${unit(sum)} found, ${percent(sum / root.value)}` : "";
 };
 
 /**
@@ -246,25 +243,24 @@ function heapTree({ head, samples }) {
   return [treeOf(stacks), (value) => `${(value / 2 ** 20).toFixed(1)} MiB`];
 }
 
-/** @param {Frame} tree @param {(value: number) => string} unit */
-function draw(tree, unit) {
-  graph.hidden = tree.value === 0;
+/** @param {Frame} root @param {(value: number) => string} unit */
+function draw(root, unit) {
+  graph.hidden = root.value === 0;
   $("keys").hidden = graph.hidden;
   details.textContent = "";
   find.value = "";
-  root = tree;
+  sampled = { root, unit };
   selected = undefined;
   found.clear();
   boxes.clear();
   stack.replaceChildren();
-  measure = { unit, total: tree.value };
   // The widest first: what takes the most is at the left.
   const sort = (/** @type {Frame} */ { children }) => {
     children.sort((a, b) => b.value - a.value);
     children.forEach(sort);
   };
-  sort(tree);
-  if (!graph.hidden) zoom(tree);
+  sort(root);
+  if (!graph.hidden) zoom(root);
 }
 
 /**
@@ -278,7 +274,7 @@ function zoom(onto) {
   const drawn = new Set();
   /** @type {Frame[]} */
   const above = [];
-  for (let { parent } = onto; parent; { parent } = parent) above.unshift(parent);
+  for (let frame = onto.parent; frame; frame = frame.parent) above.unshift(frame);
   let rows = 0;
   /** @param {Frame} frame @param {number} row @param {number} left @param {number} width */
   const put = (frame, row, left, width) => {
@@ -361,8 +357,8 @@ function percent(share) {
 
 /** @param {Frame} frame */
 function describe({ name, value, place }) {
-  const { unit, total } = /** @type {NonNullable<typeof measure>} */ (measure);
-  return `${name}: ${unit(value)}, ${percent(value / total)}${place ? ` (${place})` : ""}`;
+  const { root, unit } = /** @type {NonNullable<typeof sampled>} */ (sampled);
+  return `${name}: ${unit(value)}, ${percent(value / root.value)}${place ? ` (${place})` : ""}`;
 }
 
 /** @param {Frame | undefined} frame */
@@ -394,9 +390,9 @@ stack.onmouseleave = () => {
 };
 
 graph.onkeydown = (/** @type {KeyboardEvent} */ event) => {
-  if (!root) return;
-  const all = root;
-  const from = selected ?? all;
+  if (!sampled) return;
+  const { root } = sampled;
+  const from = selected ?? root;
   const visible = (/** @type {Frame[]} */ frames) => frames.filter((frame) => boxes.has(frame));
   const beside = (/** @type {number} */ step) => {
     const row = visible(from.parent?.children ?? []);
@@ -404,12 +400,12 @@ graph.onkeydown = (/** @type {KeyboardEvent} */ event) => {
   };
   /** @type {Record<string, () => void>} */
   const keys = {
-    ArrowDown: () => select(selected ? visible(from.children)[0] : all),
+    ArrowDown: () => select(selected ? visible(from.children)[0] : root),
     ArrowUp: () => select(from.parent),
     ArrowLeft: () => select(beside(-1)),
     ArrowRight: () => select(beside(1)),
     Enter: () => (zoom(from), select(from)),
-    Escape: () => (zoom(all), select(from)),
+    Escape: () => (zoom(root), select(from)),
   };
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
