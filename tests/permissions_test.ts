@@ -133,19 +133,16 @@ for (
     const { cert, key } = await authority.server();
     await authority.client();
     const ask = askTls(authority);
-    const args = [...TCP, flag, "--tlscert", cert, "--tlskey", key];
-    if (flag === "--tls") {
-      return await assertMinimal(
-        { args, flags: [NET, `--allow-read=${cert},${key}`], ask },
-        folder,
-      );
-    }
+    const verifies = flag === "--tlsverify";
     await assertMinimal({
-      args: [...args, "--tlscacert", ca],
+      // deno-fmt-ignore
+      args: [...TCP, flag, "--tlscert", cert, "--tlskey", key, ...verifies ? ["--tlscacert", ca] : []],
       env: { TMPDIR: folder.path },
       // deno-fmt-ignore
-      flags: ["--allow-net", `--allow-read=${cert},${key},${ca}`, `--allow-read=${folder.path}`,
-      `--allow-write=${folder.path}`],
+      flags: verifies
+        ? ["--allow-net", `--allow-read=${cert},${key},${ca}`, `--allow-read=${folder.path}`,
+          `--allow-write=${folder.path}`]
+        : [NET, `--allow-read=${cert},${key}`],
       ask,
     }, folder);
   });

@@ -68,8 +68,8 @@ function rows(top: string): { flat: number; name: string }[] {
     .map(([, flat, name]) => ({ flat: Number(flat), name }));
 }
 
-Deno.test("profile: the hot function is on top by name, file and line, with its job", {
-  ignore: !importsText() || NO_GO || NO_CURL,
+profilerTest("profile: the hot function is on top by name, file and line, with its job", {
+  ignore: NO_GO || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();
   const { daemon, url, sock } = await profiled(folder);
@@ -118,8 +118,8 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
   }
 });
 
-Deno.test("heap and allocs: the planted leak is on top, and the planted garbage", {
-  ignore: !importsText() || NO_GO || NO_CURL,
+profilerTest("heap and allocs: the planted leak is on top, and the planted garbage", {
+  ignore: NO_GO || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();
   const { daemon, url, sock } = await profiled(folder);
@@ -683,8 +683,8 @@ profilerTest(
   },
 );
 
-Deno.test("the page shows what goes on, and a flame graph with the hot function", {
-  ignore: !importsText() || !CHROMIUM,
+profilerTest("the page shows what goes on, and a flame graph with the hot function", {
+  ignore: !CHROMIUM,
 }, async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);

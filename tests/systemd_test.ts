@@ -158,8 +158,9 @@ for (const [what, hosts, expected] of CHOICES) {
 
 // Before 2.4 the URL of a request at an abstract name has no host, in which a router finds no path.
 const abstractUrlTest = testWhere(denoIsFrom("2.4.0"), "abstract unix sockets");
-(NO_ACTIVATE ? Deno.test.ignore : abstractUrlTest)(
+abstractUrlTest(
   "fd:// serves IPv6 and abstract unix sockets",
+  { ignore: NO_ACTIVATE },
   async () => {
     const name = `floodgate-test-${crypto.randomUUID()}`;
     await using daemon = await activate([`@${name}`, "[::1]:0"], ["-H", "fd://"]);
