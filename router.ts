@@ -616,7 +616,10 @@ async function withoutBody(answer: Response | Promise<Response>): Promise<Respon
 }
 
 const encoder = new TextEncoder();
-/** An answer of more than this is sent as it is written, so that no job can fill the memory. */
+/**
+ * An answer of more than this is sent as it is written, so that no job can fill the memory. No more than
+ * what builtins/runtime.ts calls small, or its connection would wait for --send-timeout.
+ */
 const BUFFER = 65_536;
 
 /** A job's stdout as a response: whole when the job has ended, or a stream as soon as it must be. */

@@ -121,7 +121,7 @@ function innardOf(object: Request | Response, name: keyof typeof symbols): unkno
 /**
  * One header of a request that the native loop has made. To look at `request.headers` makes the loop
  * copy them all and answer by way of a promise, which is a sixth of all that a small request takes;
- * Deno 2.9.6 can be asked for just one.
+ * Deno from 2.8.3 on can be asked for just one.
  *
  * @param name In lower case.
  */
