@@ -37,6 +37,11 @@ export function knowsAbstractNames(version = Deno.version.deno): boolean {
   return denoIsFrom("2.8.3", version);
 }
 
+/** Whether to close a connection ends it even if a read is pending. With 2.8.3 its client hears of nothing. */
+export function closeEndsReads(version = Deno.version.deno): boolean {
+  return version !== "2.8.3";
+}
+
 /** Whether modules of type "text" can be imported, of which the profiler's page is made. */
 export function importsText(version = Deno.version.deno): boolean {
   return denoIsFrom("2.8.0", version);

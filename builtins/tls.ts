@@ -20,6 +20,7 @@ import type { ClientCertificate } from "../router.ts";
 import {
   adopt,
   ANYWHERE,
+  closeEndsReads,
   denoIsFrom,
   endsOf,
   observe,
@@ -310,7 +311,7 @@ export class Verifier {
     });
     client.on("error", () => {}); // To be refused is what it is for.
     using connection = await listener.accept();
-    const refused = this.#handshake(connection).then(
+    const refused = this.#handshake(duplexOf(connection)).then(
       () => false,
       (error) => error instanceof Refused && error.message === NO_CERTIFICATE,
     );
@@ -333,10 +334,11 @@ export class Verifier {
   /** Serves a connection, as the native loop does, once its client has proven who it is. */
   readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Served => {
     let native: Served | undefined;
-    let cut = () => closeQuietly(conn);
+    const stream = duplexOf(conn);
+    let cut = () => void stream.destroy();
     signal.addEventListener("abort", () => cut());
     const run = async () => {
-      const socket = await this.#verified(conn);
+      const socket = await this.#verified(stream, conn.remoteAddr as Deno.NetAddr);
       const client = describe(socket.getPeerCertificate());
       const { near, far } = await this.#pair().catch((error) => {
         this.#log("error", messageOf(error));
@@ -359,8 +361,8 @@ export class Verifier {
       await native.finished.finally(() => piped);
     };
     return {
-      finished: run().finally(() => closeQuietly(conn)),
-      shutdown: () => native?.shutdown() ?? Promise.resolve(closeQuietly(conn)),
+      finished: run().finally(() => stream.destroy()),
+      shutdown: () => native?.shutdown() ?? Promise.resolve(cut()),
     };
   };
 
@@ -369,19 +371,18 @@ export class Verifier {
     this.#pairs = undefined;
   }
 
-  async #verified(conn: Deno.Conn): Promise<TLSSocket> {
+  async #verified(stream: Duplex, { hostname, port }: Deno.NetAddr): Promise<TLSSocket> {
     try {
-      return await this.#handshake(conn);
+      return await this.#handshake(stream);
     } catch (error) {
       if (error instanceof Refused) {
-        const { hostname, port } = conn.remoteAddr as Deno.NetAddr;
         this.#log("info", `TLS client ${hostname}:${port} refused: ${error.message}`);
       }
       throw error;
     }
   }
 
-  #handshake(conn: Deno.Conn): Promise<TLSSocket> {
+  #handshake(stream: Duplex): Promise<TLSSocket> {
     const options: TlsOptions = {
       ...this.#certificates.now,
       requestCert: true,
@@ -401,9 +402,9 @@ export class Verifier {
       reject(problem);
     });
     server.on("tlsClientError", (error, socket) => reject(refusal(socket, error) ?? error));
-    const stream = duplexOf(conn);
-    // Later, so that a better reason comes first.
-    stream.on("close", () => setImmediate(() => reject(new Error("the connection was closed"))));
+    // Later, so that a better reason comes first. node:tls says nothing of a client that just leaves.
+    const over = () => setImmediate(() => reject(new Error("the connection was closed")));
+    stream.on("end", over).on("close", over);
     server.emit("connection", stream);
     return promise;
   }
@@ -485,6 +486,7 @@ function duplexOf(conn: Deno.Conn): Duplex {
     final: (done) => settle(conn.closeWrite(), done),
     destroy(error, done) {
       closeQuietly(conn);
+      if (!closeEndsReads()) shutConnections(new Set([endsOf(conn)]));
       done(error);
     },
   });

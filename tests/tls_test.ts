@@ -216,6 +216,9 @@ duplexTest("serveapi with TlsVerify passes on bodies of any size, both ways", as
   assertEquals((await served.stats()).cut, 0);
 });
 
+/** The beginning of a ClientHello: a record of 512 bytes is announced. */
+const HALF_HELLO = new Uint8Array([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
+
 for (const verify of [false, true]) {
   const mode = verify ? "TlsVerify" : "Tls";
   const test = verify ? verifyTest : Deno.test;
@@ -276,8 +279,11 @@ for (const verify of [false, true]) {
     });
     const silent = await Deno.connect(served.target as Deno.ConnectOptions);
     const half = await Deno.connect(served.target as Deno.ConnectOptions);
-    // The beginning of a ClientHello: a record of 512 bytes is announced.
-    await half.write(new Uint8Array([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]));
+    await half.write(HALF_HELLO);
+    // One that sends the same, and is gone.
+    const gone = await Deno.connect(served.target as Deno.ConnectOptions);
+    await gone.write(HALF_HELLO);
+    gone.close();
     for (const conn of [silent, half]) {
       const end = await conn.read(new Uint8Array(1)).catch(() => null);
       assertEquals(end, null);
