@@ -6,17 +6,6 @@
 
 import { fileURLToPath } from "node:url";
 import {
-  Function as Fn,
-  Label,
-  Line,
-  Location,
-  Mapping,
-  Profile,
-  Sample,
-  StringTable,
-  ValueType,
-} from "npm:pprof-format@^2.3";
-import {
   type CallFrame,
   CPU_PERIOD,
   type CpuProfile,
@@ -102,20 +91,21 @@ export function heapToPprof(
   return builder.encode(milliseconds);
 }
 
-/** A profile in the making. */
+/** A profile in the making. The numbers of fields are those of proto/profile.proto. */
 class Builder {
-  #strings = new StringTable();
-  #types: ValueType[];
-  #periodType: ValueType;
+  // The empty one comes first, as everything that is not told is 0.
+  #strings = new Map([["", 0]]);
+  #types: Uint8Array[];
+  #periodType: Uint8Array;
   #period: number;
-  #samples: Sample[] = [];
-  #locations = new Map<string, Location>();
-  #functions = new Map<string, Fn>();
+  #samples: Uint8Array[] = [];
+  #locations = new Numbered();
+  #functions = new Numbered();
 
   /** @param periodType What the period counts, in the unit of the last of `types`. */
   constructor(types: [type: string, unit: string][], period: number, periodType = types[1][0]) {
     const valueType = ([type, unit]: [string, string]) =>
-      new ValueType({ type: this.#strings.dedup(type), unit: this.#strings.dedup(unit) });
+      message([[1, this.#string(type)], [2, this.#string(unit)]]);
     this.#types = types.map(valueType);
     this.#periodType = valueType([periodType, types[1][1]]);
     this.#period = period;
@@ -127,7 +117,7 @@ class Builder {
     line: number,
     callers: CallFrame[],
     job: string | undefined,
-    value: number[],
+    values: number[],
   ): void {
     if (top.functionName === "(root)") return; // The tree's own, which stands for no function.
     const locations = [
@@ -136,71 +126,122 @@ class Builder {
       ...callers.filter(({ functionName }) => functionName !== "(root)")
         .map((frame) => this.#location(frame, frame.lineNumber + 1)),
     ];
-    const label = job === undefined
-      ? []
-      : [new Label({ key: this.#strings.dedup("job"), str: this.#strings.dedup(job) })];
-    this.#samples.push(new Sample({ locationId: locations.map(({ id }) => id), value, label }));
+    const sample: Field[] = [[1, packed(locations)], [2, packed(values)]];
+    if (job !== undefined) {
+      sample.push([3, message([[1, this.#string("job")], [2, this.#string(job)]])]);
+    }
+    this.#samples.push(message(sample));
   }
 
-  #location(frame: CallFrame, line: number): Location {
+  #location(frame: CallFrame, line: number): number {
     const fn = this.#function(frame);
-    const key = `${fn.id}:${line}`;
-    let location = this.#locations.get(key);
-    if (location === undefined) {
-      location = new Location({
-        id: this.#locations.size + 1,
-        mappingId: 1,
-        line: [new Line({ functionId: fn.id, line: Math.max(0, line) })],
-      });
-      this.#locations.set(key, location);
-    }
-    return location;
+    return this.#locations.number(
+      `${fn}:${line}`,
+      (id) => message([[1, id], [2, MAPPING], [4, message([[1, fn], [2, Math.max(0, line)]])]]),
+    );
   }
 
-  #function({ functionName, url, lineNumber, columnNumber }: CallFrame): Fn {
-    const key = `${lineNumber}:${columnNumber}:${functionName}\n${url}`;
-    let fn = this.#functions.get(key);
-    if (fn === undefined) {
-      const name = this.#strings.dedup(functionName || "(anonymous)");
-      fn = new Fn({
-        id: this.#functions.size + 1,
-        name,
-        systemName: name,
-        filename: this.#strings.dedup(fileName(url)),
-        startLine: Math.max(0, lineNumber + 1),
-      });
-      this.#functions.set(key, fn);
-    }
-    return fn;
+  #function({ functionName, url, lineNumber, columnNumber }: CallFrame): number {
+    return this.#functions.number(
+      `${lineNumber}:${columnNumber}:${functionName}\n${url}`,
+      (id) => {
+        const name = this.#string(functionName || "(anonymous)");
+        const file = this.#string(fileName(url));
+        return message([[1, id], [2, name], [3, name], [4, file], [
+          5,
+          Math.max(0, lineNumber + 1),
+        ]]);
+      },
+    );
+  }
+
+  #string(text: string): number {
+    const known = this.#strings.get(text);
+    if (known !== undefined) return known;
+    this.#strings.set(text, this.#strings.size);
+    return this.#strings.size - 1;
   }
 
   async encode(milliseconds: number): Promise<Uint8Array> {
-    const profile = new Profile({
-      sampleType: this.#types,
-      sample: this.#samples,
-      // Says that there is nothing left for pprof to look up in a binary.
-      mapping: [
-        new Mapping({
-          id: 1,
-          filename: this.#strings.dedup(fileName(Deno.mainModule)),
-          hasFunctions: true,
-          hasFilenames: true,
-          hasLineNumbers: true,
-          hasInlineFrames: true,
-        }),
-      ],
-      location: [...this.#locations.values()],
-      function: [...this.#functions.values()],
-      stringTable: this.#strings,
-      timeNanos: BigInt(Math.round(Date.now() - milliseconds)) * 1_000_000n,
-      durationNanos: Math.round(milliseconds * 1e6),
-      periodType: this.#periodType,
-      period: this.#period,
-    });
-    const bytes = profile.encode() as Uint8Array<ArrayBuffer>;
+    const mapping = message([
+      [1, MAPPING],
+      [5, this.#string(fileName(Deno.mainModule))],
+      // Functions, files, lines and inlined frames: there is nothing left to look up in a binary.
+      ...[7, 8, 9, 10].map((has): Field => [has, 1]),
+    ]);
+    const repeated = (field: number, values: Iterable<Uint8Array>) =>
+      Array.from(values, (value): Field => [field, value]);
+    const bytes = message([
+      ...repeated(1, this.#types),
+      ...repeated(2, this.#samples),
+      [3, mapping],
+      ...repeated(4, this.#locations.messages),
+      ...repeated(5, this.#functions.messages),
+      ...repeated(6, Array.from(this.#strings.keys(), (text) => encoder.encode(text))),
+      [9, Math.round(Date.now() - milliseconds) * 1e6],
+      [10, Math.round(milliseconds * 1e6)],
+      [11, this.#periodType],
+      [12, this.#period],
+    ]);
     const zipped = new Blob([bytes]).stream().pipeThrough(new CompressionStream("gzip"));
     return new Uint8Array(await new Response(zipped).arrayBuffer());
   }
+}
+
+/** The only one there is: V8 tells functions and not addresses. */
+const MAPPING = 1;
+
+/** Messages that others name by a number, from 1 on. */
+class Numbered {
+  readonly messages: Uint8Array[] = [];
+  #numbers = new Map<string, number>();
+
+  /** The number of what is known by this key, made if it is new. */
+  number(key: string, make: (number: number) => Uint8Array): number {
+    const known = this.#numbers.get(key);
+    if (known !== undefined) return known;
+    const number = this.messages.length + 1;
+    this.messages.push(make(number));
+    this.#numbers.set(key, number);
+    return number;
+  }
+}
+
+const encoder = new TextEncoder();
+
+/** A field of a protobuf message: a whole number that is not negative, or what has a length. */
+type Field = [number: number, value: number | Uint8Array];
+
+/**
+ * A protobuf message (protobuf.dev/programming-guides/encoding). By ourselves, because with a second
+ * npm package Deno parses the first one's metadata twice, which every start of the daemon would wait for.
+ */
+function message(fields: readonly Field[]): Uint8Array<ArrayBuffer> {
+  const [numbered, bytes] = [0, 2]; // The wire types.
+  const parts = fields.flatMap(([field, value]) =>
+    typeof value === "number"
+      ? [varint(field * 8 + numbered), varint(value)]
+      : [varint(field * 8 + bytes), varint(value.length), value]
+  );
+  const whole = new Uint8Array(parts.reduce((size, { length }) => size + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
+}
+
+function packed(numbers: number[]): Uint8Array {
+  return new Uint8Array(numbers.flatMap(varint));
+}
+
+/** Seven bits a byte, the lowest first; not by shifting, which would be good for 32 bits. */
+function varint(value: number): number[] {
+  const bytes: number[] = [];
+  for (; value >= 128; value = Math.floor(value / 128)) bytes.push(value % 128 + 128);
+  bytes.push(value);
+  return bytes;
 }
 
 /** A module as `pprof -list` finds it. A module that is its own URL is cut short. */
