@@ -398,11 +398,11 @@ Deno.test("serveapi with Takeover behind a gate that is open already takes its p
   const old = await Served.open({}, [address]);
   await using next = await Served.bind({}, ["tcp://127.0.0.1:0"]);
   await next.accept();
+  // The old one's file has been replaced when its own end leaves one there.
+  const inode = (await Deno.stat(`${folder.path}/s`)).ino;
   const second = next.engine.job("serveapi", address);
   second.setenvBool("Takeover", true);
   const ended = second.run();
-  // The old one's file has been replaced when its own end leaves one there.
-  const inode = (await Deno.stat(`${folder.path}/s`)).ino;
   await until(async () => (await Deno.stat(`${folder.path}/s`)).ino !== inode);
   await old[Symbol.asyncDispose]();
   const client = await Client.to({ transport: "unix", path: `${folder.path}/s` });
