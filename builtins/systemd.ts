@@ -203,8 +203,8 @@ export function notifyReloading(log: Logger): Promise<void> {
 const DAY = 86_400_000;
 
 /**
- * Tells systemd twice in each WATCHDOG_USEC that the daemon is alive, and once a day at least, where systemd has
- * asked for that (sd_watchdog_enabled(3)): if the event loop turns, and a job can run.
+ * Tells systemd twice in each WATCHDOG_USEC, and once a day at least, that the daemon is alive, where
+ * systemd has asked for that (sd_watchdog_enabled(3)): if the event loop turns, and a job can run.
  *
  * @returns What ends it.
  */
