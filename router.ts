@@ -267,20 +267,23 @@ class Dispatcher {
     source: ReadableStreamDefaultReader<Uint8Array>,
     env: Bindings,
   ): Request {
-    const announced = Number(request.headers.get("content-length") ?? 0);
+    const announced = Number(request.headers.get("content-length") ?? NaN);
     const timeout = this.#options.bodyTimeout ?? BODY_TIMEOUT;
     const started = performance.now();
     let size = 0;
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
-        if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
+        if (announced > env.bodyLimit || size > env.bodyLimit) {
+          throw tooLarge(source, env.bodyLimit);
+        }
         const read = source.read().catch(brokenOff);
         // A body that may be of any length may take any time, as long as it goes forward.
         const all = env.bodyLimit === Infinity
           ? Infinity
           : timeout + (size / MIN_RATE) * 1_000 - (performance.now() - started);
-        if (!await within(Math.min(timeout, all), read)) {
+        // When all has come that was announced, the end is there too: the client owes nothing.
+        if (size !== announced && !await within(Math.min(timeout, all), read)) {
           throw new TypedError("timeout", "the request body comes too slowly, or no more");
         }
         const { value, done } = await read;
@@ -291,13 +294,12 @@ class Dispatcher {
       },
       cancel: (reason) => source.cancel(reason),
     }, { highWaterMark: 0 });
-    // Not new Request(request, …): that asks the native request for its signal, of which Deno warns.
+    // Not new Request(request, ...): that asks the native request for its signal.
     const { method, headers } = request;
-    return new Request(request.url, {
+    return new LimitedRequest(env, request.url, {
       method,
       headers,
       body: body as ReadableStream<Uint8Array<ArrayBuffer>>,
-      signal: env.signal,
     });
   }
 
@@ -428,6 +430,29 @@ function allowOrigin(headers: Headers, origin: string): void {
 
 /** What the connection passes on; nothing where a request did not come over one. */
 type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">>;
+
+/**
+ * Where a request of Deno's has its signal, for `signal` as for `fetch`. tests/runtime_test.ts says if that
+ * changes.
+ */
+const SIGNAL = Object.getOwnPropertySymbols(Request.prototype)
+  .find(({ description }) => description === "signal");
+
+/**
+ * A request whose signal is asked for when somebody wants it. To ask the native loop for one costs more than
+ * all else about a small body: it aborts after complete answers too, with an error and its stack.
+ */
+class LimitedRequest extends Request {
+  #env: Bindings;
+
+  constructor(env: Bindings, url: string, init: RequestInit) {
+    super(url, SIGNAL ? init : { ...init, signal: env.signal });
+    this.#env = env;
+  }
+  get [SIGNAL ?? Symbol("signal")](): AbortSignal {
+    return this.#env.signal;
+  }
+}
 
 /** Splits the version off a request's path, and passes on what the connection told of the client. */
 class RequestBindings implements Bindings {

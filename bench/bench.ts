@@ -173,7 +173,7 @@ async function bench(): Promise<void> {
   const starts = await measureStarts(load, cached);
   say("gate");
   const gates = new Map<string, number[]>();
-  for (let round = 0; round < (quick ? 1 : 5); round++) {
+  for (let round = 0; round < (quick ? 1 : 3); round++) {
     for (const proto of ["tcp", "unix"] as const) {
       const crowd = async (contender: Contender, held: boolean) => {
         await using server = await contender.start(held ? { HOLD: "1" } : {});

@@ -1391,6 +1391,31 @@ Deno.test("Router.job aborts the job with the request's own signal", async () =>
   }
 });
 
+Deno.test("a request with a body asks for its client's signal when a handler does, or a fetch", async () => {
+  const { router } = make();
+  const asked: string[] = [];
+  const leaving = new AbortController();
+  const info = {
+    get signal() {
+      asked.push("signal");
+      return leaving.signal;
+    },
+  };
+  router.post("/text", async (c) => c.text(await c.req.text()));
+  router.post("/signal", (c) => c.json([c.req.raw.signal.aborted, c.env.signal.aborted]));
+  router.post("/copy", (c) => c.json(new Request(c.req.raw).signal.aborted));
+  const ask = async (path: string) => {
+    const request = new Request(`http://localhost${path}`, { method: "POST", body: "a body" });
+    return await (await router.fetch(request, info)).text();
+  };
+  assertEquals(await ask("/text"), "a body");
+  assertEquals(asked, []);
+  assertEquals(await ask("/signal"), "[false,false]");
+  leaving.abort();
+  assertEquals(await ask("/signal"), "[true,true]");
+  assertEquals(await ask("/copy"), "true");
+});
+
 Deno.test("Router.job leaves the signal of an answered request alone", async () => {
   const signals: AbortSignal[] = [];
   await using server = await serve(({ engine, router }) => {
