@@ -1,8 +1,8 @@
 /**
  * What the daemon needs of the runtime and Deno either has without documenting it or does not have:
  * serving HTTP on a connection, and sockets that somebody else has made. And what differs between the
- * releases it runs on. All of it is here, so that a Deno that changes any of it breaks one file, and
- * tests/runtime_test.ts says which part.
+ * releases it runs on. All of it is here, but for where a request has its signal (router.ts), so that a
+ * Deno that changes any of it breaks one file, and tests/runtime_test.ts says which part.
  *
  * @module
  */
