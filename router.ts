@@ -267,23 +267,20 @@ class Dispatcher {
     source: ReadableStreamDefaultReader<Uint8Array>,
     env: Bindings,
   ): Request {
-    const announced = Number(request.headers.get("content-length") ?? NaN);
+    const announced = Number(request.headers.get("content-length") ?? 0);
     const timeout = this.#options.bodyTimeout ?? BODY_TIMEOUT;
     const started = performance.now();
     let size = 0;
     const body = new ReadableStream<Uint8Array>({
       async pull(controller) {
         // Looked at here and not before, because a handler may lift the limit.
-        if (announced > env.bodyLimit || size > env.bodyLimit) {
-          throw tooLarge(source, env.bodyLimit);
-        }
+        if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
         const read = source.read().catch(brokenOff);
         // A body that may be of any length may take any time, as long as it goes forward.
         const all = env.bodyLimit === Infinity
           ? Infinity
           : timeout + (size / MIN_RATE) * 1_000 - (performance.now() - started);
-        // When all has come that was announced, the end is there too: the client owes nothing.
-        if (size !== announced && !await within(Math.min(timeout, all), read)) {
+        if (!await within(Math.min(timeout, all), read)) {
           throw new TypedError("timeout", "the request body comes too slowly, or no more");
         }
         const { value, done } = await read;

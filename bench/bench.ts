@@ -474,7 +474,13 @@ ${table(["of", "to set up, ms", "a step", "takes, µs"], growthRows)}`;
     await Deno.writeTextFile(project("bench/results.md"), page);
     await Deno.writeTextFile(project("bench/results.svg"), picture());
     await intoReadme();
-    await run(Deno.execPath(), ["fmt", "--quiet", "bench/results.md", "README.md"], {
+    await run(Deno.execPath(), [
+      "fmt",
+      "--quiet",
+      "bench/results.md",
+      "bench/results.svg",
+      "README.md",
+    ], {
       cwd: project("."),
     });
     console.log(table(["goal", "found", "wanted", "met", "limit"], goals));

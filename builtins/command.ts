@@ -415,9 +415,8 @@ function exists(path: string): boolean {
     Deno.statSync(path);
     return true;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotCapable) {
-      return false;
-    }
+    const { NotFound, NotADirectory, NotCapable } = Deno.errors;
+    if ([NotFound, NotADirectory, NotCapable].some((kind) => error instanceof kind)) return false;
     throw error;
   }
 }
