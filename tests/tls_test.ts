@@ -10,6 +10,7 @@ import { Served } from "./served.ts";
 
 // That a Deno that cannot is refused is tested by itself.
 const verifies = denoIsFrom(VERIFYING_DENO);
+const http2Test = testWhere(denoIsFrom("2.7.14"), "an HTTP/2 client that trusts our authority");
 const verifyTest = testWhere(verifies, "what needs client certificates");
 const duplexTest = testWhere(
   verifies && answersEarly(),
@@ -217,35 +218,38 @@ duplexTest("serveapi with TlsVerify passes on bodies of any size, both ways", as
   assertEquals((await served.stats()).cut, 0);
 });
 
-Deno.test("Router over HTTP/2 waits no longer than bodyTimeout for the end of a body that has all come", async () => {
-  await using authority = await Authority.make();
-  const settled = settings(await authority.server());
-  await using served = await Served.open(settled, ["tcp://127.0.0.1:0"], { bodyTimeout: 100 });
-  served.router.post("/length", async (c) => c.text(String((await c.req.text()).length)));
-  const { port } = served.target as Deno.NetAddr;
-  const session = http2.connect(`https://localhost:${port}`, {
-    ca: Deno.readTextFileSync(authority.ca),
-  });
-  const status = async (end: boolean) => {
-    const stream = session.request({
-      ":method": "POST",
-      ":path": "/length",
-      "content-length": "5",
+http2Test(
+  "Router over HTTP/2 waits no longer than bodyTimeout for the end of a body that has all come",
+  async () => {
+    await using authority = await Authority.make();
+    const settled = settings(await authority.server());
+    await using served = await Served.open(settled, ["tcp://127.0.0.1:0"], { bodyTimeout: 100 });
+    served.router.post("/length", async (c) => c.text(String((await c.req.text()).length)));
+    const { port } = served.target as Deno.NetAddr;
+    const session = http2.connect(`https://localhost:${port}`, {
+      ca: Deno.readTextFileSync(authority.ca),
     });
-    const answered = Promise.withResolvers<unknown>();
-    stream.on("response", (headers) => answered.resolve(headers[":status"]));
-    stream.on("error", answered.reject);
-    stream.write("12345");
-    if (end) stream.end();
-    return await answered.promise;
-  };
-  assertEquals(await status(true), 200);
-  assertEquals(await status(false), 408);
-  const closed = Promise.withResolvers<void>();
-  session.destroy();
-  session.on("close", () => closed.resolve());
-  await closed.promise;
-});
+    const status = async (end: boolean) => {
+      const stream = session.request({
+        ":method": "POST",
+        ":path": "/length",
+        "content-length": "5",
+      });
+      const answered = Promise.withResolvers<unknown>();
+      stream.on("response", (headers) => answered.resolve(headers[":status"]));
+      stream.on("error", answered.reject);
+      stream.write("12345");
+      if (end) stream.end();
+      return await answered.promise;
+    };
+    assertEquals(await status(true), 200);
+    assertEquals(await status(false), 408);
+    const closed = Promise.withResolvers<void>();
+    session.destroy();
+    session.on("close", () => closed.resolve());
+    await closed.promise;
+  },
+);
 
 /** The beginning of a ClientHello: a record of 512 bytes is announced. */
 const HALF_HELLO = new Uint8Array([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
