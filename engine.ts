@@ -1317,14 +1317,17 @@ export function messageOf(error: unknown): string {
 }
 
 /** Whether `promise` settled within `ms` milliseconds, `Infinity` for any. Rejects if it does. */
-export async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
-  const { promise: timeout, resolve } = Promise.withResolvers<boolean>();
-  const cancel = ms === Infinity ? undefined : after(ms, () => resolve(false));
-  try {
-    return await Promise.race([promise.then(() => true), timeout]);
-  } finally {
-    cancel?.();
-  }
+export function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const cancel = ms === Infinity ? () => {} : after(ms, () => resolve(false));
+    promise.then(() => {
+      cancel();
+      resolve(true);
+    }, (error) => {
+      cancel();
+      reject(error);
+    });
+  });
 }
 
 /** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
