@@ -54,7 +54,7 @@ Deno.test("compile embeds every module of the program, the examples, the package
   }
   assert(binary.includes(`"time":"${BUILT}"`));
   if (COMMIT) assert(binary.includes(`"commit":"${COMMIT}`));
-  assertMatch(stderr, /\/hono\/\d/);
+  assertMatch(stderr, /\bhono\/\d/);
   assertEquals(await status(), before);
 });
 
