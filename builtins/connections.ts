@@ -142,7 +142,7 @@ export class Connections {
     this.clock = performance.now();
     const connection = new Connection(conn, this, this.#handler);
     connection.place = this.#live.push(connection) - 1;
-    if (this.#timer === undefined) this.#watch();
+    if (this.#live.length === 1) this.#watch();
     // No async functions: an idle connection should hold as little as it can, and their frames are
     // more than all else here.
     return connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(
@@ -160,7 +160,10 @@ export class Connections {
     connection.over();
     const last = this.#live.pop()!;
     if (last !== connection) this.#live[last.place = connection.place] = last;
-    if (this.#live.length === 0) this.#empty?.();
+    if (this.#live.length > 0) return;
+    // While somebody listens to it, it keeps the process alive.
+    this.#timer?.removeEventListener("abort", this.#look);
+    this.#empty?.();
   }
 
   /**
@@ -169,7 +172,9 @@ export class Connections {
    */
   async drain(limit: number): Promise<void> {
     this.#since = performance.now();
-    if (this.#timer !== undefined) this.#watch(); // More often, from now on.
+    this.#timer?.removeEventListener("abort", this.#look);
+    this.#timer = undefined; // More often, from now on.
+    if (this.#live.length > 0) this.#watch();
     if (await this.#emptied(limit)) return;
     this.cutAll();
     await this.#emptied(CUT_TIMEOUT);
@@ -209,15 +214,14 @@ export class Connections {
   #watch(): void {
     // Not setInterval: the first timer of that kind loads 4 MiB in 11 ms, for which the first client
     // would wait.
-    const timer = this.#timer = AbortSignal.timeout(this.#interval);
-    timer.addEventListener("abort", () => {
-      if (timer !== this.#timer) return;
-      this.#timer = undefined;
-      if (this.#live.length === 0) return;
-      this.#watch();
-      this.#sweep();
-    });
+    if (!this.#timer || this.#timer.aborted) this.#timer = AbortSignal.timeout(this.#interval);
+    this.#timer.addEventListener("abort", this.#look);
   }
+
+  #look = () => {
+    this.#watch();
+    this.#sweep();
+  };
 
   #sweep(): void {
     const now = this.clock = performance.now();

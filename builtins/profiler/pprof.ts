@@ -179,7 +179,7 @@ class Builder {
       ...repeated(5, this.#functions.messages),
       ...repeated(6, Array.from(this.#strings.keys(), (text) => encoder.encode(text))),
       [9, Math.round(Date.now() - milliseconds) * 1e6],
-      [10, Math.round(milliseconds * 1e6)],
+      [10, Math.max(0, Math.round(milliseconds * 1e6))],
       [11, this.#periodType],
       [12, this.#period],
     ]);
