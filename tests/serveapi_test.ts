@@ -9,7 +9,7 @@ import { Engine, JobError } from "../engine.ts";
 import { registerBuiltins } from "../builtins/builtins.ts";
 import { createRouter } from "../router.ts";
 import { Client, Load } from "./client.ts";
-import { Daemon, installer, settle, TempFolder, until, untilHeld } from "./daemon.ts";
+import { Daemon, installer, project, run, settle, TempFolder, until, untilHeld } from "./daemon.ts";
 import { Served } from "./served.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -390,6 +390,25 @@ Deno.test("shutdown in the middle of binding leaves nothing bound", async () => 
   await engine.shutdown({ drain: 1_000 });
   await ended;
   assertEquals(folder.names(), []);
+});
+
+Deno.test("a program that has shut its engine down ends, whatever looked at its connections", async () => {
+  await using folder = await TempFolder.make();
+  await Deno.writeTextFile(
+    `${folder.path}/program.ts`,
+    `import { Served } from ${JSON.stringify(new URL("served.ts", import.meta.url).href)};
+    const served = await Served.open({}, ["tcp://127.0.0.1:0"]);
+    await (await fetch(served.addresses[0].replace("tcp", "http") + "/_ping")).text();
+    await served.engine.shutdown();
+    await served.ended;
+    // It does not keep the process; if something else does, it is seen.
+    Deno.unrefTimer(setTimeout(() => console.log("still there"), 300));`,
+  );
+  const { code, stdout, stderr } = await run(Deno.execPath(), [
+    ...["run", "-A", "--no-check", "--no-lock", "--import-map", project("offline/import_map.json")],
+    `${folder.path}/program.ts`,
+  ]);
+  assertEquals([code, stdout], [0, ""], stderr);
 });
 
 Deno.test("serveapi with Takeover behind a gate that is open already takes its place at once", async () => {
