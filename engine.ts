@@ -1331,7 +1331,7 @@ export function within(ms: number, promise: Promise<unknown>): Promise<boolean> 
 }
 
 /** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
-const LONGEST = 2 ** 31 - 1;
+export const LONGEST = 2 ** 31 - 1;
 
 /** Calls back after so many milliseconds, however many. Gives what calls it off. */
 export function after(ms: number, callback: () => void): () => void {

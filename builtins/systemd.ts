@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Engine, type Logger, messageOf, TypedError } from "../engine.ts";
+import { type Engine, type Logger, LONGEST, messageOf, TypedError } from "../engine.ts";
 import {
   closeDescriptor,
   closeOnExec,
@@ -199,12 +199,9 @@ export function notifyReloading(log: Logger): Promise<void> {
   return notify("RELOADING=1" + (now === undefined ? "" : `\nMONOTONIC_USEC=${now}`), log);
 }
 
-/** In milliseconds. A timer of more than 24 of them would fire at once, and again. */
-const DAY = 86_400_000;
-
 /**
- * Tells systemd twice in each WATCHDOG_USEC, and once a day at least, that the daemon is alive, where
- * systemd has asked for that (sd_watchdog_enabled(3)): if the event loop turns, and a job can run.
+ * Tells systemd twice in each WATCHDOG_USEC that the daemon is alive, where systemd has asked for that
+ * (sd_watchdog_enabled(3)): if the event loop turns, and a job can run.
  *
  * @returns What ends it.
  */
@@ -224,6 +221,6 @@ export function startWatchdog(engine: Engine): () => void {
     } catch (error) {
       engine.log("error", `watchdog: no job can run: ${messageOf(error)}`);
     }
-  }, Math.min(microseconds / 2_000, DAY));
+  }, Math.min(microseconds / 2_000, LONGEST));
   return () => clearInterval(interval);
 }
