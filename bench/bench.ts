@@ -194,17 +194,19 @@ async function bench(): Promise<void> {
   const memory = new Map<string, number[]>();
   const streams = new Map<string, number[]>();
   for (let round = 0; round < (quick ? 1 : 3); round++) {
+    // An answer each, so that what is loaded at the first request is there.
+    const atRest = async ({ tcp, pid }: Running) => {
+      await load("rate", ["-to", tcp, "-path", "/_ping", "-for", "500ms"]);
+      return await resident(pid);
+    };
     {
       await using server = await contenders[0].start(cached);
-      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "500ms"]);
-      push(memory, `${OURS} cached`, await resident(server.pid) / 1024);
+      push(memory, `${OURS} cached`, await atRest(server) / 1024);
     }
     for (const contender of contenders) {
       if (![OURS, YARDSTICK, LIMIT, GO].includes(contender.name)) continue;
       await using server = await contender.start({});
-      // An answer each, so that what is loaded at the first request is there.
-      await load("rate", ["-to", server.tcp, "-path", "/_ping", "-for", "500ms"]);
-      const idle = await resident(server.pid);
+      const idle = await atRest(server);
       push(memory, `${contender.name} idle`, idle / 1024);
       const crowd = new Deno.Command(client, {
         args: ["idle", "-to", server.tcp, "-path", "/_ping", "-c", `${IDLE}`],
