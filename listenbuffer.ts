@@ -17,7 +17,8 @@
  * @module
  */
 
-import { type Logger, messageOf } from "./engine.ts";
+import { messageOf } from "./engine/errors.ts";
+import type { Logger } from "./engine/log.ts";
 
 /** A gate that opens, or fails, once and for all. Any number of listeners may wait at it. */
 export class Activation {

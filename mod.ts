@@ -27,8 +27,8 @@
  * @module
  */
 
-import { main } from "./builtins/command.ts";
-import { requireProfiler } from "./builtins/runtime.ts";
+import { main } from "./cli/main.ts";
+import { requireProfiler } from "./platform/deno.ts";
 import type { Engine } from "./engine.ts";
 import type { Router, RouterOptions } from "./router.ts";
 
@@ -94,7 +94,7 @@ export async function createRouter(engine: Engine, options?: RouterOptions): Pro
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
   requireProfiler();
-  const profiler = await import("./builtins/profiler.ts");
+  const profiler = await import("./profiler/profiler.ts");
   await profiler.attachProfiler(router, engine);
 }
 

@@ -42,7 +42,7 @@ async function stage(folder: string): Promise<void> {
   }
   const build = { commit: await commit(), time: buildTime() };
   await Deno.writeTextFile(
-    join(folder, "builtins/build.ts"),
+    join(folder, "engine/build.ts"),
     `export const BUILD: { commit?: string; time?: string } = ${JSON.stringify(build)};\n`,
   );
 }

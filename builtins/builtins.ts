@@ -4,11 +4,11 @@
  * @module
  */
 
-import type { Engine } from "../engine.ts";
-import { Activation } from "../listenbuffer.ts";
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
 import { corsOf, type Fetcher, milliseconds, number, registerServeapi } from "./serveapi.ts";
+import type { Engine } from "../engine.ts";
+import { Activation } from "../listenbuffer.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {

@@ -4,7 +4,9 @@
  * @module
  */
 
-import { after, type Engine, type Job, TypedError } from "../engine.ts";
+import type { Engine, Job } from "../engine.ts";
+import { TypedError } from "../engine/errors.ts";
+import { after } from "../engine/time.ts";
 
 /** How many events a late listener can still ask for. */
 const HISTORY = 1_024;

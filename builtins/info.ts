@@ -4,9 +4,10 @@
  * @module
  */
 
-import { API_VERSION, type Engine, MIN_API_VERSION, VERSION } from "../engine.ts";
-import { BUILD } from "./build.ts";
-import { DESCRIPTORS, descriptorsProblem } from "./runtime.ts";
+import type { Engine } from "../engine.ts";
+import { BUILD } from "../engine/build.ts";
+import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";
+import { DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
 
 /** What the other built-in jobs know. */
 export interface Sources {

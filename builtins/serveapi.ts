@@ -5,20 +5,20 @@
  * @module
  */
 
-import { type Engine, type Job, messageOf, TypedError } from "../engine.ts";
+import type { Engine, Job } from "../engine.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
 import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
-import { type Address, bind, type Bound, exposureProblem, parseAddress } from "./addresses.ts";
-import { type BrowserRules, readHost, readOrigin, refusePages } from "./browsers.ts";
-import { Connections, type RequestHandler, type Timeouts } from "./connections.ts";
-import { descriptorLimit, DESCRIPTORS, nativeServe } from "./runtime.ts";
-import {
-  notify,
-  notifyReloading,
-  receiveSockets,
-  startWatchdog,
-  untakenSockets,
-} from "./systemd.ts";
-import type { Certificates, TlsListener, TlsServer, Verifier } from "./tls.ts";
+import { receiveSockets, untakenSockets } from "../platform/activation.ts";
+import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
+import { nativeServe } from "../platform/http.ts";
+import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
+import { type Address, bind, exposureProblem, parseAddress } from "../serve/addresses.ts";
+import type { Bound } from "../serve/bound.ts";
+import { type BrowserRules, readHost, readOrigin, refusePages } from "../serve/browsers.ts";
+import type { Verifier } from "../serve/client_certificates.ts";
+import { Connections, type Timeouts } from "../serve/connections.ts";
+import type { RequestHandler } from "../serve/handler.ts";
+import type { Certificates, TlsListener, TlsServer } from "../serve/tls.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -73,7 +73,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     const untaken = untakenSockets();
     if (untaken) engine.log("warn", `no address uses what systemd has passed: ${untaken}`);
     await notify(READY, engine.log);
-    if (!watched) engine.onShutdown(startWatchdog(engine));
+    if (!watched) engine.onShutdown(startWatchdog(() => runTrue(engine), engine.log));
     watched = true;
   });
 
@@ -95,6 +95,14 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   engine.onShutdown(() => told);
 
   return { stats: () => [...apis].map((api) => api.stats) };
+}
+
+/** Whether a job can run. A daemon that is told to stop takes no new ones, and is alive all the same. */
+async function runTrue(engine: Engine): Promise<void> {
+  if (engine.stopping.aborted) return;
+  const job = engine.job("true");
+  job.quiet = true; // It is no event, and nothing to fill a log with.
+  await job.run();
 }
 
 /** How many descriptors a client takes whose certificate is asked for: its own, and the pair behind it. */
@@ -365,7 +373,10 @@ async function loadTls(job: Job): Promise<Tls | undefined> {
     if (path) return path;
     throw new TypedError("bad parameter", `TLS needs ${key}, expected the path of a PEM file`);
   };
-  const { Certificates, TlsListener, TlsServer, Verifier } = await import("./tls.ts");
+  const [{ Certificates, TlsListener, TlsServer }, { Verifier }] = await Promise.all([
+    import("../serve/tls.ts"),
+    import("../serve/client_certificates.ts"),
+  ]);
   const { log } = job.engine;
   const certificates = new Certificates({
     cert: file("TlsCert"),

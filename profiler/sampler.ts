@@ -8,7 +8,8 @@
 import { Session } from "node:inspector/promises";
 import { setImmediate } from "node:timers"; // Deno before 2.8 declares no global one.
 import { runInThisContext } from "node:vm";
-import { type Engine, type Handler, within } from "../../engine.ts";
+import type { Engine, Handler } from "../engine.ts";
+import { within } from "../engine/time.ts";
 
 /** Microseconds between two looks at the stack: what V8 takes by default. */
 export const CPU_PERIOD = 1_000;

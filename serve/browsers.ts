@@ -6,9 +6,9 @@
  * @module
  */
 
-import { TypedError } from "../engine.ts";
-import type { RequestHandler } from "./connections.ts";
-import { headerOf } from "./runtime.ts";
+import { TypedError } from "../engine/errors.ts";
+import { headerOf } from "../platform/http.ts";
+import type { RequestHandler } from "./handler.ts";
 
 /** Whose requests are let through. */
 export interface BrowserRules {

@@ -5,8 +5,9 @@
  * @module
  */
 
-import { type Logger, messageOf, within } from "../engine.ts";
-import type { ClientCertificate } from "../router.ts";
+import { messageOf } from "../engine/errors.ts";
+import type { Logger } from "../engine/log.ts";
+import { within } from "../engine/time.ts";
 import {
   bodyKind,
   nativeServe,
@@ -14,22 +15,9 @@ import {
   type Served,
   type ServedInfo,
   silenceLegacyAbort,
-} from "./runtime.ts";
-
-/** What a request handler is told besides the request. */
-export interface RequestInfo {
-  /** Where the client is. */
-  readonly remoteAddr: Deno.Addr;
-  /** The certificate that the client has shown, where clients have to. */
-  readonly client?: ClientCertificate;
-  /** Aborted when the client leaves before its answer is complete. */
-  readonly signal: AbortSignal;
-  /** Ends the connection at once, whatever it has not sent yet. */
-  cut(): void;
-}
-
-/** Answers a request. */
-export type RequestHandler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
+} from "../platform/http.ts";
+import type { RequestHandler, RequestInfo } from "./handler.ts";
+import type { ClientCertificate } from "../router/bindings.ts";
 
 /** How long a client may take, in milliseconds. */
 export interface Timeouts {

@@ -4,8 +4,9 @@
  * @module
  */
 
-import { type Engine, type Job, Status } from "../../engine.ts";
-import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../runtime.ts";
+import type { Engine, Job } from "../engine.ts";
+import { Status } from "../engine/errors.ts";
+import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
 export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];

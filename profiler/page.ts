@@ -6,7 +6,10 @@
  */
 
 import { html, raw } from "npm:hono@^4.13/html";
-import type { EngineStats } from "../../engine.ts";
+import style from "./page.css" with { type: "text" };
+import icon from "./icon.svg" with { type: "text" };
+import script from "./page.js" with { type: "text" };
+import type { EngineStats } from "../engine.ts";
 import {
   BOUNDS,
   type Histogram,
@@ -14,9 +17,6 @@ import {
   type Resources,
   type RunningJob,
 } from "./monitor.ts";
-import style from "./page.css" with { type: "text" };
-import icon from "./icon.svg" with { type: "text" };
-import script from "./page.js" with { type: "text" };
 
 /** Nothing but what this daemon serves is loaded, and nothing that stands in the page is run. */
 export const CONTENT_SECURITY_POLICY =

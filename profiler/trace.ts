@@ -5,8 +5,8 @@
  * @module
  */
 
-import { type CpuProfile, parentsOf } from "./sampler.ts";
 import type { Span } from "./monitor.ts";
+import { type CpuProfile, parentsOf } from "./sampler.ts";
 
 /** Stands for the page that a trace of Chrome is of. */
 const PAGE = "file:///floodgate";

@@ -8,9 +8,10 @@
 import { accepts } from "npm:hono@^4.13/accepts";
 import type { Context } from "npm:hono@^4.13";
 import { writeHeapSnapshot } from "node:v8";
-import { type Engine, type Job, messageOf, TypedError, within } from "../engine.ts";
-import type { Bindings, Router } from "../router.ts";
-import { BOUNDS, Monitor, type Span } from "./profiler/monitor.ts";
+import type { Engine, Job } from "../engine.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
+import { within } from "../engine/time.ts";
+import { BOUNDS, Monitor, type Span } from "./monitor.ts";
 import {
   type Api,
   ASSETS,
@@ -18,10 +19,12 @@ import {
   renderPage,
   renderParts,
   type Snapshot,
-} from "./profiler/page.ts";
-import { cpuToPprof, heapToPprof } from "./profiler/pprof.ts";
-import { elapsed, Sampler } from "./profiler/sampler.ts";
-import { toTrace } from "./profiler/trace.ts";
+} from "./page.ts";
+import { cpuToPprof, heapToPprof } from "./pprof.ts";
+import { elapsed, Sampler } from "./sampler.ts";
+import { toTrace } from "./trace.ts";
+import type { Router } from "../router.ts";
+import type { Bindings } from "../router/bindings.ts";
 
 /** The longest that a profile may take, in seconds. */
 const MAX_SECONDS = 300;

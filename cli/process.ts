@@ -1,0 +1,113 @@
+/**
+ * What a daemon is to the system as a process: its pidfile, its signals, and errors that no handler
+ * has caught.
+ *
+ * @module
+ */
+
+import type { Engine } from "../engine.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
+
+/** The first line of an error's message. */
+export function oneLine(error: unknown): string {
+  return messageOf(error).split("\n", 1)[0];
+}
+
+/** Writes the pidfile, and gives what removes it again if it is still ours. */
+export function writePidfile(path: string, takeover: boolean): () => void {
+  const read = () => {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return undefined;
+      throw error;
+    }
+  };
+  const other = read();
+  if (other !== undefined && /^\d+$/.test(other) && !takeover) {
+    const running = isRunning(other);
+    if (running !== false) {
+      const problem = running
+        ? `process ${other} runs already`
+        : `process ${other} may run, which is seen with --allow-all only; remove the file if not`;
+      throw new TypedError("conflict", `--pidfile ${path}: ${problem}`);
+    }
+  }
+  try {
+    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
+  } catch (error) {
+    throw new Error(`cannot write --pidfile ${path}: ${oneLine(error)}`, { cause: error });
+  }
+  const remove = () => {
+    globalThis.removeEventListener("unload", remove);
+    try {
+      if (read() === String(Deno.pid)) Deno.removeSync(path);
+    } catch (error) {
+      console.error(`floodgate: cannot remove --pidfile ${path}: ${oneLine(error)}`);
+    }
+  };
+  globalThis.addEventListener("unload", remove);
+  return remove;
+}
+
+/** Undefined if we may not look. */
+function isRunning(pid: string): boolean | undefined {
+  if (Number(pid) === Deno.pid) return false;
+  try {
+    return Deno.statSync(`/proc/${pid}`).isDirectory;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    if (error instanceof Deno.errors.NotCapable) return undefined;
+    throw error;
+  }
+}
+
+const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
+
+/**
+ * The first signal to end drains, the second ends the process with the status a shell expects of it.
+ * SIGHUP reads again what can change.
+ */
+export function listenToSignals(engine: Engine, drain: number): () => void {
+  const listeners: [Deno.Signal, () => void][] = Object.entries(SIGNALS).map(([name, number]) => [
+    name as Deno.Signal,
+    () => {
+      if (engine.stopping.aborted) Deno.exit(128 + number);
+      engine.log("info", `${name}: draining`);
+      engine.shutdown({ drain });
+    },
+  ]);
+  listeners.push(["SIGHUP", () => {
+    if (engine.stopping.aborted) return;
+    // What goes wrong is in the log, and the daemon goes on as it was.
+    engine.job("reload").run().catch((error) =>
+      engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
+    );
+  }]);
+  for (const [name, listener] of listeners) Deno.addSignalListener(name, listener);
+  return () => {
+    for (const [name, listener] of listeners) Deno.removeSignalListener(name, listener);
+  };
+}
+
+/** What a handler leaves behind and nobody awaits must not end a daemon that others rely on. */
+export function surviveErrors(engine: Engine): () => void {
+  const onRejection = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    engine.log("error", `unhandled rejection: ${stackOf(event.reason)}`);
+  };
+  const onError = (event: ErrorEvent) => {
+    event.preventDefault();
+    engine.log("error", `uncaught error: ${stackOf(event.error)}`);
+  };
+  globalThis.addEventListener("unhandledrejection", onRejection);
+  globalThis.addEventListener("error", onError);
+  return () => {
+    globalThis.removeEventListener("unhandledrejection", onRejection);
+    globalThis.removeEventListener("error", onError);
+  };
+}
+
+function stackOf(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}

@@ -1,0 +1,59 @@
+/** Exit statuses that have a name; any other integer is as good. */
+export const Status = {
+  /** The job did what it was asked to. */
+  OK: 0,
+  /** The job failed. */
+  Err: 1,
+  /** No handler is registered under the job's name. */
+  NotFound: 127,
+} as const;
+/** A job's exit status: any integer, 0 for success. */
+export type Status = number;
+
+/** What a {@linkcode TypedError} says about its cause, in terms that any front end can map. */
+export type ErrorKind =
+  | "not found"
+  | "bad parameter"
+  | "conflict"
+  | "not acceptable"
+  | "unauthorized"
+  | "forbidden"
+  | "too large"
+  | "timeout"
+  | "not implemented"
+  | "unavailable";
+
+/**
+ * An error whose kind and message are meant for the caller. Over HTTP the kind chooses the status
+ * (`"not found"` is 404, and so on) and the message reaches the client as it is.
+ */
+export class TypedError extends Error {
+  /** Always `"TypedError"`. */
+  override readonly name: string = "TypedError";
+  /** What went wrong. */
+  readonly kind: ErrorKind;
+  /** An error of this kind; `options.cause` is for the log. */
+  constructor(kind: ErrorKind, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.kind = kind;
+  }
+}
+
+/** What {@linkcode Job.run} rejects with when the exit status is not 0. */
+export class JobError extends Error {
+  /** The name of the job that failed. */
+  override readonly name: string;
+  /** Its exit status, never 0. */
+  readonly status: Status;
+  /** The failure of the job `name`; `options.cause` is what its handler threw, if it did. */
+  constructor(name: string, status: Status, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = name;
+    this.status = status;
+  }
+}
+
+/** An error's message, or the thing that was thrown as text. */
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message || error.name : String(error);
+}

@@ -1,0 +1,73 @@
+/**
+ * The process's descriptors, and what it may do with them: what Linux lists in /proc, and Deno
+ * keeps from a process that has not all permissions.
+ *
+ * @module
+ */
+
+import { messageOf, TypedError } from "../engine/errors.ts";
+
+/** Why foreign functions cannot be called, if they cannot. Asks nobody. */
+export function foreignFunctionsProblem(): string | undefined {
+  if (Deno.build.os !== "linux") return `this works on Linux, not on ${Deno.build.os}`;
+  if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") {
+    return "this needs the permission --allow-ffi";
+  }
+}
+
+/**
+ * Why the process's descriptors cannot be looked at, if they cannot. They are listed in /proc, which Deno
+ * lets nobody read who may not do everything. Asks nobody.
+ */
+export function descriptorsProblem(): string | undefined {
+  const problem = foreignFunctionsProblem();
+  if (problem) return problem;
+  const missing = "this needs all permissions, --allow-all: to look into /proc";
+  if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return missing;
+  try {
+    // Deno before 2.8.3 lets anyone look at what is there, and nobody else read it.
+    Deno.readTextFileSync(LIMITS);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotCapable) return missing;
+    return `this needs /proc: ${messageOf(error)}`;
+  }
+}
+
+/**
+ * Makes sure that sockets which somebody else has made can be looked at and listened on.
+ *
+ * @throws {TypedError} ("bad parameter") If this process may not do so.
+ */
+export function requireDescriptors(): void {
+  const problem = descriptorsProblem();
+  if (problem) throw new TypedError("bad parameter", problem);
+}
+
+/** The process's descriptors, by their numbers (proc_pid_fd(5)). */
+export const DESCRIPTORS = "/proc/self/fd";
+const LIMITS = "/proc/self/limits";
+
+/** How many descriptors the process may have; undefined where {@linkcode descriptorsProblem} is. */
+export function descriptorLimit(): number | undefined {
+  if (descriptorsProblem()) return undefined;
+  const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync(LIMITS)) ?? [];
+  return soft === undefined ? undefined : Number(soft);
+}
+
+/** A variable of the environment, where we may look: nobody should be asked for the permission. */
+export function permittedEnv(name: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
+  return state === "granted" ? Deno.env.get(name) : undefined;
+}
+
+/** The process's descriptors and where they point; not that of the listing itself. */
+export function descriptors(): { fd: number; target: string }[] {
+  return [...Deno.readDirSync(DESCRIPTORS)].flatMap(({ name }) => {
+    try {
+      return [{ fd: Number(name), target: Deno.readLinkSync(`${DESCRIPTORS}/${name}`) }];
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
+  });
+}

@@ -1,0 +1,116 @@
+/**
+ * What Deno's HTTP server has without documenting it: serving a connection that was accepted
+ * elsewhere, one header of a request, and the kind of an answer's body. A Deno that changes any of
+ * it breaks this file, and tests/platform/http_test.ts says which part.
+ *
+ * @module
+ */
+
+import { OLDEST_DENO } from "./deno.ts";
+
+/** A connection that is being served. */
+export interface Served {
+  /** Resolves when it has ended, rejects if it ended badly. */
+  readonly finished: Promise<void>;
+  /** Ends it once its answers are sent: at once where there are none. */
+  shutdown(): Promise<void>;
+}
+/** What the server tells of a request besides itself. */
+export interface ServedInfo {
+  /** Resolves when the answer is complete, rejects if the client left before. */
+  readonly completed: Promise<void>;
+}
+/** Serves HTTP on a connection. */
+export type Serve<Info extends ServedInfo = ServedInfo> = (
+  connection: Deno.Conn,
+  // Of an AbortSignal only this is called, so each connection is spared the real thing.
+  signal: { addEventListener(type: "abort", listener: () => void): void },
+  handler: (request: Request, info: Info) => Response | Promise<Response>,
+  onError: (error: unknown) => Response,
+  onListen: () => void,
+) => Served;
+
+/**
+ * The native HTTP loop for one connection. Deno's own tests use it, its documentation does not name
+ * it; there is no other way to serve a connection at the speed of `Deno.serve`.
+ *
+ * @throws {Error} If this Deno has none.
+ */
+export function nativeServe(): Serve {
+  const deno = Deno as unknown as { internal: symbol } & Record<symbol, Record<string, unknown>>;
+  const serve = deno[deno.internal]?.serveHttpOnConnection;
+  if (typeof serve !== "function") {
+    throw new Error(
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno ${OLDEST_DENO} or newer`,
+    );
+  }
+  return serve as Serve;
+}
+
+/** What the runtime keeps in its objects, under symbols that are known by their descriptions. */
+type Innards = Record<symbol, unknown>;
+/** Those symbols, once looked for: they are the same in all objects of a class. */
+const symbols: Record<"request" | "response" | "lazy static body", symbol | undefined> = {
+  "request": undefined,
+  "response": undefined,
+  "lazy static body": undefined,
+};
+
+function innardOf(object: Request | Response, name: keyof typeof symbols): unknown {
+  const symbol = symbols[name] ??=
+    Object.getOwnPropertySymbols(object).find(({ description }) => description === name) ??
+      Symbol(name);
+  return (object as unknown as Innards)[symbol];
+}
+
+/**
+ * One header of a request that the native loop has made. To look at `request.headers` makes the loop
+ * copy them all and answer by way of a promise, which is a sixth of all that a small request takes;
+ * Deno from 2.8.3 on can be asked for just one.
+ *
+ * @param name In lower case.
+ */
+export function headerOf(request: Request, name: string): string | null {
+  const inner = innardOf(request, "request") as { header?: unknown } | undefined;
+  return typeof inner?.header === "function" ? inner.header(name) : request.headers.get(name);
+}
+
+/** The longest answer that the buffers of a socket take at once, whatever its client does, in bytes. */
+const SMALL = 65_536;
+
+/**
+ * How it can be known when a client has taken an answer. A `small` one counts as taken when it is given.
+ * Of a `stream` {@linkcode ServedInfo.completed} tells. A `long` one is given to the native loop whole,
+ * and nothing tells.
+ */
+export function bodyKind(response: Response): "small" | "stream" | "long" {
+  const inner = innardOf(response, "response") as {
+    body?: { streamOrStatic?: { body?: unknown } } | null;
+  } | undefined;
+  const held = inner?.body?.streamOrStatic;
+  const body = innardOf(response, "lazy static body") ?? held?.body;
+  // A unit of a text is at most three bytes.
+  if (typeof body === "string") return body.length <= SMALL / 3 ? "small" : "long";
+  if (body instanceof Uint8Array) return body.length <= SMALL ? "small" : "long";
+  if (held instanceof ReadableStream) return "stream";
+  // To look at a body makes a stream of it, where there is one.
+  return inner?.body === null && response.body === null ? "small" : "long";
+}
+
+const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
+let silenced = false;
+
+/**
+ * Deno warns, once a process, that a request's signal aborts after a complete answer as well. Here
+ * nobody is misled by that, and a user who never called Deno.serve would be puzzled.
+ */
+export function silenceLegacyAbort(): void {
+  if (silenced) return;
+  silenced = true;
+  const { warn } = console;
+  const filter = (...args: unknown[]) => {
+    if (!String(args[0]).startsWith(legacyAbort)) return warn.apply(console, args);
+    if (console.warn === filter) console.warn = warn;
+  };
+  console.warn = filter;
+}

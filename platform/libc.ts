@@ -1,0 +1,157 @@
+/**
+ * The C library's calls that Deno has nothing for, by FFI.
+ *
+ * @module
+ */
+
+export const AF_UNIX = 1;
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+const SOL_SOCKET = 1;
+export const SO_TYPE = 3;
+export const SO_ACCEPTCONN = 30;
+export const SOCK_STREAM = 1;
+const SHUT_RDWR = 2;
+const EPOLL_CTL_ADD = 1;
+const F_SETFD = 2;
+const FD_CLOEXEC = 1;
+const F_GETFL = 3;
+const F_SETFL = 4;
+const O_NONBLOCK = 0o4_000;
+const O_CLOEXEC = 0o2_000_000;
+const CLOCK_MONOTONIC = 1;
+/** sockaddr_un, the longest of the addresses here. */
+const SOCKADDR_LENGTH = 110;
+
+/**
+ * An int that Deno takes for a structure with an int in it. To the C library they are the same (the ABIs of
+ * x86-64 and AArch64 pass both in one register), and to Deno not: for functions of mere numbers it loads a
+ * compiler and makes machine code of its own, which takes 3 ms and 2.5 MiB, for a handful of calls.
+ */
+const INT = { struct: ["i32"] } as const;
+const int = (value: number) => Int32Array.of(value);
+
+const SYMBOLS = {
+  listen: { parameters: [INT, "i32"], result: "i32" },
+  close: { parameters: [INT], result: "i32" },
+  dup3: { parameters: [INT, "i32", "i32"], result: "i32" },
+  fcntl: { parameters: [INT, "i32", "i32"], result: "i32" },
+  shutdown: { parameters: [INT, "i32"], result: "i32" },
+  getsockname: { parameters: [INT, "buffer", "buffer"], result: "i32" },
+  getpeername: { parameters: [INT, "buffer", "buffer"], result: "i32" },
+  getsockopt: { parameters: [INT, "i32", "i32", "buffer", "buffer"], result: "i32" },
+  epoll_ctl: { parameters: [INT, "i32", "i32", "buffer"], result: "i32" },
+  clock_gettime: { parameters: [INT, "buffer"], result: "i32" },
+} as const;
+
+/** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
+export interface Watch {
+  epoll: number;
+  events: number;
+  data: bigint;
+}
+
+/** The C library's calls, for as long as they are needed. */
+export class Libc {
+  // Every Deno for Linux is linked with this one.
+  #library = Deno.dlopen("libc.so.6", SYMBOLS);
+
+  listen(fd: number, backlog: number): void {
+    this.#library.symbols.listen(int(fd), backlog);
+  }
+  close(fd: number): void {
+    this.#library.symbols.close(int(fd));
+  }
+  closeOnExec(fd: number): void {
+    this.#library.symbols.fcntl(int(fd), F_SETFD, FD_CLOEXEC);
+  }
+  /** Puts a socket in the place of another, which is closed by that. */
+  replace(fd: number, by: number): void {
+    const { dup3, fcntl } = this.#library.symbols;
+    if (dup3(int(by), fd, O_CLOEXEC) < 0) throw new Error("dup3 failed");
+    fcntl(int(fd), F_SETFL, fcntl(int(fd), F_GETFL, 0) | O_NONBLOCK);
+  }
+  /** Whether an epoll instance took a descriptor. */
+  watch({ epoll, events, data }: Watch, fd: number): boolean {
+    // struct epoll_event is packed on x86-64, and on no other architecture.
+    const offset = Deno.build.arch === "x86_64" ? 4 : 8;
+    const event = new DataView(new ArrayBuffer(offset + 8));
+    event.setUint32(0, events, true);
+    event.setBigUint64(offset, data, true);
+    return this.#library.symbols.epoll_ctl(int(epoll), EPOLL_CTL_ADD, fd, event) === 0;
+  }
+  monotonic(): bigint {
+    const time = new BigInt64Array(2);
+    this.#library.symbols.clock_gettime(int(CLOCK_MONOTONIC), time);
+    return time[0] * 1_000_000n + time[1] / 1_000n;
+  }
+  shutdown(fd: number): void {
+    this.#library.symbols.shutdown(int(fd), SHUT_RDWR);
+  }
+  /** The port of a tcp socket's other end, if it is one and has one. */
+  peerPortOf(fd: number): number | undefined {
+    const name = this.#name("getpeername", fd);
+    return name && name.getUint16(0, true) !== AF_UNIX ? name.getUint16(2) : undefined;
+  }
+  /** The address of a socket's other end, if it is a socket and has one. */
+  peerOf(fd: number): string | undefined {
+    const name = this.#name("getpeername", fd);
+    return name && this.#address(name).address;
+  }
+  /** The family and address of a socket. */
+  nameOf(fd: number): { family: number; address: string } {
+    const name = this.#name("getsockname", fd);
+    if (name === undefined) throw new Error(`getsockname of descriptor ${fd} failed`);
+    return this.#address(name);
+  }
+  #name(call: "getsockname" | "getpeername", fd: number): DataView | undefined {
+    const name = new Uint8Array(SOCKADDR_LENGTH);
+    const length = new Uint32Array([SOCKADDR_LENGTH]);
+    if (this.#library.symbols[call](int(fd), name, length) !== 0) return undefined;
+    return new DataView(name.buffer, 0, Math.min(length[0], SOCKADDR_LENGTH));
+  }
+  #address(name: DataView): { family: number; address: string } {
+    const family = name.getUint16(0, true);
+    const bytes = new Uint8Array(name.buffer, 0, name.byteLength);
+    switch (family) {
+      case AF_INET: {
+        const hostname = bytes.subarray(4, 8).join(".");
+        return { family, address: formatTcp({ hostname, port: name.getUint16(2) }) };
+      }
+      case AF_INET6: {
+        const groups = Array.from({ length: 8 }, (_, i) => name.getUint16(8 + 2 * i).toString(16));
+        return {
+          family,
+          address: formatTcp({ hostname: groups.join(":"), port: name.getUint16(2) }),
+        };
+      }
+      default: {
+        const path = new TextDecoder().decode(bytes.subarray(2));
+        return { family, address: formatUnix(path) };
+      }
+    }
+  }
+  /** A socket's option of the level SOL_SOCKET that is an int; undefined where it has none. */
+  option(fd: number, option: number): number | undefined {
+    const value = new Int32Array(1);
+    const length = new Uint32Array([value.byteLength]);
+    const result = this.#library.symbols.getsockopt(int(fd), SOL_SOCKET, option, value, length);
+    return result === 0 ? value[0] : undefined;
+  }
+  [Symbol.dispose](): void {
+    this.#library.close();
+  }
+}
+
+/** The path of a unix socket as `unix:///path`, or `unix://@name` for an abstract name (unix(7)). */
+export function formatUnix(path: string): string {
+  // Only an abstract name begins with a zero byte, and it may have more of them; a path ends with one.
+  const name = path.startsWith("\0") ? path.replaceAll("\0", "@") : path.replace(/\0.*/s, "");
+  return `unix://${name}`;
+}
+
+/** An internet address as `tcp://HOST:PORT`, an IPv6 host in its short form. */
+export function formatTcp({ hostname, port }: { hostname: string; port: number }): string {
+  const host = hostname.includes(":") ? new URL(`http://[${hostname}]`).hostname : hostname;
+  return `tcp://${host}:${port}`;
+}

@@ -1,0 +1,43 @@
+/**
+ * What it is to bind an address, whatever its kind: types only.
+ *
+ * @module
+ */
+
+import type { Acceptor } from "../listenbuffer.ts";
+
+/** How {@linkcode bind} binds. */
+export interface BindOptions {
+  /** The group, by name or number, that may connect to a unix socket. Default: the process's own. */
+  group?: string;
+  /** Bind beside the process that answers on a unix socket, and take its place on `publish`. */
+  takeover?: boolean;
+  /** Share a tcp port with other processes that ask for the same (SO_REUSEPORT, socket(7)). */
+  reusePort?: boolean;
+  /** Allow tcp addresses that other machines can reach. */
+  exposed?: boolean;
+  /** Listens for TLS on tcp, at an address or on a socket. Default: no TLS. */
+  listenTls?: (where: Deno.TcpListenOptions | number) => Acceptor<Deno.Conn, Deno.Addr>;
+}
+
+/** An address that is bound. */
+export interface Bound {
+  /** What listens there. */
+  readonly listener: Acceptor<Deno.Conn, Deno.Addr>;
+  /** The address with the real port, `tcp:` or `unix:`. */
+  readonly address: string;
+  /** Whether clients can find it no more after `unpublish`, as it is with a socket file of our own. */
+  readonly hides: boolean;
+  /**
+   * Takes a living process's place, where `takeover` bound beside it; else it is there already. What
+   * systemd has passed is from here on nobody else's.
+   */
+  publish(): Promise<void>;
+  /**
+   * Lets no new client find it: removes the socket file, if it is still ours. What systemd has passed
+   * can be had again, unless it was published.
+   */
+  unpublish(): Promise<void>;
+  /** The same at once, for a process that is about to end. */
+  unpublishNow(): void;
+}

@@ -1,0 +1,22 @@
+/**
+ * What handles requests, and what it is told: types only.
+ *
+ * @module
+ */
+
+import type { ClientCertificate } from "../router/bindings.ts";
+
+/** What a request handler is told besides the request. */
+export interface RequestInfo {
+  /** Where the client is. */
+  readonly remoteAddr: Deno.Addr;
+  /** The certificate that the client has shown, where clients have to. */
+  readonly client?: ClientCertificate;
+  /** Aborted when the client leaves before its answer is complete. */
+  readonly signal: AbortSignal;
+  /** Ends the connection at once, whatever it has not sent yet. */
+  cut(): void;
+}
+
+/** Answers a request. */
+export type RequestHandler = (request: Request, info: RequestInfo) => Response | Promise<Response>;
