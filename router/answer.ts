@@ -20,7 +20,7 @@ export async function withoutBody(answer: Response | Promise<Response>): Promise
 const encoder = new TextEncoder();
 /**
  * An answer of more than this is sent as it is written, so that no job can fill the memory. No more than
- * what builtins/runtime.ts calls small, or its connection would wait for --send-timeout.
+ * what platform/http.ts calls small, or its connection would wait for --send-timeout.
  */
 const BUFFER = 65_536;
 
