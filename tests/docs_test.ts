@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { denoIsFrom, importsText, runtimeFault } from "../builtins/runtime.ts";
-import { VERIFYING_DENO } from "../builtins/tls.ts";
-import { freePort, missing, project, run, TempFolder, testWhere } from "./daemon.ts";
-import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./docs.ts";
+import { denoIsFrom, importsText, runtimeFault } from "../platform/deno.ts";
+import { VERIFYING_DENO } from "../serve/client_certificates.ts";
+import { freePort, missing, project, run, TempFolder, testWhere } from "./support/daemon.ts";
+import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./support/docs.ts";
 
 const DOCUMENTS = [
   "README.md",

@@ -17,16 +17,16 @@ import {
   type Job,
   JobError,
   type LoggerOptions,
-  messageOf,
   Output,
   type Sink,
   Status,
   tail,
   TypedError,
-  within,
 } from "../engine.ts";
-import { FakeClock } from "./clock.ts";
-import { isPending, settle } from "./daemon.ts";
+import { messageOf } from "../engine/errors.ts";
+import { within } from "../engine/time.ts";
+import { FakeClock } from "./support/clock.ts";
+import { isPending, settle } from "./support/daemon.ts";
 
 const HUGE = "123456789012345678901234567890";
 

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { type Acceptor, Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
-import { FakeClock } from "./clock.ts";
-import { isPending, settle, until } from "./daemon.ts";
+import { FakeClock } from "./support/clock.ts";
+import { isPending, settle, until } from "./support/daemon.ts";
 
 /** A listener whose connections and errors the test hands out. */
 class Fake implements Acceptor<FakeConn, Deno.NetAddr> {

@@ -1,8 +1,16 @@
 /** The project as others get it: from a URL, and as a package. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { denoIsFrom } from "../builtins/runtime.ts";
-import { Daemon, missing, project, run, serveProject, TempFolder, testWhere } from "./daemon.ts";
+import { denoIsFrom } from "../platform/deno.ts";
+import {
+  Daemon,
+  missing,
+  project,
+  run,
+  serveProject,
+  TempFolder,
+  testWhere,
+} from "./support/daemon.ts";
 
 const ROOT = project("");
 const NO_GIT = await missing("git", ["-C", ROOT, "rev-parse"]);

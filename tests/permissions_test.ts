@@ -1,8 +1,8 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { denoIsFrom, importsText, knowsAbstractNames } from "../builtins/runtime.ts";
-import { VERIFYING_DENO } from "../builtins/tls.ts";
-import { Authority } from "./certificates.ts";
-import { Daemon, exchange, missing, run, TempFolder, testWhere, until } from "./daemon.ts";
+import { denoIsFrom, importsText, knowsAbstractNames } from "../platform/deno.ts";
+import { VERIFYING_DENO } from "../serve/client_certificates.ts";
+import { Authority } from "./support/certificates.ts";
+import { Daemon, exchange, missing, run, TempFolder, testWhere, until } from "./support/daemon.ts";
 
 const NO_OPENSSL = await missing("openssl", ["version"]);
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";

@@ -14,21 +14,14 @@ import { Hono } from "npm:hono@^4.13";
 import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { HTTPException } from "npm:hono@^4.13/http-exception";
 import { registerBuiltins } from "../builtins/builtins.ts";
-import { answersEarly } from "../builtins/runtime.ts";
-import {
-  API_VERSION,
-  Engine,
-  type ErrorKind,
-  type Handler,
-  type Job,
-  TypedError,
-  VERSION,
-  within,
-} from "../engine.ts";
+import { Engine, type ErrorKind, type Handler, type Job, TypedError } from "../engine.ts";
+import { within } from "../engine/time.ts";
+import { API_VERSION, VERSION } from "../engine/version.ts";
+import { answersEarly } from "../platform/deno.ts";
 import { createRouter, type Router, type RouterOptions } from "../router.ts";
-import { Client } from "./client.ts";
-import { FakeClock } from "./clock.ts";
-import { isPending, settle, testWhere, until } from "./daemon.ts";
+import { Client } from "./support/client.ts";
+import { FakeClock } from "./support/clock.ts";
+import { isPending, settle, testWhere, until } from "./support/daemon.ts";
 
 interface App {
   engine: Engine;

@@ -44,7 +44,7 @@ ln -s /proc/self/fd "$root/dev/fd"
 
 mkdir -p "$root/units" "$root/opt/floodgate/.deno" "$root/old"
 cp /lib/systemd/system/*.target "$root/units" && cp -r "$units"/. "$root/units"
-(cd "$project" && cp -r ./*.ts deno.json builtins offline examples "$root/opt/floodgate")
+(cd "$project" && cp -r ./*.ts deno.json engine router builtins serve platform cli profiler offline examples "$root/opt/floodgate")
 mount --bind "$cache" "$root/opt/floodgate/.deno"
 : >"$root/usr/local/bin/deno"
 mount --bind "$deno" "$root/usr/local/bin/deno"

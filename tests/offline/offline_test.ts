@@ -7,9 +7,9 @@ import { assertEquals, assertStringIncludes } from "@std/assert";
 // What judges the stand-in's assertions has to be something else than those assertions.
 import { deepStrictEqual, ok, strictEqual } from "node:assert/strict";
 import { inspect } from "node:util";
-import * as standIn from "../offline/assert.ts";
-import { jsrTrouble, OFFLINE_FLAGS } from "../offline/flags.ts";
-import { parseArgs, type ParseOptions } from "../offline/parse_args.ts";
+import * as standIn from "../../offline/assert.ts";
+import { jsrTrouble, OFFLINE_FLAGS } from "../../offline/flags.ts";
+import { parseArgs, type ParseOptions } from "../../offline/parse_args.ts";
 
 type Std = typeof standIn;
 
@@ -711,7 +711,7 @@ async function withRegistry(
 async function printed(registry: string): Promise<{ stdout: string; stderr: string }> {
   const command = new Deno.Command(Deno.execPath(), {
     args: ["run", "--allow-net", "--allow-env", "--no-lock", "offline/flags.ts"],
-    cwd: new URL("..", import.meta.url),
+    cwd: new URL("../..", import.meta.url),
     env: { JSR_URL: registry },
   });
   const { stdout, stderr } = await command.output();
@@ -770,8 +770,10 @@ Deno.test("offline/flags.ts prints the flags, and why, where JSR does not answer
 Deno.test("offline/import_map.json replaces every import of deno.json", async () => {
   const imports = async (path: string): Promise<Record<string, string>> =>
     JSON.parse(await Deno.readTextFile(new URL(path, import.meta.url))).imports;
-  const replaced = Object.keys(await imports("../offline/import_map.json"));
-  const missing = Object.keys(await imports("../deno.json")).filter((k) => !replaced.includes(k));
+  const replaced = Object.keys(await imports("../../offline/import_map.json"));
+  const missing = Object.keys(await imports("../../deno.json")).filter((k) =>
+    !replaced.includes(k)
+  );
   // Flags that put an import map in place leave nothing of these imports.
   assertEquals(missing, []);
 });

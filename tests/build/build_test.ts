@@ -3,8 +3,8 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
-import { importsText } from "../builtins/runtime.ts";
-import { Daemon, missing, project, run, TempFolder, testWhere } from "./daemon.ts";
+import { importsText } from "../../platform/deno.ts";
+import { Daemon, missing, project, run, TempFolder, testWhere } from "../support/daemon.ts";
 
 const NO_DOCKER = await missing("docker", ["--version"]);
 

@@ -5,12 +5,21 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { Engine, JobError } from "../engine.ts";
-import { registerBuiltins } from "../builtins/builtins.ts";
-import { createRouter } from "../router.ts";
-import { Client, Load } from "./client.ts";
-import { Daemon, installer, project, run, settle, TempFolder, until, untilHeld } from "./daemon.ts";
-import { Served } from "./served.ts";
+import { registerBuiltins } from "../../builtins/builtins.ts";
+import { Engine, JobError } from "../../engine.ts";
+import { createRouter } from "../../router.ts";
+import { Client, Load } from "../support/client.ts";
+import {
+  Daemon,
+  installer,
+  project,
+  run,
+  settle,
+  TempFolder,
+  until,
+  untilHeld,
+} from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
@@ -396,7 +405,9 @@ Deno.test("a program that has shut its engine down ends, whatever looked at its 
   await using folder = await TempFolder.make();
   await Deno.writeTextFile(
     `${folder.path}/program.ts`,
-    `import { Served } from ${JSON.stringify(new URL("served.ts", import.meta.url).href)};
+    `import { Served } from ${
+      JSON.stringify(new URL("../support/served.ts", import.meta.url).href)
+    };
     const served = await Served.open({}, ["tcp://127.0.0.1:0"]);
     await (await fetch(served.addresses[0].replace("tcp", "http") + "/_ping")).text();
     await served.engine.shutdown();

@@ -1,12 +1,12 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import http2 from "node:http2";
 import type { Context } from "npm:hono@^4.13";
-import { answersEarly, denoIsFrom } from "../builtins/runtime.ts";
-import { VERIFYING_DENO } from "../builtins/tls.ts";
-import type { Bindings } from "../router.ts";
-import { Authority, type Pair } from "./certificates.ts";
-import { Daemon, project, run, TempFolder, testWhere, until } from "./daemon.ts";
-import { Served } from "./served.ts";
+import { answersEarly, denoIsFrom } from "../../platform/deno.ts";
+import type { Bindings } from "../../router.ts";
+import { VERIFYING_DENO } from "../../serve/client_certificates.ts";
+import { Authority, type Pair } from "../support/certificates.ts";
+import { Daemon, project, run, TempFolder, testWhere, until } from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
 
 // That a Deno that cannot is refused is tested by itself.
 const verifies = denoIsFrom(VERIFYING_DENO);
@@ -418,7 +418,14 @@ for (const version of ["TLSv1.2", "TLSv1.3"]) {
       const port = String(await daemon.port());
       await daemon.open();
       await using client = new Deno.Command("node", {
-        args: [project("tests/fixtures/resume.mjs"), port, authority.ca, cert, key, version],
+        args: [
+          project("tests/support/fixtures/resume.mjs"),
+          port,
+          authority.ca,
+          cert,
+          key,
+          version,
+        ],
         stdin: "piped",
         stdout: "piped",
       }).spawn();
@@ -521,7 +528,7 @@ verifyTest("main with --tlsverify serves the docker CLI", async (t) => {
       "-H",
       "tcp://127.0.0.1:0",
       "--install",
-      new URL("../examples/containers.ts", import.meta.url).href,
+      new URL("../../examples/containers.ts", import.meta.url).href,
     ],
     ...flags(await authority.server(), authority.ca),
   ]);
@@ -651,7 +658,7 @@ Deno.test("main with --tlsverify does not start on a Deno that lets everyone in"
   const deno = `${folder.path}/node_modules/.bin/deno`;
   const server = await authority.server();
   const { code, stdout, stderr } = await run(deno, [
-    ...["run", "-A", new URL("../mod.ts", import.meta.url).pathname, "-H", "tcp://127.0.0.1:0"],
+    ...["run", "-A", new URL("../../mod.ts", import.meta.url).pathname, "-H", "tcp://127.0.0.1:0"],
     ...flags(server, authority.ca),
   ], { env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" } });
   assertEquals([code, stdout], [1, ""], stderr);

@@ -7,10 +7,10 @@ import {
   assertRejects,
   assertStringIncludes,
 } from "@std/assert";
-import { registerEvents } from "../builtins/events.ts";
-import { Engine, type Job, JobError, TypedError } from "../engine.ts";
-import { FakeClock } from "./clock.ts";
-import { isPending, until } from "./daemon.ts";
+import { registerEvents } from "../../builtins/events.ts";
+import { Engine, type Job, JobError, TypedError } from "../../engine.ts";
+import { FakeClock } from "../support/clock.ts";
+import { isPending, until } from "../support/daemon.ts";
 
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {

@@ -5,7 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { runtimeFault } from "../builtins/runtime.ts";
+import { runtimeFault } from "../../platform/deno.ts";
 import { connect, type Target } from "./client.ts";
 
 // The real one, also where a test has put its own in its place.
@@ -13,7 +13,7 @@ const { setTimeout } = globalThis;
 
 /** The path of a file of the project. */
 export function project(path: string): string {
-  return fileURLToPath(new URL(`../${path}`, import.meta.url));
+  return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }
 
 /** What {@linkcode Daemon.start} can be told. */

@@ -6,26 +6,20 @@
  */
 
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { answersEarly, denoIsFrom, requireProfiler, runtimeFault } from "../../platform/deno.ts";
+import { bodyKind, headerOf, nativeServe, type Served } from "../../platform/http.ts";
+import { foreignFunctionsProblem } from "../../platform/descriptors.ts";
+import { formatTcp } from "../../platform/libc.ts";
 import {
   adopt,
-  answersEarly,
   ANYWHERE,
-  bodyKind,
   deepenQueue,
-  denoIsFrom,
   endsOf,
-  foreignFunctionsProblem,
-  formatTcp,
-  headerOf,
   inspectSocket,
-  nativeServe,
   observe,
-  requireProfiler,
-  runtimeFault,
-  type Served,
   shutConnections,
-} from "../builtins/runtime.ts";
-import { project, run, settle, TempFolder, testWhere } from "./daemon.ts";
+} from "../../platform/sockets.ts";
+import { project, run, settle, TempFolder, testWhere } from "../support/daemon.ts";
 
 /** A test of one thing that the daemon needs, and what breaks without. */
 function needs(
@@ -254,7 +248,7 @@ needs(
   "the daemon's log shows Deno's warning about a Deno.serve that nobody called",
   async () => {
     const program = (silence: string) => `
-      import { silenceLegacyAbort } from ${JSON.stringify(project("builtins/runtime.ts"))};
+      import { silenceLegacyAbort } from ${JSON.stringify(project("platform/http.ts"))};
       ${silence};
       const answered = Promise.withResolvers();
       const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {

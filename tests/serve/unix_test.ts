@@ -1,6 +1,6 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { Daemon, exchange, project, TempFolder } from "./daemon.ts";
-import type { Watch } from "./fixtures/watch.ts";
+import { Daemon, exchange, project, TempFolder } from "../support/daemon.ts";
+import type { Watch } from "../support/fixtures/watch.ts";
 
 const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -10,7 +10,9 @@ async function watch(
   during: () => Promise<void>,
 ): Promise<string[]> {
   const stop = new SharedArrayBuffer(1);
-  const worker = new Worker(new URL("fixtures/watch.ts", import.meta.url), { type: "module" });
+  const worker = new Worker(new URL("../support/fixtures/watch.ts", import.meta.url), {
+    type: "module",
+  });
   const message = <T>() =>
     new Promise<T>((resolve, reject) => {
       worker.onmessage = ({ data }) => resolve(data);
@@ -52,7 +54,7 @@ for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP
     await using steps = await TempFolder.make();
     const path = `${folder.path}/api.sock`;
     const options = {
-      program: project("tests/fixtures/stepwise.ts"),
+      program: project("tests/support/fixtures/stepwise.ts"),
       env: { STEPS: steps.path },
     };
     const args = ["-H", `unix://${path}`, "-G", group];

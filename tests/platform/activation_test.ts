@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { denoIsFrom, knowsAbstractNames } from "../builtins/runtime.ts";
+import { denoIsFrom, knowsAbstractNames } from "../../platform/deno.ts";
 import {
   Daemon,
   type DaemonOptions,
@@ -14,7 +14,7 @@ import {
   testWhere,
   until,
   untilHeld,
-} from "./daemon.ts";
+} from "../support/daemon.ts";
 
 const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
 const NO_NOTIFY = await missing("systemd-notify", ["--version"]);

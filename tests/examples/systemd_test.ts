@@ -1,5 +1,13 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { exchange, missing, project, run, TempFolder, until, withoutFault } from "./daemon.ts";
+import {
+  exchange,
+  missing,
+  project,
+  run,
+  TempFolder,
+  until,
+  withoutFault,
+} from "../support/daemon.ts";
 
 const NO_ANALYZE = await missing("systemd-analyze", ["--version"]);
 
@@ -44,7 +52,7 @@ class Systemd implements AsyncDisposable {
   static async boot(folder: string): Promise<Systemd | string> {
     const { stdout } = await run(Deno.execPath(), ["info", "--json"]);
     const systemd = new Systemd(
-      new Deno.Command(project("tests/systemd.sh"), {
+      new Deno.Command(project("tests/support/systemd.sh"), {
         args: [folder, project("."), Deno.execPath(), JSON.parse(stdout).denoDir],
         stdin: "null",
         stdout: "null",

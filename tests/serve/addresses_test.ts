@@ -6,9 +6,10 @@ import {
   assertStringIncludes,
   assertThrows,
 } from "@std/assert";
-import { bind, type Bound, isLocal, parseAddress } from "../builtins/addresses.ts";
-import { TypedError } from "../engine.ts";
-import { TempFolder } from "./daemon.ts";
+import { TypedError } from "../../engine.ts";
+import { bind, isLocal, parseAddress } from "../../serve/addresses.ts";
+import type { Bound } from "../../serve/bound.ts";
+import { TempFolder } from "../support/daemon.ts";
 
 /** What is bound at an address that is no `fd://`: one thing, with a listener of Deno's. */
 type One = Bound & { listener: Deno.Listener };

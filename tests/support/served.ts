@@ -4,9 +4,9 @@
  * @module
  */
 
-import { Engine, type JobError, type LogLevel } from "../engine.ts";
-import { type Builtins, registerBuiltins } from "../builtins/builtins.ts";
-import { createRouter, type Router, type RouterOptions } from "../router.ts";
+import { Engine, type JobError, type LogLevel } from "../../engine.ts";
+import { type Builtins, registerBuiltins } from "../../builtins/builtins.ts";
+import { createRouter, type Router, type RouterOptions } from "../../router.ts";
 import type { Target } from "./client.ts";
 import { until } from "./daemon.ts";
 

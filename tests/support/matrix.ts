@@ -15,8 +15,8 @@
  * @module
  */
 
-import { OLDEST_DENO } from "../builtins/runtime.ts";
-import { OFFLINE_FLAGS } from "../offline/flags.ts";
+import { OLDEST_DENO } from "../../platform/deno.ts";
+import { OFFLINE_FLAGS } from "../../offline/flags.ts";
 import { project, run } from "./daemon.ts";
 
 /** Releases after which something changed: see docs/operating.md. */

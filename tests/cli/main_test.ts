@@ -1,5 +1,14 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Daemon, exchange, installer, missing, project, run, TempFolder, until } from "./daemon.ts";
+import {
+  Daemon,
+  exchange,
+  installer,
+  missing,
+  project,
+  run,
+  TempFolder,
+  until,
+} from "../support/daemon.ts";
 
 const REQUEST = "GET /version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
 
@@ -253,7 +262,7 @@ Deno.test("mod.ts has no side effects when imported, and needs no JSR", async ()
   const program = `${folder.path}/embed.ts`;
   await Deno.writeTextFile(
     program,
-    `import * as floodgate from ${JSON.stringify(new URL("../mod.ts", import.meta.url).href)};
+    `import * as floodgate from ${JSON.stringify(new URL("../../mod.ts", import.meta.url).href)};
      console.log(Object.keys(floodgate).sort().join(" "));`,
   );
   // Without a permission it can look at nothing, and a registry that nothing answers at gives nothing.
@@ -277,7 +286,7 @@ Deno.test("registerBuiltins, serveapi and acceptconnections need no permission b
   await Deno.writeTextFile(
     program,
     `import { createRouter, Engine, registerBuiltins } from ${
-      JSON.stringify(new URL("../mod.ts", import.meta.url).href)
+      JSON.stringify(new URL("../../mod.ts", import.meta.url).href)
     };
      const engine = new Engine();
      registerBuiltins(engine, { router: createRouter(engine) });

@@ -1,10 +1,10 @@
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { type BrowserRules, readHost, readOrigin, refusePages } from "../builtins/browsers.ts";
-import { TypedError } from "../engine.ts";
-import { Client } from "./client.ts";
-import { Browser, CHROMIUM } from "./browser.ts";
-import { Daemon, installer, project, TempFolder, until } from "./daemon.ts";
-import { Served } from "./served.ts";
+import { TypedError } from "../../engine.ts";
+import { type BrowserRules, readHost, readOrigin, refusePages } from "../../serve/browsers.ts";
+import { Browser, CHROMIUM } from "../support/browser.ts";
+import { Client } from "../support/client.ts";
+import { Daemon, installer, project, TempFolder, until } from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
 
 /** The answer to a request with these headers: "OK", or why it is refused. */
 async function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): Promise<string> {
@@ -274,7 +274,7 @@ class Target implements AsyncDisposable {
   }
 }
 
-const ATTACKS = Deno.readTextFileSync(project("tests/fixtures/attacks.js"));
+const ATTACKS = Deno.readTextFileSync(project("tests/support/fixtures/attacks.js"));
 
 /** Lets a page try everything on a daemon; `via` makes the URL that it uses of the job's. */
 async function attack(

@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { importsText } from "../builtins/runtime.ts";
-import { attachProfiler, createRouter, Engine } from "../mod.ts";
-import { Monitor } from "../builtins/profiler/monitor.ts";
-import { Browser, CHROMIUM } from "./browser.ts";
-import { Daemon, project, run, TempFolder, testWhere, until } from "./daemon.ts";
+import { attachProfiler, createRouter, Engine } from "../../mod.ts";
+import { importsText } from "../../platform/deno.ts";
+import { Monitor } from "../../profiler/monitor.ts";
+import { Browser, CHROMIUM } from "../support/browser.ts";
+import { Daemon, project, run, TempFolder, testWhere, until } from "../support/daemon.ts";
 
 const NO_GO = await run("go", ["version"]).then(({ code }) => code !== 0, () => true);
 if (NO_GO) console.log("skipped: there is no go here, whose pprof would read the profiles");
@@ -12,7 +12,7 @@ if (NO_CURL) console.log("skipped: there is no curl here, which would fetch from
 
 const profilerTest = testWhere(importsText(), "the profiler");
 
-const BUSY = project("tests/fixtures/busy.ts");
+const BUSY = project("tests/support/fixtures/busy.ts");
 /** Where in the fixture something is, from 1 on. */
 const lineOf = (text: string) =>
   Deno.readTextFileSync(BUSY).split("\n").findIndex((line) => line.includes(text)) + 1;
@@ -606,7 +606,7 @@ profilerTest(
       const url = `http://127.0.0.1:${await daemon.port()}`;
       const urls: string[] = await (await fetch(`${url}/loaded`)).json();
       assert(urls.some((url) => url.endsWith("/router.ts")), `${urls}`);
-      const root = new URL("../", import.meta.url).href;
+      const root = new URL("../../", import.meta.url).href;
       const loaded = urls.map((url) => url.replace(root, ""))
         .filter((url) => /profiler|pprof|flame/.test(url));
       assertEquals(loaded.length > 0, debug, `${loaded}`);
@@ -649,7 +649,7 @@ profilerTest(
         }),
     );
     const base = `http://127.0.0.1:${web.addr.port}`;
-    const busy = `${base}/tests/fixtures/busy.ts`;
+    const busy = `${base}/tests/support/fixtures/busy.ts`;
     await using daemon = Daemon.start(
       ["-D", "-l", "info", "-H", "tcp://127.0.0.1:0", "--install", busy],
       { program: `${base}/mod.ts`, cwd: folder.path },

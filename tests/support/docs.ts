@@ -14,7 +14,7 @@
  */
 
 import { assert, assertMatch } from "@std/assert";
-import { within } from "../engine.ts";
+import { within } from "../../engine/time.ts";
 import { until } from "./daemon.ts";
 
 /** A fenced block. */
