@@ -7,7 +7,7 @@
  * @module
  */
 
-import { project } from "../tests/daemon.ts";
+import { project } from "../tests/support/daemon.ts";
 import {
   acceptLoop,
   buildGo,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Daemon, project } from "../tests/daemon.ts";
+import { Daemon, project } from "../tests/support/daemon.ts";
 
 /** A contender that runs. */
 export interface Running extends AsyncDisposable {

@@ -5,8 +5,8 @@
  * @module
  */
 
-import { Authority } from "../tests/certificates.ts";
-import { Daemon, freePort, run as runQuietly } from "../tests/daemon.ts";
+import { Authority } from "../tests/support/certificates.ts";
+import { Daemon, freePort, run as runQuietly } from "../tests/support/daemon.ts";
 import { buildGo, run } from "./contenders.ts";
 import { median } from "./report.ts";
 

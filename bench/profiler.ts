@@ -13,7 +13,7 @@
  */
 
 import { attachProfiler, createLogger, createRouter, Engine } from "../mod.ts";
-import { Daemon } from "../tests/daemon.ts";
+import { Daemon } from "../tests/support/daemon.ts";
 
 const ROUNDS = Number(Deno.args[0] ?? 9);
 /** How long a turn takes. Profiles go on for longer, which they end with. */

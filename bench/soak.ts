@@ -9,8 +9,8 @@
  * @module
  */
 
-import { Daemon, installer, TempFolder } from "../tests/daemon.ts";
-import { Client, Load, type Target } from "../tests/client.ts";
+import { Daemon, installer, TempFolder } from "../tests/support/daemon.ts";
+import { Client, Load, type Target } from "../tests/support/client.ts";
 import { ECHO, malformed } from "./malformed.ts";
 import { median } from "./report.ts";
 

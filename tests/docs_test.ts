@@ -15,9 +15,15 @@ const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, te
 
 /** What the tests do not run, and why. Each has to be there. */
 const NEVER: Skipped = [
-  [/^deno task (compile|bundle)/, "tests/build_test.ts runs it, as far as the network lets it"],
+  [
+    /^deno task (compile|bundle)/,
+    "tests/build/build_test.ts runs it, as far as the network lets it",
+  ],
   [/^deno (task|test) /, "takes minutes, or runs this test"],
-  [/^sudo /, "needs root and a running systemd; tests/units_test.ts boots one with these units"],
+  [
+    /^sudo /,
+    "needs root and a running systemd; tests/examples/systemd_test.ts boots one with these units",
+  ],
 ];
 
 /** Blocks that this Deno cannot run, by what is in them. */
@@ -43,8 +49,8 @@ const TOOLS: [tool: string, ...args: string[]][] = [
 ];
 
 /**
- * What documents name, and what stands for it here, so that they can run at the same time as each other
- * and as a real daemon.
+ * What documents name, and what stands for it here, so that they can run at the same time as each
+ * other and as a real daemon.
  */
 function rewriter(folder: string): (text: string) => string {
   const places = new Map([
@@ -154,7 +160,7 @@ Deno.test("documents link to what is there", async () => {
       title.toLowerCase().replace(/[^\w\s-]/g, "").replaceAll(" ", "-")
     );
   for (const [name, text] of TEXTS) {
-    for (const [, test] of text.matchAll(/`(\w+_test\.ts)`/g)) {
+    for (const [, test] of text.matchAll(/`(?:tests\/)?([\w\/]+_test\.ts)`/g)) {
       assert(Deno.statSync(project(`tests/${test}`)).isFile, `${name} names ${test}`);
     }
     for (const [, target] of text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {

@@ -2,10 +2,58 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { denoIsFrom, importsText, knowsAbstractNames } from "../platform/deno.ts";
 import { VERIFYING_DENO } from "../serve/client_certificates.ts";
 import { Authority } from "./support/certificates.ts";
-import { Daemon, exchange, missing, run, TempFolder, testWhere, until } from "./support/daemon.ts";
+import { get } from "./support/client.ts";
+import {
+  Daemon,
+  exchange,
+  missing,
+  project,
+  run,
+  TempFolder,
+  testWhere,
+  until,
+} from "./support/daemon.ts";
+
+const NO_SCRIPT = await missing("script", ["--version"]);
+
+Deno.test("registerBuiltins, serveapi and acceptconnections need no permission but --allow-net", async () => {
+  await using folder = await TempFolder.make();
+  const program = `${folder.path}/embed.ts`;
+  await Deno.writeTextFile(
+    program,
+    `import { createRouter, Engine, registerBuiltins } from ${JSON.stringify(project("mod.ts"))};
+     const engine = new Engine();
+     registerBuiltins(engine, { router: createRouter(engine) });
+     const job = engine.job("serveapi", "tcp://127.0.0.1:0");
+     const lines = job.stdout.addPipe().pipeThrough(new TextDecoderStream()).getReader();
+     const served = job.run();
+     await engine.job("acceptconnections").run();
+     const address = (await lines.read()).value.trim().replace("tcp:", "http:");
+     console.log(await (await fetch(address + "/_ping")).text());
+     await engine.shutdown();
+     await served;`,
+  );
+  const { code, stdout, stderr } = await run(
+    Deno.execPath(),
+    ["run", "--no-prompt", "--no-config", "--no-check", "--allow-net", program],
+    { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } },
+  );
+  assertEquals([code, stdout], [0, "OK\n"], stderr);
+  if (NO_SCRIPT) return;
+  // On a terminal Deno would ask for what is missing, and wait.
+  const terminal = await run("timeout", [
+    "60",
+    "script",
+    "-qec",
+    `${Deno.execPath()} run --no-config --no-check --allow-net ${program}`,
+    "/dev/null",
+  ], { env: { JSR_URL: "http://127.0.0.1:9/", NO_COLOR: "1" } });
+  assertMatch(terminal.stdout, /^OK\r$/m);
+  assertEquals(terminal.stdout.includes("Deno requests"), false, terminal.stdout);
+});
 
 const NO_OPENSSL = await missing("openssl", ["version"]);
-const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+const PING = get("/_ping");
 
 /** A daemon, and the permissions that it needs. */
 interface Case {
@@ -60,9 +108,9 @@ const UNIX_NET = await flagFor(
 const UMASK = await flagFor("--allow-sys", "Deno.umask()");
 
 /**
- * A daemon at a unix address. It needs the folder, because it is bound under another name there; all of
- * the network, because nobody knows that name; and all of the system, because Deno has no narrower
- * flag for umask(2).
+ * A daemon at a unix address. It needs the folder, because it is bound under another name there;
+ * all of the network, because nobody knows that name; and all of the system, because Deno has no
+ * narrower flag for umask(2).
  */
 function unix(folder: string, args: string[] = [], flags: string[] = []): Case {
   const path = `${folder}/api.sock`;

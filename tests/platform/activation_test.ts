@@ -1,5 +1,6 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { denoIsFrom, knowsAbstractNames } from "../../platform/deno.ts";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { denoIsFrom } from "../../platform/deno.ts";
+import { get } from "../support/client.ts";
 import {
   Daemon,
   type DaemonOptions,
@@ -8,25 +9,20 @@ import {
   installer,
   missing,
   project,
-  run,
-  serveProject,
   TempFolder,
   testWhere,
-  until,
   untilHeld,
 } from "../support/daemon.ts";
 
 const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
-const NO_NOTIFY = await missing("systemd-notify", ["--version"]);
-const NO_NODE = await missing("node", ["--version"]);
 
 /** systemd-socket-activate passes no variables on but those that it is told. */
 const PASSED = ["HOME", "PATH", "TMPDIR", "DENO_DIR", "JSR_URL", "NO_COLOR", "DENO_NO_UPDATE_CHECK"]
   .flatMap((name) => ["-E", name]);
 
 /**
- * A daemon that the real systemd-socket-activate starts at the first connection. It takes no port 0,
- * so such a port is replaced by one that is free.
+ * A daemon that the real systemd-socket-activate starts at the first connection. It takes no port
+ * 0, so such a port is replaced by one that is free.
  */
 async function activate(
   sockets: string[],
@@ -70,10 +66,6 @@ async function portOf(pid: number, fd: number): Promise<number> {
     }
   }
   throw new Error(`descriptor ${fd} is in no table`);
-}
-
-function get(path: string): string {
-  return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`;
 }
 const PING = get("/_ping");
 const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
@@ -230,7 +222,8 @@ Deno.test(
     await using folder = await TempFolder.make();
     const path = `${folder.path}/s`;
     const go = `${folder.path}/go`;
-    // All of them are held until the boot is done, so that there is no descriptor left for the last.
+    // All of them are held until the boot is done, so that there is no descriptor left for the
+    // last.
     const module = installer(`
     while (!await Deno.lstat(${
       JSON.stringify(go)
@@ -434,273 +427,3 @@ Deno.test(
     await activator.says(/descriptor 3 is not a listening stream socket/);
   },
 );
-
-/** The manager's end of sd_notify: what arrives, and when. */
-class Receiver implements Disposable {
-  readonly messages: { text: string; time: number }[] = [];
-  #socket: Deno.DatagramConn;
-  constructor(readonly address: string) {
-    this.#socket = Deno.listenDatagram({
-      transport: "unixpacket",
-      path: address.replace(/^@/, "\0"),
-    });
-    this.#read();
-  }
-  async #read(): Promise<void> {
-    for await (const [data] of this.#socket) {
-      this.messages.push({ text: new TextDecoder().decode(data), time: performance.now() });
-    }
-  }
-  get texts(): string[] {
-    return this.messages.map(({ text }) => text);
-  }
-  /** Waits until a message with this line has come, beyond the first `after`. */
-  async got(line: string, after = 0): Promise<void> {
-    await until(() => this.texts.slice(after).some((text) => text.split("\n").includes(line)));
-  }
-  [Symbol.dispose](): void {
-    this.#socket.close();
-  }
-}
-
-/** Waits for a file, in a module for `--install`. */
-function waitFor(path: string): string {
-  return `while (!await Deno.lstat(${
-    JSON.stringify(path)
-  }).catch(() => {})) await new Promise((r) => setTimeout(r, 5));`;
-}
-
-const abstractTest = testWhere(knowsAbstractNames(), "datagrams to an abstract name");
-for (const [kind, test] of [["path", Deno.test], ["abstract", abstractTest]] as const) {
-  test(`sd_notify over a socket with ${kind} name: booting, ready after the boot, reloading, stopping`, async () => {
-    await using folder = await TempFolder.make();
-    using systemd = new Receiver(
-      kind === "path" ? `${folder.path}/notify` : `@floodgate-test-${crypto.randomUUID()}`,
-    );
-    const go = `${folder.path}/go`;
-    const module = `${folder.path}/module.js`;
-    await Deno.writeTextFile(
-      module,
-      `export async function install() { console.log("booting"); ${waitFor(go)} }`,
-    );
-    await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`, "--install", module], {
-      env: { NOTIFY_SOCKET: systemd.address },
-    });
-    await daemon.says(/^booting$/m);
-    await systemd.got(`STATUS=Booting ${module}`);
-    assertEquals(systemd.texts, [`STATUS=Booting ${module}`]);
-    const booted = performance.now();
-    await Deno.writeTextFile(go, "");
-    await systemd.got("READY=1");
-    assertEquals(systemd.texts.slice(1), ["READY=1\nSTATUS=Accepting connections"]);
-    assert(systemd.messages[1].time > booted);
-
-    daemon.kill("SIGHUP");
-    await systemd.got("READY=1", 2);
-    assertMatch(systemd.texts[2], /^RELOADING=1\nMONOTONIC_USEC=\d+$/);
-    assertEquals(systemd.texts.slice(3), ["READY=1\nSTATUS=Accepting connections"]);
-    assertEquals(await daemon.end(), 0);
-    await systemd.got("STOPPING=1");
-    assertEquals(systemd.texts.slice(4), ["STOPPING=1\nSTATUS=Draining connections"]);
-    assertEquals(daemon.stderr.includes("WARN"), false, daemon.stderr);
-  });
-}
-
-Deno.test("MONOTONIC_USEC is of the clock that systemd reads", { ignore: NO_NODE }, async () => {
-  await using folder = await TempFolder.make();
-  using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`], {
-    env: { NOTIFY_SOCKET: systemd.address },
-  });
-  await systemd.got("READY=1");
-  // libuv's clock is CLOCK_MONOTONIC.
-  const clock = async () =>
-    Number((await run("node", ["-p", "process.hrtime.bigint() / 1000n"])).stdout.replace("n", ""));
-  const before = await clock();
-  daemon.kill("SIGHUP");
-  await systemd.got("READY=1", 1);
-  const after = await clock();
-  const [, sent] = /MONOTONIC_USEC=(\d+)/.exec(systemd.texts.join("\n"))!;
-  assert(before < Number(sent) && Number(sent) < after, `${before} ${sent} ${after}`);
-});
-
-Deno.test("SIGHUP during the boot tells systemd nothing, which waits for READY=1 anyway", async () => {
-  await using folder = await TempFolder.make();
-  using systemd = new Receiver(`${folder.path}/notify`);
-  const go = `${folder.path}/go`;
-  await using daemon = Daemon.start(
-    ["-H", `unix://${folder.path}/s`, "--install", installer(waitFor(go))],
-    { env: { NOTIFY_SOCKET: systemd.address } },
-  );
-  await daemon.says(/listening on/);
-  daemon.kill("SIGHUP");
-  await daemon.says(/-job reload\(\) = OK/);
-  await Deno.writeTextFile(go, "");
-  await systemd.got("READY=1");
-  assertEquals(systemd.texts.filter((text) => !text.startsWith("STATUS=Booting")), [
-    "READY=1\nSTATUS=Accepting connections",
-  ]);
-  assertEquals(await daemon.end(), 0);
-});
-
-/** A daemon whose watchdog is on, and a route `/block?ms=` that blocks the event loop. */
-function watched(path: string, systemd: Receiver, env: Record<string, string>): Daemon {
-  const module = installer(`
-    router.get("/block", (c) => {
-      const end = performance.now() + Number(c.req.query("ms"));
-      while (performance.now() < end);
-      return c.text("done");
-    });
-    router.get("/break", (c) => {
-      const { job } = engine;
-      engine.job = (name, ...args) => {
-        if (name === "true") throw new Error("no more jobs");
-        return job.call(engine, name, ...args);
-      };
-      return c.text("broken");
-    });
-    router.get("/wait", async (c) => {
-      await new Promise((r) => setTimeout(r, Number(c.req.query("ms"))));
-      return c.text("waited");
-    });`);
-  return Daemon.start(["-H", `unix://${path}`, "--install", module], {
-    env: { NOTIFY_SOCKET: systemd.address, ...env },
-  });
-}
-const WATCHDOG = "WATCHDOG=1";
-
-/** Waits until all is there that the daemon has told systemd: by an answer, which comes after it. */
-async function answered(daemon: Daemon, systemd: Receiver): Promise<void> {
-  const seen = systemd.messages.length;
-  daemon.kill("SIGHUP");
-  await systemd.got("READY=1", seen);
-}
-
-Deno.test("WATCHDOG=1 comes twice in WATCHDOG_USEC, and not while the event loop is blocked", async () => {
-  await using folder = await TempFolder.make();
-  const path = `${folder.path}/s`;
-  using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = watched(path, systemd, { WATCHDOG_USEC: "400000" });
-  await systemd.got("READY=1");
-  const dogs = () => systemd.messages.filter(({ text }) => text === WATCHDOG);
-  await until(() => dogs().length === 6);
-  assertEquals(systemd.texts.indexOf(WATCHDOG), systemd.texts.length - 6);
-  // Five times 200 ms; late on a busy machine, never early.
-  const took = dogs()[5].time - dogs()[0].time;
-  assert(took > 900 && took < 2_000, `five intervals took ${took} ms`);
-
-  const seen = dogs().length;
-  const answer = await exchange({ transport: "unix", path }, get("/block?ms=1500"));
-  assertMatch(answer, /done$/);
-  await until(() => dogs().length > seen + 2);
-  const times = dogs().slice(seen - 1).map(({ time }) => time);
-  const longest = Math.max(...times.slice(1).map((time, i) => time - times[i]));
-  assert(longest > 1_400, `the longest silence was ${longest} ms`);
-  // It is no event, and nothing to fill a log with.
-  assertEquals(daemon.stderr.includes("true()"), false);
-  assertEquals(await daemon.end(), 0);
-});
-
-Deno.test("WATCHDOG=1 stops when no job can run", async () => {
-  await using folder = await TempFolder.make();
-  const path = `${folder.path}/s`;
-  using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = watched(path, systemd, { WATCHDOG_USEC: "20000" });
-  await systemd.got(WATCHDOG);
-  assertMatch(await exchange({ transport: "unix", path }, get("/break")), /broken$/);
-  const intervals = () =>
-    daemon.stderr.match(/ERROR watchdog: no job can run: no more jobs/g)?.length ?? 0;
-  await until(() => intervals() > 0);
-  // What it says in the log may be here before what it has told systemd until then.
-  await answered(daemon, systemd);
-  const seen = systemd.texts.length;
-  const before = intervals();
-  await until(() => intervals() > before + 10);
-  await answered(daemon, systemd);
-  assertEquals(systemd.texts.slice(seen).includes(WATCHDOG), false);
-});
-
-Deno.test("WATCHDOG=1 is left to the process that WATCHDOG_PID names", async () => {
-  await using folder = await TempFolder.make();
-  const path = `${folder.path}/s`;
-  using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = watched(path, systemd, { WATCHDOG_USEC: "2000", WATCHDOG_PID: "1" });
-  await systemd.got("READY=1");
-  // Twenty intervals.
-  await exchange({ transport: "unix", path }, get("/wait?ms=20"));
-  await answered(daemon, systemd);
-  assertEquals(systemd.texts.includes(WATCHDOG), false);
-  assertEquals(await daemon.end(), 0);
-});
-
-Deno.test("sd_notify from a URL, where Deno has no datagrams, is systemd-notify's work", {
-  ignore: NO_NOTIFY,
-}, async () => {
-  await using folder = await TempFolder.make();
-  await using web = serveProject();
-  using systemd = new Receiver(`${folder.path}/notify`);
-  await using daemon = Daemon.start(
-    ["-H", `unix://${folder.path}/s`, "--install", project("examples/containers.ts")],
-    {
-      program: `http://127.0.0.1:${web.addr.port}/mod.ts`,
-      cwd: folder.path,
-      env: { NOTIFY_SOCKET: systemd.address, WATCHDOG_USEC: "1000000" },
-    },
-  );
-  await systemd.got("READY=1");
-  // It adds who is meant, and lets systemd tell it when the message was read.
-  const told = systemd.texts.filter((text) => text !== "BARRIER=1");
-  assertEquals(told.slice(0, 2), [
-    `MAINPID=${daemon.pid}\nSTATUS=Booting ${project("examples/containers.ts")}`,
-    `MAINPID=${daemon.pid}\nREADY=1\nSTATUS=Accepting connections`,
-  ]);
-  await systemd.got(WATCHDOG);
-  daemon.kill("SIGHUP");
-  await until(() => systemd.texts.some((text) => /^RELOADING=1\nMONOTONIC_USEC=\d+$/m.test(text)));
-  assertEquals(await daemon.end(), 0);
-  await systemd.got("STOPPING=1");
-  assertEquals(daemon.stderr.includes("WARN"), false, daemon.stderr);
-});
-
-const DEAF: [string, Record<string, string>, boolean, RegExp][] = [
-  [
-    "there is neither",
-    { PATH: "/nowhere" },
-    true,
-    /cannot tell systemd: .*systemd-notify.* \(run with --unstable-net, or install systemd-notify\)/,
-  ],
-  ["nobody listens", {}, false, /cannot tell systemd: .*No such file or directory/],
-];
-for (const [what, env, remote, message] of DEAF) {
-  Deno.test(`sd_notify warns once where ${what}, and the daemon serves`, async () => {
-    await using folder = await TempFolder.make();
-    await using web = serveProject();
-    const path = `${folder.path}/s`;
-    await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", installer("")], {
-      program: remote ? `http://127.0.0.1:${web.addr.port}/mod.ts` : undefined,
-      cwd: folder.path,
-      env: { NOTIFY_SOCKET: `${folder.path}/nobody`, WATCHDOG_USEC: "20000", ...env },
-    });
-    await daemon.open();
-    // STATUS=, READY=1 and several WATCHDOG=1 later:
-    daemon.kill("SIGHUP");
-    await daemon.says(/-job reload\(\) = OK/);
-    assertMatch(await exchange({ transport: "unix", path }, PING), ANSWERED);
-    assertEquals(await daemon.end(), 0);
-    const warnings = daemon.stderr.split("\n").filter((line) => line.includes("WARN"));
-    assertEquals(warnings.length, 1, daemon.stderr);
-    assertMatch(warnings[0], message);
-  });
-}
-
-Deno.test("a unix address needs no permission for its long queue", async () => {
-  await using folder = await TempFolder.make();
-  const path = `${folder.path}/s`;
-  await using daemon = Daemon.start(["-H", `unix://${path}`], {
-    // Foreign functions, but not /proc, which takes all permissions.
-    flags: ["--no-prompt", "-A", "--deny-run"],
-  });
-  await daemon.says(/listening on/);
-  assertMatch(await exchange({ transport: "unix", path }, PING), ANSWERED);
-  assertEquals(await daemon.end(), 0);
-});

@@ -233,7 +233,9 @@ function site(): Deno.HttpServer<Deno.NetAddr> {
   });
 }
 
-/** A daemon whose job `/strike/NAME`, with GET or POST, remembers the name, and answers "struck". */
+/**
+ * A daemon whose job `/strike/NAME`, with GET or POST, remembers the name, and answers "struck".
+ */
 class Target implements AsyncDisposable {
   private constructor(
     readonly daemon: Daemon,
@@ -357,7 +359,8 @@ Deno.test("a page in Chromium", { ignore: !CHROMIUM }, async (t) => {
   });
 
   await t.step("neither acts nor reads when its own name leads to the daemon", async () => {
-    // As after DNS rebinding: to the browser page and daemon are one origin, and answers can be read.
+    // As after DNS rebinding: to the browser page and daemon are one origin, and answers can be
+    // read.
     for (const flags of [[], ["--api-cors-header", "*"]]) {
       await using target = await Target.start(...flags);
       const daemon = `http://evil.example:${target.port}`;

@@ -46,7 +46,10 @@ export class Browser implements AsyncDisposable {
     };
   }
 
-  /** Starts one that asks nobody outside for anything; `flags` are further ones for its command line. */
+  /**
+   * Starts one that asks nobody outside for anything; `flags` are further ones for its command
+   * line.
+   */
   static async start(flags: string[] = []): Promise<Browser> {
     const profile = await Deno.makeTempDir({ prefix: "floodgate-chromium-" });
     const process = new Deno.Command(CHROMIUM!, {

@@ -20,6 +20,14 @@ export interface Answer {
   last: boolean;
 }
 
+/** A request for `/_ping`, after whose answer the connection is kept. */
+export const PING = "GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+/** A request for a path, after whose answer the daemon closes the connection. */
+export function get(path: string): string {
+  return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`;
+}
+
 const encoder = new TextEncoder();
 
 /** Connects. */
@@ -142,6 +150,14 @@ export class Client implements Disposable {
   [Symbol.dispose](): void {
     this.close();
   }
+}
+
+/** All that comes until the other side closes, and after how many milliseconds that was. */
+export async function rest(client: Client): Promise<{ text: string; after: number }> {
+  const started = performance.now();
+  const text = await client.ended();
+  client.close();
+  return { text, after: performance.now() - started };
 }
 
 /** What a {@linkcode Load} counted. */

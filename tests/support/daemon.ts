@@ -36,7 +36,10 @@ export interface DaemonOptions {
 export class Daemon implements AsyncDisposable {
   /** What it wrote so far. */
   stdout = "";
-  /** What it wrote so far, without what Deno says while it looks for @std/cli, and what is said of this Deno. */
+  /**
+   * What it wrote so far, without what Deno says while it looks for @std/cli, and what is said of
+   * this Deno.
+   */
   stderr = "";
   /** Its exit status, once it has ended. */
   readonly status: Promise<Deno.CommandStatus>;
@@ -173,7 +176,10 @@ export function installer(body: string): string {
     encodeURIComponent(`export async function install(engine, router) {${body}}`);
 }
 
-/** For the body of {@linkcode installer}: waits until so many clients are held, or as many as may be. */
+/**
+ * For the body of {@linkcode installer}: waits until so many clients are held, or as many as may
+ * be.
+ */
 export function untilHeld(clients: number): string {
   return `for (;;) {
     const job = engine.job("stats");

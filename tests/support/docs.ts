@@ -2,12 +2,14 @@
  * Runs the code blocks of a document as its reader would: one shell for the whole document, in a
  * folder that looks like a clone of this repository.
  *
- * - `console`: a line that begins with `$ ` is run, and its output is what stands below it. `…` stands
- *   for what varies: alone on a line for any lines, else for the rest of a word or line. A command that
- *   ends with `&` goes on in the background; the next one waits until its output is there. What the
- *   shell itself says of its jobs, and Deno of JSR, is left out, and so are carriage returns.
+ * - `console`: a line that begins with `$ ` is run, and its output is what stands below it. `…`
+ *   stands for what varies: alone on a line for any lines, else for the rest of a word or line. A
+ *   command that ends with `&` goes on in the background; the next one waits until its output is
+ *   there. What the shell itself says of its jobs, and Deno of JSR, is left out, and so are
+ *   carriage returns.
  * - `sh`: each line is run, and must succeed.
- * - `ts`: the first line is `// NAME.ts`. It is saved under that name, and a later command has to use it.
+ * - `ts`: the first line is `// NAME.ts`. It is saved under that name, and a later command has to
+ *   use it.
  * - `text` is not run. There are no other blocks.
  *
  * @module

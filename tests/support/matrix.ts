@@ -6,9 +6,9 @@
  * deno task matrix 2.6.0 2.9.5   # these
  * ```
  *
- * The releases come from npm, into a temporary folder; with FLOODGATE_DENOS set, into that one, where
- * they stay. Types are not checked: the declarations of an old Deno are not those that this is written
- * against, and who imports a module by its URL has it run unchecked as well.
+ * The releases come from npm, into a temporary folder; with FLOODGATE_DENOS set, into that one,
+ * where they stay. Types are not checked: the declarations of an old Deno are not those that this
+ * is written against, and who imports a module by its URL has it run unchecked as well.
  *
  * Exit status: 0 if all passed, 1 if one did not, or could not be installed.
  *
@@ -54,7 +54,10 @@ async function must(command: string, ...args: string[]): Promise<string> {
   return stdout.trim();
 }
 
-/** What `deno test` says at its end, as the columns of the table; undefined if it does not get there. */
+/**
+ * What `deno test` says at its end, as the columns of the table; undefined if it does not get
+ * there.
+ */
 function counts(output: string): string[] | undefined {
   const match =
     /^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed(?: \| (\d+) ignored)?.* \((.*)\)$/m
@@ -71,7 +74,8 @@ async function test(deno: string, log: string): Promise<{ passed: boolean; colum
     ...["--kill-after=5", String(TIMEOUT), deno],
     ...["test", "-A", "--parallel", "--no-check", "--no-lock", importMap, project("tests/")],
   ], {
-    // Old releases trust no authority that only this machine knows, such as a proxy's, by themselves.
+    // Old releases trust no authority that only this machine knows, such as a proxy's, by
+    // themselves.
     env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", DENO_TLS_CA_STORE: "mozilla,system" },
   });
   if (code !== 0) Deno.writeTextFileSync(log, stdout + stderr);

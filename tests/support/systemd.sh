@@ -1,11 +1,11 @@
 #!/bin/sh
-# Boots this machine's systemd as process 1 of namespaces of its own, with a copy of the root file system
-# that is thrown away (overlayfs), no network but a loopback, and no units but some.
+# Boots this machine's systemd as process 1 of namespaces of its own, with a copy of the root file
+# system that is thrown away (overlayfs), no network but a loopback, and no units but some.
 #
 #   systemd.sh FOLDER PROJECT DENO DENO_DIR
 #
-# FOLDER has the unit files in units/, which are found there at /units, and an empty scratch/. PROJECT is
-# found at /opt/floodgate, and DENO at /usr/local/bin/deno.
+# FOLDER has the unit files in units/, which are found there at /units, and an empty scratch/.
+# PROJECT is found at /opt/floodgate, and DENO at /usr/local/bin/deno.
 # Ends with status 77 where that cannot be had: it takes root, overlayfs and a cgroup2 to write to.
 set -u
 skip() {
@@ -44,7 +44,8 @@ ln -s /proc/self/fd "$root/dev/fd"
 
 mkdir -p "$root/units" "$root/opt/floodgate/.deno" "$root/old"
 cp /lib/systemd/system/*.target "$root/units" && cp -r "$units"/. "$root/units"
-(cd "$project" && cp -r ./*.ts deno.json engine router builtins serve platform cli profiler offline examples "$root/opt/floodgate")
+(cd "$project" && cp -r ./*.ts deno.json builtins cli engine examples offline platform profiler \
+  router serve "$root/opt/floodgate")
 mount --bind "$cache" "$root/opt/floodgate/.deno"
 : >"$root/usr/local/bin/deno"
 mount --bind "$deno" "$root/usr/local/bin/deno"

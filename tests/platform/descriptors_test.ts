@@ -1,0 +1,38 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Client, PING } from "../support/client.ts";
+import { Daemon, installer, untilHeld } from "../support/daemon.ts";
+
+Deno.test("main survives more clients than it may have descriptors", async () => {
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--max-connections", "10000"], {
+    descriptors: 80,
+  });
+  const target = { hostname: "127.0.0.1", port: await daemon.port() };
+  await daemon.open();
+  const kept: Client[] = [];
+  await Promise.all(Array.from({ length: 300 }, async () => {
+    const client = await Client.to(target);
+    kept.push(client);
+    assertEquals((await client.ask(PING)).status, 200);
+  }));
+  const last = await Client.to(target);
+  kept.push(last);
+  const vars = await last.ask("GET /debug/vars HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  assert(JSON.parse(vars.body).apis[0].listeners[0].acceptErrors > 0);
+  assertMatch(daemon.stderr, /accept: Too many open files/);
+  kept.forEach((client) => client.close());
+});
+
+Deno.test("main holds more clients than it may have descriptors, and leaves some for the boot", async () => {
+  const install = installer(`
+    ${untilHeld(300)}
+    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`);
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install], {
+    descriptors: 100,
+  });
+  const target = { hostname: "127.0.0.1", port: await daemon.port() };
+  await Promise.all(Array.from({ length: 300 }, async () => {
+    const client = await Client.to(target);
+    assertEquals((await client.ask(PING)).status, 200);
+    client.close();
+  }));
+});

@@ -1,0 +1,49 @@
+/**
+ * A daemon in debug mode, with a module whose hot function is known.
+ *
+ * @module
+ */
+
+import { importsText } from "../../platform/deno.ts";
+import { Daemon, project, type TempFolder, testWhere } from "./daemon.ts";
+
+export const profilerTest = testWhere(importsText(), "the profiler");
+
+export const BUSY = project("tests/support/fixtures/busy.ts");
+/** Where in the fixture something is, from 1 on. */
+export const lineOf = (text: string) =>
+  Deno.readTextFileSync(BUSY).split("\n").findIndex((line) => line.includes(text)) + 1;
+
+/** A daemon in debug mode with a tcp and a unix address, that does not log each request. */
+export async function profiled(
+  folder: TempFolder,
+): Promise<{ daemon: Daemon; url: string; sock: string }> {
+  const sock = `${folder.path}/api.sock`;
+  const daemon = Daemon.start([
+    ...["-D", "-l", "info", "--install", BUSY],
+    ...["-H", "tcp://127.0.0.1:0", "-H", `unix://${sock}`],
+  ]);
+  const url = `http://127.0.0.1:${await daemon.port()}`;
+  await daemon.open();
+  return { daemon, url, sock };
+}
+
+/** Asks again and again for as long as the work takes. */
+export async function under<T>(url: string, work: () => Promise<T>): Promise<T> {
+  let busy = true;
+  const load = (async () => {
+    while (busy) await (await fetch(url)).text();
+  })();
+  try {
+    return await work();
+  } finally {
+    busy = false;
+    await load;
+  }
+}
+
+export interface Call {
+  functionName: string;
+  url: string;
+  lineNumber: number;
+}

@@ -1,0 +1,105 @@
+/**
+ * What the tests of the router and of its parts share: a router with its engine, in the test's
+ * process or served on a port.
+ *
+ * @module
+ */
+
+import { assertEquals } from "@std/assert";
+import { registerBuiltins } from "../../builtins/builtins.ts";
+import { Engine } from "../../engine.ts";
+import { within } from "../../engine/time.ts";
+import { createRouter, type Router, type RouterOptions } from "../../router.ts";
+import { Client } from "./client.ts";
+
+export interface App {
+  engine: Engine;
+  router: Router;
+  /** What the engine has logged, a line each: the level and the message. */
+  lines: string[];
+}
+
+/** A router whose engine has the built-in jobs. */
+export function make(options: RouterOptions = {}): App {
+  const lines: string[] = [];
+  const engine = new Engine({ log: (level, message) => void lines.push(`${level} ${message}`) });
+  const router = createRouter(engine, options);
+  registerBuiltins(engine, { router });
+  return { engine, router, lines };
+}
+
+/** The same, served on a port. */
+export async function serve(
+  setup: (app: App) => void = () => {},
+  options: RouterOptions = {},
+  settings: Record<string, string> = {},
+): Promise<App & AsyncDisposable & { port: number }> {
+  const app = make(options);
+  setup(app);
+  const api = app.engine.job("serveapi", "tcp://127.0.0.1:0");
+  for (const [key, value] of Object.entries(settings)) api.setenv(key, value);
+  const bound = Promise.withResolvers<number>();
+  api.stdout.add({
+    write: (chunk) => bound.resolve(Number(/:(\d+)\n$/.exec(new TextDecoder().decode(chunk))![1])),
+  });
+  const run = api.run();
+  run.catch(bound.reject);
+  const port = await bound.promise;
+  await app.engine.job("acceptconnections").run();
+  return {
+    ...app,
+    port,
+    async [Symbol.asyncDispose]() {
+      await app.engine.shutdown();
+      await run;
+    },
+  };
+}
+
+/** A request's header. */
+export function header(...lines: string[]): string {
+  return [lines[0] + " HTTP/1.1", "Host: localhost", ...lines.slice(1), "", ""].join("\r\n");
+}
+/** A client that has sent a request's header. */
+export async function asking(port: number, ...lines: string[]): Promise<Client> {
+  const client = await Client.to({ hostname: "127.0.0.1", port });
+  await client.send(header(...lines));
+  return client;
+}
+
+/** A promise that is to settle. */
+export async function soon<T>(promise: Promise<T>): Promise<T> {
+  if (!await within(20_000, promise)) throw new Error("not so after 20 s");
+  return await promise;
+}
+
+/** What a job of the engine prints, as JSON. */
+export async function ask(engine: Engine, name: "stats" | "info") {
+  const job = engine.job(name);
+  const tail = job.stdout.addTail(1);
+  await job.run();
+  return JSON.parse(tail.text);
+}
+
+export async function assertJsonError(response: Response, status: number, message: string) {
+  assertEquals(response.headers.get("content-type"), "application/json");
+  assertEquals([response.status, await response.json()], [status, { message }]);
+}
+export async function assertTextError(response: Response, status: number, message: string) {
+  assertEquals(response.headers.get("content-type"), "text/plain; charset=utf-8");
+  assertEquals([response.status, await response.text()], [status, message + "\n"]);
+}
+
+/** A router with one route whose job prints what it was given. */
+export function echo(route: Partial<Parameters<Router["job"]>[0]>, options?: RouterOptions): App {
+  const app = make(options);
+  app.engine.register("echo", async (job) => {
+    await job.print(
+      JSON.stringify({ args: job.args, env: job.env.toObject(), stdin: await job.stdin.text() }),
+    );
+  });
+  app.router.job({ method: "GET", path: "/echo", job: "echo", ...route });
+  return app;
+}
+
+export const KIB = 1_024;
