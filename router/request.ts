@@ -11,8 +11,8 @@ import type { Bindings, ClientCertificate } from "./bindings.ts";
 type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">>;
 
 /**
- * Where a request of Deno's has its signal, for `signal` as for `fetch`. tests/runtime_test.ts says if that
- * changes.
+ * Where a request of Deno's has its signal, for `signal` as for `fetch`.
+ * tests/platform/http_test.ts says if that changes.
  */
 const SIGNAL = Object.getOwnPropertySymbols(Request.prototype)
   .find(({ description }) => description === "signal");
