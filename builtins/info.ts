@@ -8,13 +8,14 @@ import type { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";
 import { DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
+import type { ApiStats } from "./serveapi.ts";
 
 /** What the other built-in jobs know. */
 export interface Sources {
   /** How many clients listen for events. */
   listeners(): number;
   /** The counts of each running `serveapi`. */
-  apis(): unknown[];
+  apis(): ApiStats[];
 }
 
 /** Registers `version`, `info` and `stats`. Each prints one JSON object. */

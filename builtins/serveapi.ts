@@ -7,18 +7,21 @@
 
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
-import { Activation, ConnectionLimit, ListenBuffer } from "../listenbuffer.ts";
+import {
+  Activation,
+  ConnectionLimit,
+  ListenBuffer,
+  type ListenBufferStats,
+} from "../listenbuffer.ts";
 import { receiveSockets, untakenSockets } from "../platform/activation.ts";
 import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
-import { nativeServe } from "../platform/http.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import { type Address, bind, exposureProblem, parseAddress } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
 import { type BrowserRules, readHost, readOrigin, refusePages } from "../serve/browsers.ts";
-import type { Verifier } from "../serve/client_certificates.ts";
-import { Connections, type Timeouts } from "../serve/connections.ts";
+import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
-import type { Certificates, TlsListener, TlsServer } from "../serve/tls.ts";
+import type { Tls } from "../serve/tls.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -37,8 +40,24 @@ export interface ServeapiOptions {
 /** What runs, for the stats. */
 export interface Apis {
   /** The counts of each running `serveapi`. */
-  stats(): unknown[];
+  stats(): ApiStats[];
 }
+
+/** The counts of a running `serveapi`. */
+export interface ApiStats {
+  /** Where its gate stands. */
+  gate: Activation["state"];
+  /** At how many connections accepting pauses; undefined if at none. */
+  maxConnections?: number;
+  /** Those of each address. */
+  listeners: ListenerStats[];
+}
+
+/** The counts of an address: what was accepted there, and what is served. */
+export type ListenerStats =
+  & { address: string }
+  & Omit<ListenBufferStats, "active">
+  & ConnectionStats;
 
 /** Registers `serveapi`, `acceptconnections` and `reload`. */
 export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
@@ -105,8 +124,6 @@ async function runTrue(engine: Engine): Promise<void> {
   await job.run();
 }
 
-/** How many descriptors a client takes whose certificate is asked for: its own, and the pair behind it. */
-const DESCRIPTORS_OF_VERIFIED = 3;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
@@ -170,9 +187,9 @@ class Api {
     return this.#listening.map(({ place }) => place.address);
   }
 
-  get stats(): unknown {
+  get stats(): ApiStats {
     const listeners = this.#listening.map(({ place, buffer, connections }) => {
-      // Who is held counts as active there, and here who is served.
+      // Active there are those that are held, too; here each is in one state.
       const { active: _, ...accepting } = buffer.stats;
       return { address: place.address, ...accepting, ...connections.stats };
     });
@@ -189,9 +206,9 @@ class Api {
     this.#allowedHosts = job.getenvList("AllowedHosts").map(readHost);
     this.#cors = corsOf(job);
     const tls = this.#tls = await loadTls(job);
-    if (tls?.verifier && this.#limit && !number(job, "MaxConnections")) {
+    if (tls?.verifies && this.#limit && !number(job, "MaxConnections")) {
       this.#limit = new ConnectionLimit(
-        Math.max(1, Math.floor(this.#limit.max / DESCRIPTORS_OF_VERIFIED)),
+        Math.max(1, Math.floor(this.#limit.max / tls.descriptors)),
       );
     }
     for (const address of addresses) {
@@ -200,8 +217,8 @@ class Api {
         group: job.getenv("SocketGroup"),
         takeover: job.getenvBool("Takeover"),
         reusePort: job.getenvBool("ReusePort"),
-        exposed: tls?.verifier !== undefined || job.getenvBool("Insecure"),
-        listenTls: tls?.verifier ? undefined : tls?.listen,
+        exposed: tls?.verifies || job.getenvBool("Insecure"),
+        listenTls: tls && ((where) => tls.listen(where)),
       });
       for (const place of places) this.#listen(place, address);
     }
@@ -215,20 +232,20 @@ class Api {
     const job = this.#job;
     const tcp = place.address.startsWith("tcp:");
     const tls = tcp ? this.#tls : undefined;
-    if (tcp && !tls?.verifier && exposureProblem(parseAddress(place.address))) {
+    if (tcp && !tls?.verifies && exposureProblem(parseAddress(place.address))) {
       job.engine.log(
         "warn",
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
       );
     }
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
-    const connections = new Connections(
-      tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
-      this.#timeouts,
-      job.engine.log,
-      () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      tls?.server.serve,
-    );
+    const connections = new Connections({
+      handler: tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
+      timeouts: this.#timeouts,
+      pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
+      serve: tls?.serve,
+      log: job.engine.log,
+    });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
       hold: number(job, "Hold"),
       maxConnections: this.#limit,
@@ -259,16 +276,14 @@ class Api {
   /** Reads the certificates anew, for connections from now on. Tells what was done. */
   async reload(tell: (line: string) => Promise<void>): Promise<void> {
     if (!this.#tls || this.#stopped) return;
-    const { ca } = this.#tls.certificates.now;
-    this.#tls.certificates.reload();
-    for (const listener of this.#tls.listeners) listener.renew();
-    // Whoever was let in by another authority has to show a certificate again.
-    if (this.#tls.certificates.now.ca !== ca) {
+    const { cert, otherAuthorities } = this.#tls.renew();
+    // A client that was let in by another authority has to show a certificate again.
+    if (otherAuthorities) {
       for (const { place, connections } of this.#listening) {
         if (place.address.startsWith("tcp:")) connections.retire();
       }
     }
-    await tell(`certificates: ${this.#tls.certificates.files.cert}`);
+    await tell(`certificates: ${cert}`);
   }
 
   /** Waits for a step of the boot; undefined if the engine's shutdown comes first. */
@@ -347,21 +362,9 @@ class Api {
       await this.#unpublish(place);
     }
     this.#each((connections) => connections.cutAll());
-    this.#tls?.server.close();
+    this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);
   }
-}
-
-/** How the tcp addresses of an API are kept secret. */
-interface Tls {
-  certificates: Certificates;
-  /** Who asks clients for their certificates, if anybody does. */
-  verifier?: Verifier;
-  /** What serves connections: the verifier, if there is one. */
-  server: Verifier | TlsServer;
-  /** Listens, where nobody does. */
-  listen(where: Deno.TcpListenOptions | number): TlsListener;
-  listeners: TlsListener[];
 }
 
 /** The TLS that a `serveapi` is told to use, if any; loaded only then. */
@@ -373,26 +376,12 @@ async function loadTls(job: Job): Promise<Tls | undefined> {
     if (path) return path;
     throw new TypedError("bad parameter", `TLS needs ${key}, expected the path of a PEM file`);
   };
-  const [{ Certificates, TlsListener, TlsServer }, { Verifier }] = await Promise.all([
-    import("../serve/tls.ts"),
-    import("../serve/client_certificates.ts"),
-  ]);
-  const { log } = job.engine;
-  const certificates = new Certificates({
+  const { Tls } = await import("../serve/tls.ts");
+  return await Tls.load({
     cert: file("TlsCert"),
     key: file("TlsKey"),
     ca: verify ? file("TlsCa") : undefined,
-  }, log);
-  const verifier = verify ? new Verifier(certificates, nativeServe(), log) : undefined;
-  await verifier?.check();
-  const listeners: TlsListener[] = [];
-  const listen = (where: Deno.TcpListenOptions | number) => {
-    const listener = new TlsListener(certificates, where);
-    listeners.push(listener);
-    return listener;
-  };
-  const server = verifier ?? new TlsServer(nativeServe());
-  return { certificates, verifier, server, listen, listeners };
+  }, job.engine.log);
 }
 
 /**

@@ -9,6 +9,7 @@ import { html, raw } from "npm:hono@^4.13/html";
 import style from "./page.css" with { type: "text" };
 import icon from "./icon.svg" with { type: "text" };
 import script from "./page.js" with { type: "text" };
+import type { ApiStats } from "../builtins/serveapi.ts";
 import type { EngineStats } from "../engine.ts";
 import {
   BOUNDS,
@@ -29,19 +30,6 @@ export const ASSETS: Readonly<Record<string, { contentType: string; text: string
   "icon.svg": { contentType: "image/svg+xml", text: icon },
 };
 
-/** What the job `stats` tells of a running `serveapi`. */
-export interface Api {
-  gate: string;
-  listeners: {
-    address: string;
-    accepted: number;
-    held: number;
-    active: number;
-    acceptErrors: number;
-    requests: number;
-  }[];
-}
-
 /** What goes on at one time. */
 export interface Snapshot {
   /** Milliseconds by `performance.now()`. */
@@ -54,7 +42,7 @@ export interface Snapshot {
   /** Milliseconds. */
   recentDelay: number;
   resources?: Resources;
-  apis: Api[];
+  apis: ApiStats[];
 }
 
 /**
@@ -162,7 +150,7 @@ function running(list: RunningJob[]) {
   `;
 }
 
-function listeners(apis: Api[]) {
+function listeners(apis: ApiStats[]) {
   const rows = apis.flatMap(({ gate, listeners }) =>
     listeners.map((listener) => ({ gate, ...listener }))
   );
@@ -173,7 +161,7 @@ function listeners(apis: Api[]) {
           <th>Address</th>
           <th>Gate</th>
           <th class="n">Held</th>
-          <th class="n">Active</th>
+          <th class="n">Open</th>
           <th class="n wide">Accepted</th>
           <th class="n">Requests</th>
           <th class="n wide">Errors</th>
@@ -186,7 +174,7 @@ function listeners(apis: Api[]) {
               <td class="address">${row.address}</td>
               <td><span class="gate ${row.gate}">${row.gate}</span></td>
               <td class="n">${integer(row.held)}</td>
-              <td class="n">${integer(row.active)}</td>
+              <td class="n">${integer(row.open)}</td>
               <td class="n wide">${integer(row.accepted)}</td>
               <td class="n">${integer(row.requests)}</td>
               <td class="n wide">${integer(row.acceptErrors)}</td>

@@ -8,18 +8,12 @@
 import { accepts } from "npm:hono@^4.13/accepts";
 import type { Context } from "npm:hono@^4.13";
 import { writeHeapSnapshot } from "node:v8";
+import type { ApiStats } from "../builtins/serveapi.ts";
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
 import { BOUNDS, Monitor, type Span } from "./monitor.ts";
-import {
-  type Api,
-  ASSETS,
-  CONTENT_SECURITY_POLICY,
-  renderPage,
-  renderParts,
-  type Snapshot,
-} from "./page.ts";
+import { ASSETS, CONTENT_SECURITY_POLICY, renderPage, renderParts, type Snapshot } from "./page.ts";
 import { cpuToPprof, heapToPprof } from "./pprof.ts";
 import { elapsed, Sampler } from "./sampler.ts";
 import { toTrace } from "./trace.ts";
@@ -262,13 +256,13 @@ async function snapshot(engine: Engine, monitor: Monitor): Promise<Snapshot> {
 }
 
 /** The listeners that the job `stats` tells of; none where there is no such job. */
-async function apis(engine: Engine): Promise<Api[]> {
+async function apis(engine: Engine): Promise<ApiStats[]> {
   if (!engine.has("stats")) return [];
   const job = engine.job("stats");
   job.quiet = true;
   const stats = job.stdout.addTail(1);
   await job.run();
-  return (JSON.parse(stats.text) as { apis?: Api[] }).apis ?? [];
+  return (JSON.parse(stats.text) as { apis?: ApiStats[] }).apis ?? [];
 }
 
 /** Runs the job of a profile and answers with what it prints. */

@@ -16,7 +16,7 @@ export interface BindOptions {
   reusePort?: boolean;
   /** Allow tcp addresses that other machines can reach. */
   exposed?: boolean;
-  /** Listens for TLS on tcp, at an address or on a socket. Default: no TLS. */
+  /** Listens for TLS on tcp, at an address or on a socket. Default: what is said there is in the clear. */
   listenTls?: (where: Deno.TcpListenOptions | number) => Acceptor<Deno.Conn, Deno.Addr>;
 }
 

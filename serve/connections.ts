@@ -19,6 +19,13 @@ import {
 import type { RequestHandler, RequestInfo } from "./handler.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
 
+/**
+ * Where a connection stands: `new` until its first request is there whole, `active` while a request
+ * is in work or its answer on the way, `idle` between requests, `closing` once it was told to end
+ * after its answers, and then `closed`.
+ */
+export type ConnectionState = "new" | "active" | "idle" | "closing" | "closed";
+
 /** How long a client may take, in milliseconds. */
 export interface Timeouts {
   /** From connecting to the end of the first request's header. Default 10 000. */
@@ -29,10 +36,35 @@ export interface Timeouts {
   send?: number;
 }
 
-/** What the connections did since the start. */
+/** What {@linkcode Connections} can be told. */
+export interface ConnectionsOptions {
+  /** Answers the requests. */
+  handler: RequestHandler;
+  /** How long clients may take. */
+  timeouts?: Timeouts;
+  /**
+   * Whether clients wait for a place: answers are then their connections' last, and no client is
+   * given more time than an idle connection is. Default: never.
+   */
+  pressed?: () => boolean;
+  /** Serves HTTP on a connection. Default: Deno's native loop, in the clear or with its own TLS. */
+  serve?: Serve<AnyInfo>;
+  /** Where connections that end badly are logged, at level debug. Default: nowhere. */
+  log?: Logger;
+}
+
+/** What the connections did since the start, and how many there are in each state. */
 export interface ConnectionStats {
-  /** Connections that are served now. */
+  /** Connections that are not closed: the sum of those in each state. */
+  open: number;
+  /** Connections that have sent no whole request yet. */
+  new: number;
+  /** Connections with a request in work, or an answer on the way. */
   active: number;
+  /** Connections between requests. */
+  idle: number;
+  /** Connections that end after their answers. */
+  closing: number;
   /** Requests that reached a handler. */
   requests: number;
   /** Connections ended because no whole request came, or no further one, in time. */
@@ -56,8 +88,8 @@ const LINGER = 250;
 /** The same for a connection that has sent no whole request yet: it is in the middle of one, or new. */
 const FIRST_LINGER = 1_000;
 /**
- * How long connections may take to be gone once they are cut, in milliseconds. One that was told to
- * end after its answer cannot be cut any more (the native loop forgets it), and ends with the process.
+ * How long connections may take to be gone once they are cut, in milliseconds. A closing one cannot
+ * be cut any more (the native loop forgets it), and ends with the process.
  */
 const CUT_TIMEOUT = 500;
 
@@ -71,48 +103,44 @@ export class Connections {
    * Each knows its place. Not a Set: where members come and go, V8 replaces its table all the time, and an
    * old table keeps the next alive, with all that was in it, until there is a whole garbage collection.
    */
-  #live: Connection[] = [];
+  #open: Connection[] = [];
   #timer?: AbortSignal;
   #empty?: () => void;
   #pressed: () => boolean;
-  #since = Infinity;
+  /** When the drain began. */
+  #drained = Infinity;
   /**
    * @internal The time of the last look at the connections, in milliseconds: good enough for what
    * happens between two looks, and far cheaper than the clock.
    */
   clock = performance.now();
-  /** @internal The counts that {@linkcode stats} adds the live ones to. */
+  /** @internal The counts that {@linkcode stats} adds the open ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
 
-  /**
-   * Serves with this handler, by default in the clear or with Deno's own TLS. While `pressed` says that others have to wait for a place, answers are
-   * their connections' last, and nobody is given more time than idle connections are.
-   */
-  constructor(
-    handler: RequestHandler,
-    timeouts: Timeouts,
-    log: Logger,
-    pressed: () => boolean = () => false,
-    serve?: Serve<AnyInfo>,
-  ) {
-    this.#serve = serve;
-    this.#pressed = pressed;
-    this.#handler = handler;
+  /** Serves nothing yet. */
+  constructor(options: ConnectionsOptions) {
+    const { timeouts = {} } = options;
+    this.#handler = options.handler;
+    this.#serve = options.serve;
+    this.#pressed = options.pressed ?? (() => false);
+    this.#log = options.log ?? (() => {});
     this.#timeouts = {
       header: timeouts.header ?? 10_000,
       idle: timeouts.idle ?? 60_000,
       send: timeouts.send ?? 300_000,
     };
-    this.#log = log;
   }
 
   /** Counts for an operator. */
   get stats(): ConnectionStats {
-    return { active: this.#live.length, ...this.counts };
+    const states = { new: 0, active: 0, idle: 0, closing: 0, closed: 0 };
+    for (const { state } of this.#open) states[state]++;
+    const { closed: _, ...open } = states; // None of those that are open.
+    return { open: this.#open.length, ...open, ...this.counts };
   }
   /** @internal Whether an answer should be the connection's last. */
   get lastAnswers(): boolean {
-    return this.#since !== Infinity || this.#pressed();
+    return this.#drained !== Infinity || this.#pressed();
   }
 
   /**
@@ -125,31 +153,31 @@ export class Connections {
     this.#serve ??= nativeServe();
   }
 
-  /** Serves a connection until it ends. Never rejects: what one client does is no other's business. */
+  /** Serves a connection until it is closed. Never rejects: what one client does is no other's business. */
   serve(conn: Deno.Conn): Promise<void> {
     this.clock = performance.now();
     const connection = new Connection(conn, this, this.#handler);
-    connection.place = this.#live.push(connection) - 1;
-    if (this.#live.length === 1) this.#watch();
+    connection.place = this.#open.push(connection) - 1;
+    if (this.#open.length === 1) this.#watch();
     // No async functions: an idle connection should hold as little as it can, and their frames are
     // more than all else here.
     return connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(
-      () => this.#over(connection),
+      () => this.#remove(connection),
       (error) => {
         // A reset, a TLS handshake that failed, a request that was none.
-        this.#log("debug", `connection: ${messageOf(error)}`);
-        connection.letGo();
-        this.#over(connection);
+        this.#log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
+        connection.release();
+        this.#remove(connection);
       },
     );
   }
 
-  #over(connection: Connection): void {
-    connection.over();
-    const last = this.#live.pop()!;
-    if (last !== connection) this.#live[last.place = connection.place] = last;
-    if (this.#live.length > 0) return;
-    // While somebody listens to it, it keeps the process alive.
+  #remove(connection: Connection): void {
+    connection.closed();
+    const last = this.#open.pop()!;
+    if (last !== connection) this.#open[last.place = connection.place] = last;
+    if (this.#open.length > 0) return;
+    // While something listens to it, it keeps the process alive.
     this.#timer?.removeEventListener("abort", this.#look);
     this.#empty?.();
   }
@@ -159,10 +187,10 @@ export class Connections {
    * `limit` milliseconds by cutting it.
    */
   async drain(limit: number): Promise<void> {
-    this.#since = performance.now();
+    this.#drained = performance.now();
     this.#timer?.removeEventListener("abort", this.#look);
     this.#timer = undefined; // More often, from now on.
-    if (this.#live.length > 0) this.#watch();
+    if (this.#open.length > 0) this.#watch();
     if (await this.#emptied(limit)) return;
     this.cutAll();
     await this.#emptied(CUT_TIMEOUT);
@@ -170,7 +198,7 @@ export class Connections {
 
   /** Ends the connections that there are now, busy ones after their answer. */
   retire(): void {
-    for (const connection of this.#live) {
+    for (const connection of this.#open) {
       connection.retired = true;
       if (connection.active === 0) connection.leave();
     }
@@ -178,22 +206,22 @@ export class Connections {
 
   /** Ends all connections at once. */
   cutAll(): void {
-    for (const connection of this.#live) this.#end(connection, "cut");
+    for (const connection of this.#open) this.#end(connection, "cut");
   }
 
   /** Whether all connections have ended within so many milliseconds. */
   #emptied(limit: number): Promise<boolean> {
-    if (this.#live.length === 0) return Promise.resolve(true);
+    if (this.#open.length === 0) return Promise.resolve(true);
     return within(limit, new Promise<void>((resolve) => this.#empty = resolve));
   }
 
-  /** Ends the connection that has been idle longest, if any is, for somebody who needs its place. */
+  /** Ends the connection that has been idle longest, if any is, for a client that needs its place. */
   makeRoom(): void {
     this.#shed(1);
   }
 
   get #interval(): number {
-    if (this.#since !== Infinity) return 20;
+    if (this.#drained !== Infinity) return 20;
     // Often enough that a timeout is late by an eighth, and rare enough to cost nothing.
     return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
   }
@@ -213,33 +241,33 @@ export class Connections {
 
   #sweep(): void {
     const now = this.clock = performance.now();
-    const drainTime = now - this.#since; // Negative where there is no drain.
-    for (const connection of this.#live) {
-      if (connection.active > 0 || connection.closing) continue;
+    const drainTime = now - this.#drained; // Negative where there is no drain.
+    for (const connection of this.#open) {
+      if (!connection.quiet) continue;
       const quiet = now - connection.since;
-      const linger = connection.requests > 0 ? LINGER : FIRST_LINGER;
+      const linger = connection.state === "new" ? FIRST_LINGER : LINGER;
       if (drainTime > linger && quiet > linger) connection.leave();
       else if (quiet > this.#patience(connection)) {
-        this.#end(connection, connection.owes ? "cut" : "timedOut");
+        this.#end(connection, connection.untaken ? "cut" : "timedOut");
       }
     }
-    if (this.#pressed()) this.#shed(Math.max(1, this.#live.length / 8));
+    if (this.#pressed()) this.#shed(Math.max(1, this.#open.length / 8));
   }
 
   /** How long a connection may be quiet. */
-  #patience({ requests, owes }: Connection): number {
+  #patience({ state, untaken }: Connection): number {
     const { header, idle, send } = this.#timeouts;
-    if (requests === 0) return header;
-    // While others wait for a place, nobody gets longer for an answer that may have been taken.
-    return owes && !this.#pressed() ? Math.max(send, idle) : idle;
+    if (state === "new") return header;
+    // While others wait for a place, no client gets longer for an answer that may have been taken.
+    return untaken && !this.#pressed() ? Math.max(send, idle) : idle;
   }
 
   /** Ends up to `count` connections that can go, the longest idle first. */
   #shed(count: number): void {
     const now = performance.now();
-    const idle = this.#live.filter((connection) =>
-      connection.active === 0 && !connection.closing && !connection.owes &&
-      (connection.requests > 0 || now - connection.since > PRESSED_HEADER_TIMEOUT)
+    const idle = this.#open.filter((connection) =>
+      connection.quiet && !connection.untaken &&
+      (connection.state === "idle" || now - connection.since > PRESSED_HEADER_TIMEOUT)
     ).sort((a, b) => a.since - b.since);
     for (const connection of idle.slice(0, count)) this.#end(connection, "shed");
   }
@@ -262,19 +290,17 @@ export class Connections {
 const onListen = () => {};
 
 class Connection {
-  /** Where it is among those that there are. */
+  /** Where it is among those that are open. */
   place = -1;
+  state: ConnectionState = "new";
   /** Requests whose answers are not complete. */
   active = 0;
-  requests = 0;
   /** When something last began or ended. */
   since: number;
-  /** It was told to end after its answer. */
-  closing = false;
   /** Its next answer is to be its last. */
   retired = false;
   /** It has a long answer, which the client may or may not have taken. */
-  owes = false;
+  untaken = false;
   /** Requests whose handlers look at their signal; made when one does. */
   watched?: Set<Info>;
   readonly remoteAddr: Deno.Addr;
@@ -282,14 +308,18 @@ class Connection {
   #handler: RequestHandler;
   #server?: Served;
   #cancel?: () => void;
-  #ended = false;
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
-    // Not the connection itself, which nobody needs once it is served.
+    // Not the connection itself, which is of no use once it is served.
     this.remoteAddr = conn.remoteAddr;
     this.since = owner.clock;
     this.owner = owner;
     this.#handler = handler;
+  }
+
+  /** Whether it waits for its client alone. */
+  get quiet(): boolean {
+    return this.state === "idle" || this.state === "new";
   }
 
   run(
@@ -317,20 +347,20 @@ class Connection {
   }
 
   /** It ended badly. Deno before 2.8 keeps what it has of such a one until it is told to let go. */
-  letGo(): void {
+  release(): void {
     this.#server?.shutdown().catch(() => {});
   }
 
   /** The native loop is done with it. */
-  over(): void {
-    this.#ended = true;
+  closed(): void {
+    this.state = "closed";
     for (const info of this.watched ?? []) info.leave();
   }
 
-  /** Ends it when its answer is sent: at once where there is none. */
+  /** Ends it when its answers are sent: at once where there are none. */
   close(): void {
-    if (this.closing || this.#ended) return;
-    this.closing = true;
+    if (this.state === "closing" || this.state === "closed") return;
+    this.state = "closing";
     // It rejects as `finished` does, where the reason is dealt with.
     this.#server?.shutdown().catch(() => {});
   }
@@ -338,14 +368,14 @@ class Connection {
   /** Ends it, quiet as it is. */
   leave(): void {
     // In the middle of a TLS handshake, the native loop would wait for the rest of it.
-    if (this.requests === 0) this.end();
+    if (this.state === "new") this.end();
     else this.close();
   }
 
   /** Ends it at once, whatever it does. False if it is beyond that. */
   end(): boolean {
-    if (this.closing || this.#ended) return false;
-    this.#ended = true;
+    if (this.state === "closing" || this.state === "closed") return false;
+    this.state = "closing";
     try {
       this.#cancel?.();
     } catch (error) {
@@ -358,7 +388,7 @@ class Connection {
 
   #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
     this.active++;
-    this.requests++;
+    if (this.state === "idle" || this.state === "new") this.state = "active";
     this.owner.counts.requests++;
     const info = new Info(this, request, native.client);
     let answer: Response | Promise<Response>;
@@ -406,10 +436,11 @@ class Connection {
     return response;
   }
 
-  #answered(info: Info, owes = false): void {
+  #answered(info: Info, untaken = false): void {
     this.active--;
-    this.owes = owes;
+    this.untaken = untaken;
     this.since = this.owner.clock;
+    if (this.active === 0 && this.state === "active") this.state = "idle";
     info.done();
   }
 }
@@ -439,7 +470,7 @@ class Info implements RequestInfo {
       if (this.#done) return this.#abort.signal;
       (this.#connection.watched ??= new Set()).add(this);
       silenceLegacyAbort();
-      // The native loop looks whether the client is there only while somebody listens to this. It
+      // The native loop looks whether the client is there only while something listens to this. It
       // aborts after a complete answer too; by the microtask's turn we have heard of that.
       this.#request.signal.addEventListener("abort", () => queueMicrotask(() => this.leave()));
     }

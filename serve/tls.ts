@@ -1,5 +1,5 @@
 /**
- * TLS: the certificates of a daemon, and listeners that take new ones.
+ * TLS: the certificates of a daemon, listeners that take new ones, and what serves their connections.
  *
  * @module
  */
@@ -8,8 +8,10 @@ import { createPrivateKey, createPublicKey, type KeyObject, X509Certificate } fr
 import { messageOf, TypedError } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import type { Serve, Served } from "../platform/http.ts";
+import { nativeServe, type Serve, type Served, type ServedInfo } from "../platform/http.ts";
+import type { ClientCertificate } from "../router/bindings.ts";
 import { adopt, ANYWHERE, endsOf, observe, shutConnections } from "../platform/sockets.ts";
+import type { Verifier } from "./client_certificates.ts";
 
 /** The files of a daemon's certificates, all in PEM. */
 export interface CertificateFiles {
@@ -19,6 +21,81 @@ export interface CertificateFiles {
   key: string;
   /** The authorities of whose certificates clients have to show one. Default: clients need none. */
   ca?: string;
+}
+
+/** How the tcp addresses of an API are kept secret, and who is let in. */
+export class Tls {
+  /** Whether clients have to show a certificate. */
+  readonly verifies: boolean;
+  /** How many descriptors a connection takes: where clients are verified, a pair of sockets besides. */
+  readonly descriptors: number;
+  /** Serves a connection that was accepted from a listener of {@linkcode listen}. */
+  readonly serve: Serve<ServedInfo & { client?: ClientCertificate }>;
+  #certificates: Certificates;
+  #server: { close(): void };
+  #listeners: TlsListener[] = [];
+
+  private constructor(certificates: Certificates, server: Verifier | TlsServer) {
+    this.verifies = certificates.files.ca !== undefined;
+    this.descriptors = this.verifies ? 3 : 1;
+    this.serve = server.serve;
+    this.#certificates = certificates;
+    this.#server = server;
+  }
+
+  /**
+   * Reads and checks the certificates, and, where clients have to show one, this runtime.
+   *
+   * @throws {TypedError} ("bad parameter") If a file is no good; {Error} if this Deno cannot serve so.
+   */
+  static async load(files: CertificateFiles, log: Logger): Promise<Tls> {
+    const certificates = new Certificates(files, log);
+    if (files.ca === undefined) return new Tls(certificates, new TlsServer(nativeServe()));
+    // Only here, because node:tls takes its time to load.
+    const { Verifier } = await import("./client_certificates.ts");
+    const verifier = new Verifier(certificates, nativeServe(), log);
+    await verifier.check();
+    return new Tls(certificates, verifier);
+  }
+
+  /**
+   * Listens.
+   *
+   * @param where An address to bind, or the descriptor of a socket that listens already.
+   * @throws What `Deno.listen` and {@linkcode adopt} throw.
+   */
+  listen(where: Deno.TcpListenOptions | number): Acceptor<Deno.Conn, Deno.Addr> {
+    if (this.verifies) {
+      // Deno's own TLS listener can ask for no certificate: TLS begins where a connection is served.
+      return typeof where === "number"
+        ? adopt(() => Deno.listen(ANYWHERE), where).listener
+        : Deno.listen(where);
+    }
+    const listener = new TlsListener(this.#certificates, where);
+    this.#listeners.push(listener);
+    return listener;
+  }
+
+  /**
+   * Reads the certificates anew, for connections from now on.
+   *
+   * @returns The file of the daemon's own, and whether others are the authorities of clients now.
+   * @throws {TypedError} ("bad parameter") If one is no good, or a listener can take no new one.
+   */
+  renew(): { cert: string; otherAuthorities: boolean } {
+    const { ca } = this.#certificates.now;
+    this.#certificates.reload();
+    for (const listener of this.#listeners) listener.renew();
+    return {
+      cert: this.#certificates.files.cert,
+      otherAuthorities: this.#certificates.now.ca !== ca,
+    };
+  }
+
+  /** Ends the connections that have not ended by themselves. */
+  close(): void {
+    this.#server.close();
+  }
 }
 
 /** The certificates of a daemon, as they are in their files. */
@@ -184,7 +261,7 @@ const LINGER = 1_000;
 /**
  * Serves connections of a {@linkcode TlsListener}. Deno does not let go of a TLS connection that has
  * ended before its client has gone, which may be never: in the middle of a handshake, or of an answer
- * that the client does not take. So those who stay too long are shown out.
+ * that the client does not take. So whatever stays too long is shut down.
  */
 export class TlsServer {
   #serve: Serve;
@@ -208,16 +285,16 @@ export class TlsServer {
     });
     return { finished, shutdown: () => served.shutdown() };
   };
-  /** Shows everybody out. */
+  /** Shuts down what is left. */
   close(): void {
-    this.#show([...this.#connections.keys()]);
+    this.#shut([...this.#connections.keys()]);
   }
   #sweep(): void {
     const now = performance.now();
     const late = [...this.#connections].filter(([, { ended }]) => now - ended >= LINGER);
-    this.#show(late.map(([ends]) => ends));
+    this.#shut(late.map(([ends]) => ends));
   }
-  #show(late: string[]): void {
+  #shut(late: string[]): void {
     if (late.length > 0) shutConnections(new Set(late));
     for (const ends of late) this.#connections.delete(ends);
     if (this.#connections.size > 0) return;

@@ -52,11 +52,11 @@ Deno.test("stats counts per listener", async () => {
   assertEquals(
     listeners.map((listener: Record<string, unknown>) => [
       listener.accepted,
-      listener.active,
+      listener.open,
       listener.requests,
     ]),
     [[1, 1, 1], [0, 0, 0]],
   );
   client.close();
-  await until(async () => (await served.stats()).listeners[0].active === 0);
+  await until(async () => (await served.stats()).listeners[0].open === 0);
 });

@@ -55,7 +55,7 @@ Deno.test("serveapi drops held clients quietly that went away before the gate op
   await served.accept();
   assertEquals((await stayer.answer()).status, 200);
   stayer.close();
-  await until(async () => (await served.stats()).active === 0);
+  await until(async () => (await served.stats()).open === 0);
   assertEquals((await served.stats()).listeners[0].held, 0);
   assertEquals(served.lines.filter((line) => /^(warn|error)/.test(line)), []);
 });

@@ -231,7 +231,7 @@ Deno.test("Router.job cuts a client that reads nothing of a big answer", async (
   using client = await asking(server.port, "GET /endless");
   await until(() => engine.stats.failed === 1);
   // The daemon has nothing of it any more, whatever the client does.
-  await until(async () => (await ask(engine, "stats")).apis[0].listeners[0].active === 0);
+  await until(async () => (await ask(engine, "stats")).apis[0].listeners[0].open === 0);
   assertNotMatch(await client.ended(), /\r\n0\r\n\r\n$/);
 });
 

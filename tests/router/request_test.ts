@@ -100,7 +100,7 @@ Deno.test("Router.job leaves the signal of an answered request alone", async () 
   using client = await asking(server.port, "GET /keep");
   await client.sees(/\{\}$/);
   client[Symbol.dispose]();
-  await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].active === 0);
+  await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].open === 0);
   assertEquals(signals.map(({ aborted }) => aborted), [false]);
 });
 

@@ -215,7 +215,7 @@ Deno.test("serveapi refuses a page's upload, and lets go of it", async () => {
   assertEquals(/access-control/.test(header), false);
   client.close();
   await sent;
-  await until(async () => (await served.stats()).active === 0);
+  await until(async () => (await served.stats()).open === 0);
   const next = await Client.to(served.target);
   assertEquals((await next.ask("GET /_ping HTTP/1.1\r\nHost: localhost\r\n\r\n")).status, 200);
   next.close();

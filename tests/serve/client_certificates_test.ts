@@ -227,7 +227,7 @@ verifyTest("serveapi with TlsVerify hears of a client that was killed", async ()
   await reader.read();
   client.kill("SIGKILL"); // It says nothing of TLS on its way out.
   await left;
-  await until(async () => (await served.stats()).active === 0);
+  await until(async () => (await served.stats()).open === 0);
   await reader.cancel();
 });
 

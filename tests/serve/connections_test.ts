@@ -3,6 +3,30 @@ import { Client, PING, rest } from "../support/client.ts";
 import { project, run, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
+Deno.test("Connections.stats counts connections by their states", async () => {
+  await using served = await Served.open();
+  const go = Promise.withResolvers<void>();
+  served.router.get("/wait", async () => {
+    await go.promise;
+    return new Response("done");
+  });
+  const states = async () => {
+    const { open, new: fresh, active, idle, closing } = await served.stats();
+    return { open, fresh, active, idle, closing };
+  };
+  const client = await Client.to(served.target);
+  await until(async () => (await states()).fresh === 1);
+  await client.ask(PING);
+  assertEquals(await states(), { open: 1, fresh: 0, active: 0, idle: 1, closing: 0 });
+  await client.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await until(async () => (await states()).active === 1);
+  go.resolve();
+  await client.answer();
+  await until(async () => (await states()).idle === 1);
+  client.close();
+  await until(async () => (await states()).open === 0);
+});
+
 Deno.test("serveapi ends a client that sends no whole header within HeaderTimeout", async () => {
   await using served = await Served.open({ HeaderTimeout: "0.3" });
   const silent = await Client.to(served.target);
@@ -98,7 +122,7 @@ Deno.test("serveapi cuts a client that does not take its answer within SendTimeo
   const client = await Client.to(served.target);
   await client.send("GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n");
   await until(async () => (await served.stats()).cut === 1);
-  await until(async () => (await served.stats()).active === 0);
+  await until(async () => (await served.stats()).open === 0);
   client.close();
 });
 
@@ -208,7 +232,7 @@ Deno.test("a request whose client leaves aborts its job and disturbs no other", 
   assertEquals((await gone.promise as Error).name, "AbortError");
   assertEquals((await other.ask(PING)).status, 200);
   other.close();
-  await until(async () => (await served.stats()).active === 0);
+  await until(async () => (await served.stats()).open === 0);
   // `stats` itself runs.
   await until(() => served.engine.stats.running <= 2);
 });
@@ -252,7 +276,7 @@ Deno.test("shutdown waits for the rest of a header that has begun", async () => 
   const served = await Served.open();
   const client = await Client.to(served.target);
   await client.send("GET /_ping HT");
-  await until(async () => (await served.stats()).active === 1);
+  await until(async () => (await served.stats()).open === 1);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
   await until(() => Client.to(served.target).then((late) => (late.close(), false), () => true));
   await client.send("TP/1.1\r\nHost: localhost\r\n\r\n");

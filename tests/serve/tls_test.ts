@@ -70,7 +70,7 @@ for (const verify of [false, true]) {
       abort.abort();
       await left;
     }
-    await until(async () => (await served.stats()).active === 0);
+    await until(async () => (await served.stats()).open === 0);
     await until(() => descriptors() <= before + (verify ? 1 : 0)); // The pairs' listener stays.
   });
 
@@ -98,7 +98,7 @@ for (const verify of [false, true]) {
     });
     await client.write(new TextEncoder().encode("GET /flood HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     await until(async () => (await served.stats()).cut === 1);
-    await until(async () => (await served.stats()).active === 0);
+    await until(async () => (await served.stats()).open === 0);
     await until(() => descriptors() <= before + (verify ? 2 : 1)); // The client's own.
   });
 
@@ -120,7 +120,7 @@ for (const verify of [false, true]) {
       assertEquals(end, null);
       conn.close();
     }
-    await until(async () => (await served.stats()).active === 0);
+    await until(async () => (await served.stats()).open === 0);
     assertEquals((await served.stats()).timedOut, 2);
   });
 

@@ -91,7 +91,19 @@ export class Served implements AsyncDisposable {
     await job.run();
     const { listeners } = JSON.parse(out.text).apis[0];
     const all: Record<string, unknown> = { listeners };
-    for (const key of ["active", "requests", "timedOut", "shed", "cut"]) {
+    for (
+      const key of [
+        "open",
+        "new",
+        "active",
+        "idle",
+        "closing",
+        "requests",
+        "timedOut",
+        "shed",
+        "cut",
+      ]
+    ) {
       all[key] = listeners.reduce((sum: number, of: Record<string, number>) => sum + of[key], 0);
     }
     return all;
