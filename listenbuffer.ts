@@ -135,7 +135,7 @@ export interface ListenBufferStats {
 
 /** How many connections are held by default: more than fit a kernel's queue, less than hurt (28 KiB each). */
 const HOLD = 16_384;
-/** The shortest and the longest wait after an accept error that will not go away by itself, in milliseconds. */
+/** The shortest and the longest wait for something that accepting lacks, in milliseconds. */
 const BACKOFF = { first: 5, last: 1_000 };
 /** How long a queue that never empties is served before it is closed, in milliseconds. */
 const BUSY_DRAIN = 1_000;
@@ -144,25 +144,14 @@ const FULL_PAUSE = 20;
 /** Errors this close together, in milliseconds, are one burst: logged once. */
 const BURST = 1_000;
 /**
- * Errors of one connection, not of the listener: accept(2) gives those of a client that left before
- * it was accepted, and Linux passes a pending network error of the new socket on as accept's own.
+ * Errors of accept(2) that deserve a wait: what it lacks has to be freed first, or another process has
+ * shut the socket that we share. Every other one is that of a client that has left before it was
+ * accepted (ENOTCONN, ECONNABORTED), or a network error of its connection, which Linux passes on: the
+ * next client is not to wait for it.
  */
-const CONNECTION_ERRORS = new Set([
-  "ECONNABORTED",
-  "ECONNRESET",
-  "ECONNREFUSED",
-  "EPIPE",
-  "EINTR",
-  "EPERM",
-  "EPROTO",
-  "ENETDOWN",
-  "ENOPROTOOPT",
-  "EHOSTDOWN",
-  "ENONET",
-  "EHOSTUNREACH",
-  "EOPNOTSUPP",
-  "ENETUNREACH",
-]);
+const WAITS = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EINVAL", "EBADF", "ENOTSOCK"]);
+/** After so many other errors in a row the event loop has its turn, so that no error can block it. */
+const ROW = 512;
 
 /**
  * Wraps a listener, and is one: `accept`, `for await`, `close`, `using`. Nothing comes out before
@@ -184,6 +173,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #pressed = false;
   #accepting = false;
   #backoff = 0;
+  #row = 0;
   #burst = { errors: 0, last: 0 };
   #accepted = 0;
   #released = 0;
@@ -350,6 +340,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
         const connection = await this.#listener.accept();
         this.#accepting = false;
         this.#backoff = 0;
+        this.#row = 0;
         this.#admit(connection);
       } catch (error) {
         this.#accepting = false;
@@ -391,8 +382,10 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     }
     this.#burst.errors++;
     this.#burst.last = now;
-    if (CONNECTION_ERRORS.has((error as { code?: string }).code ?? "")) return;
-    // EMFILE, ENFILE, ENOBUFS, ENOMEM, and whatever else does not go away by trying at once.
+    if (!WAITS.has((error as { code?: string }).code ?? "")) {
+      if (++this.#row % ROW === 0) await new Promise((resolve) => setTimeout(resolve, 0));
+      return;
+    }
     this.#press(true);
     this.#backoff = Math.min(this.#backoff * 2 || BACKOFF.first, BACKOFF.last);
     const { promise, resolve } = Promise.withResolvers<void>();

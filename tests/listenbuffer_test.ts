@@ -273,9 +273,37 @@ Deno.test("ListenBuffer goes on at once after an error of one connection", async
   const fake = new Fake();
   const pressure: boolean[] = [];
   using buffer = new ListenBuffer(fake, gate, { onPressure: (on) => pressure.push(on) });
-  fake.push(new CodedError("ECONNABORTED"), new CodedError("ECONNRESET"), ...conns(1));
+  const codes = [
+    "ECONNABORTED",
+    "ECONNRESET",
+    "ENOTCONN",
+    "EPROTO",
+    "EPERM",
+    "ETIMEDOUT",
+    "EWHATEVER",
+  ];
+  const started = performance.now();
+  for (let i = 0; i < 100; i++) fake.push(...codes.map((code) => new CodedError(code)));
+  fake.push(...conns(1));
   assertEquals((await buffer.accept()).id, 0);
-  assertEquals([buffer.stats.acceptErrors, pressure], [2, []]);
+  assertEquals([buffer.stats.acceptErrors, pressure], [700, []]);
+  // With the shortest wait after each, it would take 3.5 s.
+  assert(performance.now() - started < 1_000);
+});
+
+Deno.test("ListenBuffer lets the event loop go on while every accept fails", async () => {
+  const gate = new Activation();
+  gate.open();
+  let accepts = 0;
+  const failing = {
+    addr: undefined,
+    accept: () => Promise.reject(new CodedError(accepts++ < 10_000 ? "ENOTCONN" : "EMFILE")),
+    close: () => {},
+  };
+  using _buffer = new ListenBuffer(failing, gate, {});
+  _buffer.accept().catch(() => {}); // It ends with the buffer.
+  await settle();
+  assert(accepts < 10_000, "no other thing had its turn");
 });
 
 Deno.test("ListenBuffer survives EMFILE: waits, logs once a burst, tells of the pressure", async () => {

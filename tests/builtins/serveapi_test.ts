@@ -1,10 +1,13 @@
+import { createConnection } from "node:net";
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { registerBuiltins } from "../../builtins/builtins.ts";
 import { Engine, JobError } from "../../engine.ts";
 import { createRouter } from "../../router.ts";
+import { Authority } from "../support/certificates.ts";
 import { Client, PING, rest } from "../support/client.ts";
 import { settle, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
+import { settings } from "../support/tls.ts";
 
 Deno.test("serveapi binds all addresses or none, and names the one that failed", async () => {
   await using folder = await TempFolder.make();
@@ -58,6 +61,42 @@ Deno.test("serveapi drops held clients quietly that went away before the gate op
   await until(async () => (await served.stats()).open === 0);
   assertEquals((await served.stats()).listeners[0].held, 0);
   assertEquals(served.lines.filter((line) => /^(warn|error)/.test(line)), []);
+});
+
+Deno.test("serveapi accepts at once after a thousand clients that have reset in the queue", async (t) => {
+  await using authority = await Authority.make();
+  const server = await authority.server("server");
+  const cases: [string, Record<string, string>][] = [
+    ["in the clear", {}],
+    ["with Tls", settings(server)],
+    ["with TlsVerify", settings(server, authority.ca)],
+  ];
+  for (const [name, tls] of cases) {
+    await t.step(name, async () => {
+      // Nothing is accepted before the gate opens, so that all of them reset unaccepted.
+      await using served = await Served.bind({ Hold: "0", ...tls });
+      const { port } = served.target as Deno.ConnectOptions;
+      const reset = () => {
+        const client = createConnection(port, "127.0.0.1");
+        client.on("connect", () => client.resetAndDestroy());
+        return new Promise((resolve) => client.on("close", resolve));
+      };
+      for (let i = 0; i < 20; i++) await Promise.all(Array.from({ length: 50 }, reset));
+      using _next = await Deno.connect({ hostname: "127.0.0.1", port });
+      // Of some kinds of listener they are accepted all the same, and end at once.
+      const accepted = async () => {
+        const [{ accepted, acceptErrors }] = (await served.stats()).listeners;
+        return accepted + acceptErrors;
+      };
+      const started = performance.now();
+      await served.accept();
+      await until(async () => await accepted() === 1_001);
+      const took = performance.now() - started;
+      // It is some 60 ms, of which Deno takes most, and took 1 000 s with a wait for each.
+      assert(took < 1_000, `the next client was accepted after ${took} ms`);
+      assert(served.lines.filter((line) => line.includes("accept:")).length <= 1);
+    });
+  }
 });
 
 Deno.test("serveapi holds at most Hold clients", async () => {
