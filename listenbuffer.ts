@@ -248,8 +248,6 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
    */
   async drain(options: { quiet?: number; limit?: number } = {}): Promise<void> {
     const { quiet = 0, limit = 10_000 } = options;
-    // Deno before 2.4 has no global one. Imported at the top, it would cost every start some milliseconds.
-    const { setImmediate } = await import("node:timers");
     const started = performance.now();
     for (let seen = -1; !this.#end;) {
       const patience = quiet > 0 || this.#limit?.full ? limit : Math.min(limit, BUSY_DRAIN);

@@ -28,7 +28,6 @@
  */
 
 import { main } from "./cli/main.ts";
-import { requireProfiler } from "./platform/deno.ts";
 import type { Engine } from "./engine.ts";
 import type { Router, RouterOptions } from "./router.ts";
 
@@ -93,7 +92,6 @@ export async function createRouter(engine: Engine, options?: RouterOptions): Pro
  * slow it down.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
-  requireProfiler();
   const profiler = await import("./profiler/profiler.ts");
   await profiler.attachProfiler(router, engine);
 }

@@ -14,6 +14,7 @@ import {
   type ListenBufferStats,
 } from "../listenbuffer.ts";
 import { receiveSockets, untakenSockets } from "../platform/activation.ts";
+import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import { type Address, bind, exposureProblem, parseAddress } from "../serve/addresses.ts";
@@ -68,6 +69,8 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   let watched = false;
 
   engine.register("serveapi", async (job) => {
+    const outdated = denoProblem();
+    if (outdated) throw new TypedError("unavailable", outdated);
     if (job.args.length === 0) {
       throw new TypedError("bad parameter", "serveapi: no address, expected PROTO://ADDR ...");
     }

@@ -12,7 +12,7 @@ import { Env } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import { createLogger, type LogLevel } from "../engine/log.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
-import { requireProfiler, runtimeFault } from "../platform/deno.ts";
+import { denoProblem } from "../platform/deno.ts";
 import { permittedEnv } from "../platform/descriptors.ts";
 import { notify } from "../platform/notify.ts";
 import type { Router, RouterOptions } from "../router.ts";
@@ -118,10 +118,12 @@ interface Flags {
  *
  * @param args The command line's arguments.
  * @returns The exit status: 0 after a drain or `--help`, 1 if the boot failed, 2 if the arguments
- * are wrong. Why is one line on standard error.
+ * are wrong or Deno is too old. Why is one line on standard error.
  */
 export async function main(args: readonly string[]): Promise<number> {
   const complain = (error: unknown) => console.error(`floodgate: ${oneLine(error)}`);
+  const outdated = denoProblem();
+  if (outdated) return complain(outdated), 2;
   let flags: Flags;
   try {
     flags = await parseFlags(args);
@@ -145,8 +147,6 @@ export async function main(args: readonly string[]): Promise<number> {
   const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
   const stop = listenToSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
-  const fault = runtimeFault();
-  if (fault) engine.log("warn", fault);
   const router = Promise.withResolvers<Router>();
   const { activation } = registerBuiltins(engine, { router: router.promise });
   const stopping = new Promise<void>((resolve) =>
@@ -178,7 +178,6 @@ export async function main(args: readonly string[]): Promise<number> {
     await booting((async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
       if (flags.debug) {
-        requireProfiler();
         const { attachProfiler } = await import("../profiler/profiler.ts");
         await attachProfiler(app, engine);
       }

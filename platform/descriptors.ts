@@ -25,7 +25,6 @@ export function descriptorsProblem(): string | undefined {
   const missing = "this needs all permissions, --allow-all: to look into /proc";
   if (Deno.permissions.querySync({ name: "read" }).state !== "granted") return missing;
   try {
-    // Deno before 2.8.3 lets anyone look at what is there, and nobody else read it.
     Deno.readTextFileSync(LIMITS);
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) return missing;

@@ -6,8 +6,6 @@
  * @module
  */
 
-import { OLDEST_DENO } from "./deno.ts";
-
 /** A connection that is being served. */
 export interface Served {
   /** Resolves when it has ended, rejects if it ended badly. */
@@ -41,7 +39,8 @@ export function nativeServe(): Serve {
   const serve = deno[deno.internal]?.serveHttpOnConnection;
   if (typeof serve !== "function") {
     throw new Error(
-      `Deno ${Deno.version.deno} cannot serve HTTP on a connection, expected Deno ${OLDEST_DENO} or newer`,
+      `Deno ${Deno.version.deno} cannot serve HTTP on a connection: ` +
+        "Deno[Deno.internal].serveHttpOnConnection is no more",
     );
   }
   return serve as Serve;
@@ -66,7 +65,7 @@ function innardOf(object: Request | Response, name: keyof typeof symbols): unkno
 /**
  * One header of a request that the native loop has made. To look at `request.headers` makes the loop
  * copy them all and answer by way of a promise, which is a sixth of all that a small request takes;
- * Deno from 2.8.3 on can be asked for just one.
+ * its inner object can be asked for just one.
  *
  * @param name In lower case.
  */

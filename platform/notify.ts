@@ -7,7 +7,6 @@
 import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { LONGEST } from "../engine/time.ts";
-import { knowsAbstractNames } from "./deno.ts";
 import { permittedEnv } from "./descriptors.ts";
 import { monotonicMicroseconds } from "./sockets.ts";
 
@@ -26,17 +25,12 @@ export async function notify(state: string, log: Logger): Promise<void> {
   } catch (error) {
     // Deno names the path, of which ours is another each time.
     const problem = error instanceof Deno.errors.NotCapable
-      ? `cannot tell systemd: this needs the permissions ${notifyFlags(socket)}`
+      ? `cannot tell systemd: this needs the permissions --allow-net --allow-write=${socket}`
       : `cannot tell systemd: ${messageOf(error)}`;
     if (complaints.has(problem)) return;
     complaints.add(problem);
     log("warn", problem);
   }
-}
-
-/** What `deno run` needs to be told for {@linkcode notify}. */
-function notifyFlags(socket: string): string {
-  return knowsAbstractNames() ? `--allow-net --allow-write=${socket}` : "--allow-all";
 }
 
 /** What has been complained of. A process has one NOTIFY_SOCKET, whatever runs in it. */
@@ -45,19 +39,14 @@ const complaints = new Set<string>();
 async function sendDatagram(socket: string, state: string): Promise<void> {
   // A leading @ stands for the zero byte of an abstract name, which needs no folder (unix(7)).
   const path = socket.replace(/^@/, "\0");
-  const folder = knowsAbstractNames()
-    ? undefined
-    : await Deno.makeTempDir({ prefix: "floodgate-" });
-  const own = folder ? `${folder}/notify` : `\0floodgate-${crypto.randomUUID()}`;
+  const datagrams = Deno.listenDatagram({
+    transport: "unixpacket",
+    path: `\0floodgate-${crypto.randomUUID()}`,
+  });
   try {
-    const datagrams = Deno.listenDatagram({ transport: "unixpacket", path: own });
-    try {
-      await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path });
-    } finally {
-      datagrams.close();
-    }
+    await datagrams.send(new TextEncoder().encode(state), { transport: "unixpacket", path });
   } finally {
-    if (folder) await Deno.remove(folder, { recursive: true });
+    datagrams.close();
   }
 }
 

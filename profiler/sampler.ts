@@ -6,7 +6,6 @@
  */
 
 import { Session } from "node:inspector/promises";
-import { setImmediate } from "node:timers"; // Deno before 2.8 declares no global one.
 import { runInThisContext } from "node:vm";
 import type { Engine, Handler } from "../engine.ts";
 import { within } from "../engine/time.ts";

@@ -5,7 +5,6 @@
  */
 
 import { Duplex } from "node:stream";
-import { setImmediate } from "node:timers"; // Deno before 2.4 has no global one.
 import {
   connect,
   createServer,
@@ -16,9 +15,8 @@ import {
 import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
-import { closeEndsReads, denoIsFrom } from "../platform/deno.ts";
 import type { Serve, Served, ServedInfo } from "../platform/http.ts";
-import { ANYWHERE, endsOf, shutConnections } from "../platform/sockets.ts";
+import { ANYWHERE } from "../platform/sockets.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
 import type { Certificates } from "./tls.ts";
 
@@ -26,9 +24,6 @@ import type { Certificates } from "./tls.ts";
 export interface VerifiedInfo extends ServedInfo {
   readonly client: ClientCertificate;
 }
-
-/** The oldest Deno whose node:tls does all that is asked of it here. */
-export const VERIFYING_DENO = "2.8.0";
 
 /** How long the check of the runtime may take, in milliseconds. */
 const CHECK_TIMEOUT = 5_000;
@@ -54,8 +49,8 @@ export class Verifier {
 
   /**
    * Makes sure that this runtime refuses a client without a certificate, and that others can be served.
-   * Deno before 2.7.14 takes the options and lets everyone in (denoland/deno PR 33439); 2.7.14 loses the
-   * ends of long bodies, and half of a name with two units in it.
+   * There were releases that took the options and let every client in (denoland/deno PR 33439), and a
+   * daemon that is told to verify must not run where that is so again.
    *
    * @throws {Error} If either is not so.
    */
@@ -95,12 +90,7 @@ export class Verifier {
     try {
       if (!await within(CHECK_TIMEOUT, refused) || !await refused) {
         throw new Error(
-          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected Deno ${VERIFYING_DENO} or newer for --tlsverify (TlsVerify)`,
-        );
-      }
-      if (!denoIsFrom(VERIFYING_DENO)) {
-        throw new Error(
-          `Deno ${Deno.version.deno} loses the ends of long bodies behind client certificates, expected Deno ${VERIFYING_DENO} or newer for --tlsverify (TlsVerify)`,
+          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected one that refuses them, for --tlsverify (TlsVerify)`,
         );
       }
     } finally {
@@ -263,7 +253,6 @@ function duplexOf(conn: Deno.Conn): Duplex {
     final: (done) => settle(conn.closeWrite(), done),
     destroy(error, done) {
       closeQuietly(conn);
-      if (!closeEndsReads()) shutConnections(new Set([endsOf(conn)]));
       done(error);
     },
   });

@@ -140,7 +140,6 @@ export class Certificates {
       );
     }
     const publicKey = parsed("key", files.key, () => createPublicKey(createPrivateKey(key)));
-    // Not checkPrivateKey(), which Deno 2.6 has not.
     if (!derOf(publicKey).equals(derOf(certificate.publicKey))) {
       throw new TypedError(
         "bad parameter",

@@ -6,7 +6,6 @@
  */
 
 import { TypedError } from "../engine/errors.ts";
-import { within } from "../engine/time.ts";
 import { deepenQueue } from "../platform/sockets.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
@@ -176,15 +175,7 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
 }
 
 /** Locks a folder, or gives up after a while. */
-async function take(folder: {
-  lock(exclusive: boolean): Promise<void>;
-  // Deno before 2.7 has only lock(), which nothing can call off: it goes on waiting, for no one.
-  tryLockSync?(exclusive: boolean): boolean;
-}): Promise<void> {
-  if (folder.tryLockSync === undefined) {
-    await within(LOCK.timeout, folder.lock(true));
-    return;
-  }
+async function take(folder: Deno.FsFile): Promise<void> {
   const deadline = performance.now() + LOCK.timeout;
   while (!folder.tryLockSync(true) && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, LOCK.interval));

@@ -1,7 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { denoIsFrom, importsText, runtimeFault } from "../platform/deno.ts";
-import { VERIFYING_DENO } from "../serve/client_certificates.ts";
-import { freePort, missing, project, run, TempFolder, testWhere } from "./support/daemon.ts";
+import { freePort, missing, project, run, TempFolder } from "./support/daemon.ts";
 import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./support/docs.ts";
 
 const DOCUMENTS = [
@@ -25,19 +23,6 @@ const NEVER: Skipped = [
     "needs root and a running systemd; tests/examples/systemd_test.ts boots one with these units",
   ],
 ];
-
-/** Blocks that this Deno cannot run, by what is in them. */
-const UNABLE: [block: RegExp, what: string][] = [];
-if (!denoIsFrom(VERIFYING_DENO)) UNABLE.push([/--tlsverify/, "client certificates"]);
-if (!importsText()) UNABLE.push([/--debug/, "the profiler"]);
-
-/** Says which blocks are left out. */
-function able(block: Block): boolean {
-  const [, what] = UNABLE.find(([pattern]) => pattern.test(block.lines.join("\n"))) ?? [];
-  if (what === undefined) return true;
-  console.log(`Skipped: ${block.document}:${block.line}: ${what} (this Deno cannot)`);
-  return false;
-}
 
 /** What the documents use besides Deno and a shell. */
 const TOOLS: [tool: string, ...args: string[]][] = [
@@ -71,8 +56,7 @@ async function cloneInto(folder: string): Promise<void> {
   assertEquals(code, 0, stderr);
 }
 
-const documentsTest = testWhere(!runtimeFault(), "documents, which show no warning of a release");
-documentsTest("documents do what they say", async (t) => {
+Deno.test("documents do what they say", async (t) => {
   await using clone = await TempFolder.make();
   await cloneInto(clone.path);
   await using bin = await TempFolder.make();
@@ -91,7 +75,7 @@ documentsTest("documents do what they say", async (t) => {
     ...[...BLOCKS].map(([name, blocks]) =>
       step(name, async () => {
         await using folder = await TempFolder.make();
-        await runDocument(blocks.filter(able), {
+        await runDocument(blocks, {
           cwd: clone.path,
           folder: folder.path,
           env: {

@@ -1,18 +1,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
-import { denoIsFrom, importsText, knowsAbstractNames } from "../platform/deno.ts";
-import { VERIFYING_DENO } from "../serve/client_certificates.ts";
 import { Authority } from "./support/certificates.ts";
 import { get } from "./support/client.ts";
-import {
-  Daemon,
-  exchange,
-  missing,
-  project,
-  run,
-  TempFolder,
-  testWhere,
-  until,
-} from "./support/daemon.ts";
+import { Daemon, exchange, missing, project, run, TempFolder, until } from "./support/daemon.ts";
 
 const NO_SCRIPT = await missing("script", ["--version"]);
 
@@ -159,20 +148,14 @@ const CASES: Record<string, (folder: string) => Case> = {
 
 for (const [name, make] of Object.entries(CASES)) {
   const ignore = GROUP === "" && name.includes("by its name");
-  const test = name === "a profiler" ? testWhere(importsText(), "the profiler") : Deno.test;
-  test(`main serves ${name} with just the permissions it needs`, { ignore }, async () => {
+  Deno.test(`main serves ${name} with just the permissions it needs`, { ignore }, async () => {
     await using folder = await TempFolder.make();
     await assertMinimal(make(folder.path), folder);
   });
 }
 
-for (
-  const [flag, test] of [
-    ["--tls", Deno.test],
-    ["--tlsverify", testWhere(denoIsFrom(VERIFYING_DENO), "client certificates")],
-  ] as const
-) {
-  test(`main with ${flag} serves with just the permissions it needs`, {
+for (const flag of ["--tls", "--tlsverify"]) {
+  Deno.test(`main with ${flag} serves with just the permissions it needs`, {
     ignore: NO_OPENSSL,
   }, async () => {
     await using folder = await TempFolder.make();
@@ -224,10 +207,7 @@ async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder
   }
 }
 
-testWhere(
-  knowsAbstractNames(),
-  "telling systemd without all permissions",
-)("main tells systemd with just the permissions it needs", async () => {
+Deno.test("main tells systemd with just the permissions it needs", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/notify`;
   const flags = ["--allow-net", `--allow-write=${path}`];

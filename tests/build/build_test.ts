@@ -3,8 +3,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { existsSync } from "node:fs";
-import { importsText } from "../../platform/deno.ts";
-import { Daemon, missing, project, run, TempFolder, testWhere } from "../support/daemon.ts";
+import { Daemon, missing, project, run, TempFolder } from "../support/daemon.ts";
 
 const NO_DOCKER = await missing("docker", ["--version"]);
 
@@ -66,7 +65,6 @@ Deno.test("compile embeds every module of the program, the examples, the package
   const names = ["mod.ts", "engine.ts", "listenbuffer.ts", "router.ts", "offline/parse_args.ts"];
   for (const path of [...names, ...sources()]) {
     if (path === "engine/build.ts") continue; // The build has one of its own.
-    if (path.startsWith("profiler/") && !importsText()) continue;
     const text = await Deno.readTextFile(project(path));
     if (isOfTypes(text)) continue;
     assert(binary.includes(Buffer.from(text)), `${path} is not in the binary`);
@@ -115,8 +113,7 @@ for (
   });
 }
 
-const bundleTest = testWhere(importsText(), "a bundle with the profiler in it");
-bundleTest("the bundle runs with nothing in Deno's cache and no registry", async () => {
+Deno.test("the bundle runs with nothing in Deno's cache and no registry", async () => {
   await using folder = await TempFolder.make();
   const before = await status();
   const { code, stderr } = await build(["bundle", "--output", `${folder.path}/bundle`]);

@@ -1,13 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import {
-  exchange,
-  missing,
-  project,
-  run,
-  TempFolder,
-  until,
-  withoutFault,
-} from "../support/daemon.ts";
+import { exchange, missing, project, run, TempFolder, until } from "../support/daemon.ts";
 
 const NO_ANALYZE = await missing("systemd-analyze", ["--version"]);
 
@@ -216,7 +208,7 @@ StandardError=inherit`,
   await t.step("systemctl stop", async () => {
     await systemd.systemctl("stop", "floodgate.socket", "floodgate.service");
     assertEquals(await systemd.show("Result"), "success");
-    const text = withoutFault(await Deno.readTextFile(systemd.path(log)));
+    const text = await Deno.readTextFile(systemd.path(log));
     assertMatch(text, /SIGTERM: draining\n(.*\n)*.*-job serveapi\(fd:\/\/\) = OK \(0\)\n$/);
     assertEquals(/WARN|ERROR/.test(text), false, text);
   });

@@ -1,5 +1,4 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { denoIsFrom } from "../../platform/deno.ts";
 import { get } from "../support/client.ts";
 import {
   Daemon,
@@ -10,7 +9,6 @@ import {
   missing,
   project,
   TempFolder,
-  testWhere,
   untilHeld,
 } from "../support/daemon.ts";
 
@@ -148,9 +146,7 @@ for (const [what, hosts, expected] of CHOICES) {
   });
 }
 
-// Before 2.4 the URL of a request at an abstract name has no host, in which a router finds no path.
-const abstractUrlTest = testWhere(denoIsFrom("2.4.0"), "abstract unix sockets");
-abstractUrlTest(
+Deno.test(
   "fd:// serves IPv6 and abstract unix sockets",
   { ignore: NO_ACTIVATE },
   async () => {

@@ -1,34 +1,34 @@
-import { assertEquals, assertThrows } from "@std/assert";
-import { answersEarly, denoIsFrom, requireProfiler, runtimeFault } from "../../platform/deno.ts";
+import { assertEquals } from "@std/assert";
+import { denoProblem, OLDEST_DENO } from "../../platform/deno.ts";
+import { project, run, TempFolder } from "../support/daemon.ts";
 
-Deno.test("denoIsFrom compares the numbers of releases", () => {
-  const versions = ["2.4.0", "2.7.14", "2.8.0", "2.8.10+abc1234", "2.10.0-rc.1", "3.0.0"];
-  const from = (release: string) => versions.map((version) => denoIsFrom(release, version));
-  assertEquals(from("2.4.0"), [true, true, true, true, true, true]);
-  assertEquals(from("2.8.0"), [false, false, true, true, true, true]);
-  assertEquals(from("2.8.3"), [false, false, false, true, true, true]);
+Deno.test("denoProblem says how to get a Deno that is new enough, and nothing where it is", () => {
+  for (const version of ["2.9.6", "2.9.6+abc1234", "2.9.10", "2.10.0-rc.1", "3.0.0", undefined]) {
+    assertEquals([version, denoProblem(version)], [version, undefined]);
+  }
+  for (const version of ["1.46.3", "2.0.0", "2.8.10", "2.9.5", "2.9.5+abc1234"]) {
+    assertEquals(
+      denoProblem(version),
+      `Deno ${version} is too old, expected ${OLDEST_DENO} or newer: ` +
+        `run \`deno upgrade\`, or \`npx -y deno@${OLDEST_DENO}\` in place of deno`,
+    );
+  }
 });
 
-Deno.test("runtimeFault names what an operator should know, and nothing on a good release", () => {
-  const faults = ["2.1.14", "2.2.0", "2.8.2", "2.8.3", "2.9.5", "2.9.6", "2.10.0"]
-    .map((version) => runtimeFault(version)?.replace(/^Deno (\S+) (\S+).*/, "$1 $2"));
-  assertEquals(faults, [
-    "2.1.14 is",
-    undefined,
-    undefined,
-    "2.8.3 stalls",
-    "2.9.5 stalls",
-    undefined,
-    undefined,
-  ]);
-  assertEquals(["2.8.2", "2.8.3", "2.9.6"].map(answersEarly), [true, false, true]);
-});
-
-Deno.test("requireProfiler refuses a Deno that cannot load the profiler", () => {
-  assertThrows(
-    () => requireProfiler("2.7.14"),
-    Error,
-    "Deno 2.7.14 cannot load the profiler, expected Deno 2.8.0 or newer",
-  );
-  requireProfiler("2.8.0");
+Deno.test("main on an older Deno says in one line how to get a newer one, and binds nothing", async () => {
+  await using folder = await TempFolder.make();
+  const old = "2.9.5";
+  const install = await run("npm", [
+    ...["install", "--silent", "--no-audit", "--no-fund", "--prefix", folder.path, `deno@${old}`],
+  ]).catch((error) => ({ code: 1, stderr: String(error) }));
+  if (install.code !== 0) {
+    console.log(`Skipped: main on Deno ${old} (npm cannot install it: ${install.stderr})`);
+    return;
+  }
+  const path = `${folder.path}/api.sock`;
+  const { code, stdout, stderr } = await run(`${folder.path}/node_modules/.bin/deno`, [
+    ...["run", "-A", project("mod.ts"), "-H", `unix://${path}`],
+  ], { env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" } });
+  assertEquals([code, stdout, stderr], [2, "", `floodgate: ${denoProblem(old)}\n`]);
+  assertEquals(folder.names().includes("api.sock"), false);
 });

@@ -1,8 +1,7 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { denoIsFrom } from "../../platform/deno.ts";
 import { bodyKind, headerOf, nativeServe, type Served } from "../../platform/http.ts";
 import { ANYWHERE } from "../../platform/sockets.ts";
-import { project, run, settle, testWhere } from "../support/daemon.ts";
+import { project, run, settle } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
 
 /** Both ends of a connection that the native loop serves. */
@@ -105,7 +104,6 @@ needs(
     assertEquals(await seen.promise, ["localhost", null]);
     await pair.served.shutdown();
   },
-  testWhere(denoIsFrom("2.8.3"), "what asks for a header of a request by itself"),
 );
 
 Deno.test("headerOf reads the headers of any request", () => {
@@ -203,8 +201,7 @@ needs(
       await asked.promise;
     }
     await left.promise;
-    // How it ends differs: before Deno 2.8 it rejects, and what is left of it has to be shut down.
-    await served.finished.catch(() => served.shutdown());
+    await served.finished;
   },
 );
 

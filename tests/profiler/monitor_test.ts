@@ -2,9 +2,8 @@ import { assert, assertEquals } from "@std/assert";
 import { attachProfiler, createRouter, Engine } from "../../mod.ts";
 import { Monitor } from "../../profiler/monitor.ts";
 import { until } from "../support/daemon.ts";
-import { profilerTest } from "../support/profiler.ts";
 
-profilerTest(
+Deno.test(
   "jobs: where those that run are, how old they are, and how long those were that ended",
   async () => {
     const engine = new Engine({ log: () => {} });
@@ -75,7 +74,7 @@ profilerTest(
   },
 );
 
-profilerTest(
+Deno.test(
   "jobs that end while nobody looks are not watched, and long ones have an age all the same",
   async () => {
     const engine = new Engine({ log: () => {} });
@@ -114,7 +113,7 @@ profilerTest(
   },
 );
 
-profilerTest("eventloop: what holds it up is seen", async () => {
+Deno.test("eventloop: what holds it up is seen", async () => {
   const engine = new Engine({ log: () => {} });
   const router = await createRouter(engine);
   await attachProfiler(router, engine);

@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Browser, CHROMIUM } from "../support/browser.ts";
 import { TempFolder, until } from "../support/daemon.ts";
-import { BUSY, lineOf, profiled, profilerTest, under } from "../support/profiler.ts";
+import { BUSY, lineOf, profiled, under } from "../support/profiler.ts";
 
-profilerTest("the page shows what goes on, and a flame graph with the hot function", {
+Deno.test("the page shows what goes on, and a flame graph with the hot function", {
   ignore: !CHROMIUM,
 }, async () => {
   await using folder = await TempFolder.make();

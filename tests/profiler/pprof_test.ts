@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { run, TempFolder, until } from "../support/daemon.ts";
-import { BUSY, lineOf, profiled, profilerTest, under } from "../support/profiler.ts";
+import { BUSY, lineOf, profiled, under } from "../support/profiler.ts";
 
 const NO_GO = await run("go", ["version"]).then(({ code }) => code !== 0, () => true);
 if (NO_GO) console.log("skipped: there is no go here, whose pprof would read the profiles");
@@ -30,7 +30,7 @@ function rows(top: string): { flat: number; name: string }[] {
     .map(([, flat, name]) => ({ flat: Number(flat), name }));
 }
 
-profilerTest("profile: the hot function is on top by name, file and line, with its job", {
+Deno.test("profile: the hot function is on top by name, file and line, with its job", {
   ignore: NO_GO || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();
@@ -81,7 +81,7 @@ profilerTest("profile: the hot function is on top by name, file and line, with i
   }
 });
 
-profilerTest("heap and allocs: the planted leak is on top, and the planted garbage", {
+Deno.test("heap and allocs: the planted leak is on top, and the planted garbage", {
   ignore: NO_GO || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();

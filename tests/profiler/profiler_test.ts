@@ -2,9 +2,9 @@ import { pathToFileURL } from "node:url";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { attachProfiler, createRouter, Engine } from "../../mod.ts";
 import { Daemon, project, TempFolder, until } from "../support/daemon.ts";
-import { type Call, lineOf, profiled, profilerTest, under } from "../support/profiler.ts";
+import { type Call, lineOf, profiled, under } from "../support/profiler.ts";
 
-profilerTest("profiles come as Chrome's DevTools read them, by format and by Accept", async () => {
+Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
@@ -74,7 +74,7 @@ profilerTest("profiles come as Chrome's DevTools read them, by format and by Acc
   assertEquals([head.status, head.headers.get("content-type")], [200, "application/octet-stream"]);
 });
 
-profilerTest(
+Deno.test(
   "one profile at a time: a second is told when to come back; who leaves ends theirs",
   async () => {
     await using folder = await TempFolder.make();
@@ -115,7 +115,7 @@ profilerTest(
   },
 );
 
-profilerTest("a drain ends a profile and the page's events", async () => {
+Deno.test("a drain ends a profile and the page's events", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
@@ -131,7 +131,7 @@ profilerTest("a drain ends a profile and the page's events", async () => {
   assert((await (await taken).bytes()).length > 100);
 });
 
-profilerTest("the small routes are what Go's clients expect", async () => {
+Deno.test("the small routes are what Go's clients expect", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
@@ -159,7 +159,7 @@ profilerTest("the small routes are what Go's clients expect", async () => {
   assert(count > kinds.socket && count < 200, open);
 });
 
-profilerTest(
+Deno.test(
   "pages from elsewhere may link to profiles, and load none, even where they may use the API",
   async () => {
     const engine = new Engine({ log: () => {} });
@@ -191,7 +191,7 @@ const LOADED = "data:text/javascript," + encodeURIComponent(
   }`,
 );
 
-profilerTest(
+Deno.test(
   "without --debug every path is 404 and nothing of the profiler is loaded",
   async () => {
     for (
@@ -242,7 +242,7 @@ Deno.test("--debug is refused where other machines could ask", async () => {
   }
 });
 
-profilerTest(
+Deno.test(
   "the profiler is there where mod.ts is run from a URL, with lines of its source",
   async () => {
     await using folder = await TempFolder.make();

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { TempFolder, until } from "../support/daemon.ts";
-import { type Call, profiled, profilerTest, under } from "../support/profiler.ts";
+import { type Call, profiled, under } from "../support/profiler.ts";
 
 /** An event of the Trace Event format. */
 interface TraceEvent {
@@ -66,7 +66,7 @@ function assertTrace(events: TraceEvent[], pid: number): void {
   });
 }
 
-profilerTest(
+Deno.test(
   "trace: jobs and samples on one clock, as the Performance panel and Perfetto read them",
   async () => {
     await using folder = await TempFolder.make();

@@ -10,7 +10,6 @@ import {
   showing,
   untilLeft,
   urlOf,
-  verifyTest,
   whoami,
 } from "../support/tls.ts";
 
@@ -27,7 +26,7 @@ Deno.test("serveapi with Tls speaks HTTP/1.1 and HTTP/2, as the client likes", a
   assert(plain.code !== 0 && plain.stdout === "", plain.stdout);
 });
 
-verifyTest("serveapi with Tls leaves unix sockets in the clear", async () => {
+Deno.test("serveapi with Tls leaves unix sockets in the clear", async () => {
   await using authority = await Authority.make();
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
@@ -52,9 +51,8 @@ const HALF_HELLO = new Uint8Array([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
 
 for (const verify of [false, true]) {
   const mode = verify ? "TlsVerify" : "Tls";
-  const test = verify ? verifyTest : Deno.test;
 
-  test(`serveapi with ${mode} hears when a client leaves, and frees all it had`, async () => {
+  Deno.test(`serveapi with ${mode} hears when a client leaves, and frees all it had`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       settings(await authority.server(), verify ? authority.ca : undefined),
@@ -74,7 +72,7 @@ for (const verify of [false, true]) {
     await until(() => descriptors() <= before + (verify ? 1 : 0)); // The pairs' listener stays.
   });
 
-  test(`serveapi with ${mode} is rid of a client that does not take its answer`, async () => {
+  Deno.test(`serveapi with ${mode} is rid of a client that does not take its answer`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       { ...settings(await authority.server(), verify ? authority.ca : undefined) },
@@ -102,7 +100,7 @@ for (const verify of [false, true]) {
     await until(() => descriptors() <= before + (verify ? 2 : 1)); // The client's own.
   });
 
-  test(`serveapi with ${mode} ends a client that does not finish its handshake`, async () => {
+  Deno.test(`serveapi with ${mode} ends a client that does not finish its handshake`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open({
       ...settings(await authority.server(), verify ? authority.ca : undefined),
@@ -124,7 +122,7 @@ for (const verify of [false, true]) {
     assertEquals((await served.stats()).timedOut, 2);
   });
 
-  test(`shutdown with ${mode} ends idle clients, handshakes, and lets a busy one finish`, async () => {
+  Deno.test(`shutdown with ${mode} ends idle clients, handshakes, and lets a busy one finish`, async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(
       settings(await authority.server(), verify ? authority.ca : undefined),
@@ -153,7 +151,7 @@ for (const verify of [false, true]) {
     assertEquals(served.lines.filter((line) => line.startsWith("error")), []);
   });
 
-  test(`main with --${mode.toLowerCase()} takes a renewed certificate at SIGHUP, under load, and loses no request`, async () => {
+  Deno.test(`main with --${mode.toLowerCase()} takes a renewed certificate at SIGHUP, under load, and loses no request`, async () => {
     await using authority = await Authority.make();
     const server = await authority.server();
     const pair = await authority.client();

@@ -314,7 +314,6 @@ Deno.test("Bound.unpublish leaves the file that another process put in its place
   other.close();
   await greeter;
 
-  if (folder.names().length > 0) Deno.removeSync(path); // Deno before 2.6 leaves it there.
   await Deno.writeTextFile(path, "precious");
   await place.unpublish();
   assertEquals(await Deno.readTextFile(path), "precious");
@@ -393,8 +392,6 @@ Deno.test("bind removes temporary sockets that nobody answers on, and no others"
 
 Deno.test({
   name: "bind and unpublish do not wait for ever for a folder that somebody keeps locked",
-  // Without tryLock(), which came with Deno 2.7, the lock goes on being waited for.
-  sanitizeOps: "tryLock" in Deno.FsFile.prototype,
   async fn() {
     await using folder = await TempFolder.make();
     using lock = await Deno.open(folder.path);
@@ -502,8 +499,6 @@ Deno.test("main refuses a group that there is not, in one line, and leaves nothi
 
 Deno.test({
   name: "shutdown ends a serveapi whose folder is gone, or kept locked by somebody",
-  // Without tryLock(), which came with Deno 2.7, the lock goes on being waited for.
-  sanitizeOps: "tryLock" in Deno.FsFile.prototype,
   async fn() {
     for (const harm of ["gone", "locked"]) {
       await using folder = await TempFolder.make();

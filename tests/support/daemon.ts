@@ -5,7 +5,6 @@
  */
 
 import { fileURLToPath } from "node:url";
-import { runtimeFault } from "../../platform/deno.ts";
 import { connect, type Target } from "./client.ts";
 
 // The real one, also where a test has put its own in its place.
@@ -56,7 +55,7 @@ export class Daemon implements AsyncDisposable {
     this.#readers = [
       this.#read(process.stdout, (text) => this.stdout += text),
       this.#read(process.stderr, (text) => {
-        this.stderr = withoutFault(this.stderr + text).replace(/^Download .*\n/gm, "");
+        this.stderr = (this.stderr + text).replace(/^Download .*\n/gm, "");
       }),
     ];
     this.status = process.status.then(async (status) => {
@@ -215,15 +214,6 @@ export async function missing(command: string, args: string[]): Promise<boolean>
     .then(({ success }) => success).catch(() => false);
   if (!found) console.log(`skipped: there is no ${command} here`);
   return !found;
-}
-
-const FAULT = runtimeFault();
-
-/** What a daemon wrote, without its warning of this release of Deno, if there is one. */
-export function withoutFault(text: string): string {
-  return FAULT === undefined
-    ? text
-    : text.split(/(?<=\n)/).filter((line) => !line.includes(FAULT)).join("");
 }
 
 /** Waits until a condition holds, however long a busy machine takes, within reason. */

@@ -4,10 +4,7 @@
  * @module
  */
 
-import { importsText } from "../../platform/deno.ts";
-import { Daemon, project, type TempFolder, testWhere } from "./daemon.ts";
-
-export const profilerTest = testWhere(importsText(), "the profiler");
+import { Daemon, project, type TempFolder } from "./daemon.ts";
 
 export const BUSY = project("tests/support/fixtures/busy.ts");
 /** Where in the fixture something is, from 1 on. */

@@ -5,16 +5,10 @@
  */
 
 import type { Context } from "npm:hono@^4.13";
-import { denoIsFrom } from "../../platform/deno.ts";
 import type { Bindings } from "../../router.ts";
-import { VERIFYING_DENO } from "../../serve/client_certificates.ts";
 import type { Authority, Pair } from "./certificates.ts";
-import { run, testWhere } from "./daemon.ts";
+import { run } from "./daemon.ts";
 import type { Served } from "./served.ts";
-
-// That a Deno that cannot is refused is tested by itself.
-export const verifies = denoIsFrom(VERIFYING_DENO);
-export const verifyTest = testWhere(verifies, "what needs client certificates");
 
 /** The settings of a serveapi with TLS. */
 export function settings(server: Pair, ca?: string): Record<string, string> {
