@@ -9,10 +9,7 @@
  * engine.register("greet", async (job) => {
  *   await job.print(`hello ${job.args[0]}\n`);
  * });
- * const job = engine.job("greet", "world");
- * const lines = job.stdout.addTail(1);
- * await job.run();
- * console.log(lines.text); // hello world
+ * console.log(await engine.job("greet", "world").text()); // hello world
  * ```
  *
  * @module
@@ -482,6 +479,39 @@ export class Job {
       return this.#finish(this.#thrown(error));
     }
     return this.#wait(result);
+  }
+
+  /**
+   * Runs the job as {@linkcode Job.run} does, and gives what it has written to stdout, decoded as UTF-8.
+   * What else is attached there gets it too.
+   *
+   * @throws What {@linkcode Job.run} throws.
+   */
+  async text(): Promise<string> {
+    const decoder = new TextDecoder();
+    let text = "";
+    this.stdout.add({
+      write: (chunk) => void (text += decoder.decode(chunk, { stream: true })),
+      close: () => void (text += decoder.decode()),
+    });
+    await this.run();
+    return text;
+  }
+
+  /**
+   * The same, parsed as JSON.
+   *
+   * @throws {SyntaxError} If it is none; and what {@linkcode Job.run} throws.
+   */
+  async json(): Promise<unknown> {
+    const text = await this.text();
+    try {
+      return JSON.parse(text);
+    } catch (error) {
+      throw new SyntaxError(`job ${this.name} printed no JSON: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
   }
 
   async #wait(result: Promise<Status | void>): Promise<void> {

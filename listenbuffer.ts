@@ -134,7 +134,7 @@ export interface ListenBufferStats {
 }
 
 /** How many connections are held by default: more than fit a kernel's queue, less than hurt (28 KiB each). */
-const HOLD = 16_384;
+export const HOLD = 16_384;
 /** The shortest and the longest wait for something that accepting lacks, in milliseconds. */
 const BACKOFF = { first: 5, last: 1_000 };
 /** How long a queue that never empties is served before it is closed, in milliseconds. */

@@ -11,16 +11,18 @@
  * As a library:
  *
  * ```ts
- * import { createRouter, Engine, registerBuiltins } from "./mod.ts";
+ * import { Engine, registerBuiltins, serve } from "./mod.ts";
  *
  * const engine = new Engine();
- * registerBuiltins(engine, { router: createRouter(engine) });
- * const served = engine.job("serveapi", "tcp://127.0.0.1:0").run();
+ * registerBuiltins(engine);
+ * const { finished } = await serve(engine, { addresses: ["tcp://127.0.0.1:0"] });
  * // ... boot, as long as it takes: clients that connect are held ...
  * await engine.job("acceptconnections").run();
  * await engine.shutdown();
- * await served;
+ * await finished;
  * ```
+ *
+ * `createRouter` is in `router.ts`, which loads Hono: see {@linkcode ServeOptions.router}.
  *
  * Importing this module does nothing by itself, and needs nothing from JSR.
  *
@@ -29,7 +31,7 @@
 
 import { main } from "./cli/main.ts";
 import type { Engine } from "./engine.ts";
-import type { Router, RouterOptions } from "./router.ts";
+import type { Router } from "./router.ts";
 
 export {
   createLogger,
@@ -63,7 +65,19 @@ export {
 } from "./listenbuffer.ts";
 export { type Builtins, type BuiltinsOptions, registerBuiltins } from "./builtins/builtins.ts";
 export { main };
-export type { Fetcher } from "./builtins/serveapi.ts";
+export {
+  type ApiStats,
+  type Fetcher,
+  type ListenerStats,
+  type RouterSource,
+  serve,
+  type ServeOptions,
+  type Serving,
+} from "./builtins/serveapi.ts";
+export type { ServeSettings } from "./builtins/settings.ts";
+export type { DaemonStats } from "./builtins/info.ts";
+export type { CertificateFiles } from "./serve/tls.ts";
+export type { ConnectionStats } from "./serve/connections.ts";
 export type { Bindings, ClientCertificate, Route, Router, RouterOptions } from "./router.ts";
 
 /**
@@ -72,18 +86,6 @@ export type { Bindings, ClientCertificate, Route, Router, RouterOptions } from "
  * throws ends the daemon.
  */
 export type Installer = (engine: Engine, router: Router) => void | Promise<void>;
-
-/**
- * Makes the router of an engine, with the built-in routes. It is a Hono app, so `get`, `use` and the
- * rest add to it, and `router.job` adds a route that runs a job.
- *
- * A promise, because Hono is loaded when it is first wanted and not before the sockets are bound;
- * `router.ts` exports the same function without it.
- */
-export async function createRouter(engine: Engine, options?: RouterOptions): Promise<Router> {
-  const router = await import("./router.ts");
-  return router.createRouter(engine, options);
-}
 
 /**
  * Adds `/debug/pprof/`: a page that tells what the daemon is at, profiles that `go tool pprof` and

@@ -29,6 +29,7 @@ import type { Bindings } from "./router/bindings.ts";
 import { bodyToEnv, brokenOff, letGo, tooLarge } from "./router/body.ts";
 import { isHttpException, noSuchPage, notRegistered, toHttp } from "./router/errors.ts";
 import { LimitedRequest, RequestBindings } from "./router/request.ts";
+import { BODY_LIMIT, BODY_TIMEOUT, SEND_TIMEOUT } from "./router/limits.ts";
 import type { Route } from "./router/route.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
@@ -98,9 +99,6 @@ const BODIED = ["POST", "PUT", "PATCH", "DELETE"];
 const METHODS = ["GET", "HEAD", ...BODIED];
 /** From this version on errors are JSON; before, they are text. */
 const JSON_ERRORS = [1, 24];
-const BODY_LIMIT = 16 * 1024 * 1024;
-const BODY_TIMEOUT = 60_000;
-const SEND_TIMEOUT = 300_000;
 /** Bytes a second that a body has to come with on average, once its timeout has passed. */
 const MIN_RATE = 500;
 

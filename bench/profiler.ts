@@ -12,7 +12,8 @@
  * @module
  */
 
-import { attachProfiler, createLogger, createRouter, Engine } from "../mod.ts";
+import { attachProfiler, createLogger, Engine } from "../mod.ts";
+import { createRouter } from "../router.ts";
 import { Daemon } from "../tests/support/daemon.ts";
 
 const ROUNDS = Number(Deno.args[0] ?? 9);
@@ -76,7 +77,7 @@ function quantile(values: number[], share: number): number {
 async function jobs(mode: string, counts: string): Promise<void> {
   const engine = new Engine({ log: createLogger({ level: "warn" }) });
   engine.register("echo", (job) => void job.print("hello\n"));
-  const router = await createRouter(engine);
+  const router = createRouter(engine);
   if (mode !== "none") await attachProfiler(router, engine);
   const run = async (count: number) => {
     for (let i = 0; i < count; i++) {

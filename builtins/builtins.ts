@@ -6,18 +6,19 @@
 
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
-import { corsOf, type Fetcher, milliseconds, number, registerServeapi } from "./serveapi.ts";
+import { registerServeapi, type RouterSource } from "./serveapi.ts";
+import { routerOptions } from "./settings.ts";
 import type { Engine } from "../engine.ts";
 import { Activation } from "../listenbuffer.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {
   /**
-   * The app that `serveapi` serves: what `createRouter` gives, or any Hono app. It is waited for
-   * after the addresses are bound. Default: a router with no routes but the built-in ones, made
-   * from the env of `serveapi` (`Version`, `EnableCors`, `CorsHeaders`, `Logging`, `SendTimeout`).
+   * The app that `serveapi` serves: what `createRouter` gives, or any Hono app. It is waited for, and a
+   * function is called, after the addresses are bound. Default: a router with no routes but the
+   * built-in ones, made from the settings of `serveapi`.
    */
-  router?: Fetcher | Promise<Fetcher>;
+  router?: RouterSource;
 }
 
 /** What {@linkcode registerBuiltins} gives. */
@@ -38,16 +39,12 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   const events = registerEvents(engine);
   const apis = registerServeapi(engine, {
     activation,
-    router: async (job) => {
-      if (options.router !== undefined) return options.router;
+    router: async (settings) => {
+      const { router } = options;
+      if (router !== undefined) return typeof router === "function" ? router() : router;
       // Hono is loaded after the sockets are bound.
       const { createRouter } = await import("../router.ts");
-      return createRouter(engine, {
-        version: job.getenv("Version") || undefined,
-        cors: corsOf(job),
-        logging: job.getenvBool("Logging"),
-        sendTimeout: milliseconds(number(job, "SendTimeout")),
-      });
+      return createRouter(engine, routerOptions(settings));
     },
   });
   registerInfo(engine, { listeners: () => events.listeners, apis: apis.stats });

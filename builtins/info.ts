@@ -4,11 +4,11 @@
  * @module
  */
 
-import type { Engine } from "../engine.ts";
+import type { ApiStats } from "./serveapi.ts";
+import type { Engine, EngineStats } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";
 import { DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
-import type { ApiStats } from "./serveapi.ts";
 
 /** What the other built-in jobs know. */
 export interface Sources {
@@ -16,6 +16,22 @@ export interface Sources {
   listeners(): number;
   /** The counts of each running `serveapi`. */
   apis(): ApiStats[];
+}
+
+/** What the job `stats` prints, as JSON. */
+export interface DaemonStats {
+  /** The process id. */
+  pid: number;
+  /** Seconds since the start. */
+  uptime: number;
+  /** What the process takes, in bytes. */
+  memory: Deno.MemoryUsage;
+  /** Counts of the engine's jobs. */
+  jobs: EngineStats;
+  /** How many clients listen for events. */
+  events: { listeners: number };
+  /** The counts of each running `serveapi`. */
+  apis: ApiStats[];
 }
 
 /** Registers `version`, `info` and `stats`. Each prints one JSON object. */
@@ -49,17 +65,17 @@ export function registerInfo(engine: Engine, sources: Sources): void {
     );
   });
 
-  engine.register("stats", (job) =>
-    job.print(
-      JSON.stringify({
-        pid: Deno.pid,
-        uptime: (Date.now() - started.getTime()) / 1_000,
-        memory: Deno.memoryUsage(),
-        jobs: engine.stats,
-        events: { listeners: sources.listeners() },
-        apis: sources.apis(),
-      }) + "\n",
-    ));
+  engine.register("stats", (job) => {
+    const stats: DaemonStats = {
+      pid: Deno.pid,
+      uptime: (Date.now() - started.getTime()) / 1_000,
+      memory: Deno.memoryUsage(),
+      jobs: engine.stats,
+      events: { listeners: sources.listeners() },
+      apis: sources.apis(),
+    };
+    return job.print(JSON.stringify(stats) + "\n");
+  });
 }
 
 function describe(): string {

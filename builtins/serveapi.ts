@@ -17,12 +17,13 @@ import { receiveSockets, untakenSockets } from "../platform/activation.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
-import { type Address, bind, exposureProblem, parseAddress } from "../serve/addresses.ts";
+import { type Address, bind, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import { type BrowserRules, readHost, readOrigin, refusePages } from "../serve/browsers.ts";
-import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
+import { type BrowserRules, refusePages } from "../serve/browsers.ts";
+import { Connections, type ConnectionStats } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
 import type { Tls } from "../serve/tls.ts";
+import { checkedSettings, readVariables, type ServeSettings, serveSettings } from "./settings.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -30,12 +31,85 @@ export interface Fetcher {
   fetch(request: Request, env?: unknown): Response | Promise<Response>;
 }
 
+/** The app that is served, or what makes it once the addresses are bound. */
+export type RouterSource = Fetcher | Promise<Fetcher> | (() => Fetcher | Promise<Fetcher>);
+
+/** What {@linkcode serve} can be told. */
+export interface ServeOptions extends ServeSettings {
+  /** Where to listen: `tcp://HOST:PORT`, `unix:///path`, or `fd://` and what systemd has passed. */
+  addresses: readonly string[];
+  /**
+   * The app to serve: what `createRouter` gives, or any Hono app. A function is called once the
+   * addresses are bound, so that what it loads keeps no client waiting for a socket. Default: what
+   * `registerBuiltins` was told.
+   */
+  router?: RouterSource;
+}
+
+/** An API that is being served. */
+export interface Serving {
+  /** Where clients reach it, with real ports: `tcp://HOST:PORT` and `unix:///path`. */
+  readonly addresses: readonly string[];
+  /**
+   * Resolves when it has ended by the engine's shutdown, and rejects with a {@linkcode JobError} where
+   * the boot has failed. It need not be awaited.
+   */
+  readonly finished: Promise<void>;
+}
+
 /** What {@linkcode registerServeapi} needs. */
 export interface ServeapiOptions {
   /** The gate that `acceptconnections` opens. */
   activation: Activation;
-  /** The app to serve; asked for once the addresses are bound. */
-  router: (job: Job) => Promise<Fetcher>;
+  /** The app to serve where `serve` is told of none; asked for once the addresses are bound. */
+  router: (settings: ServeSettings) => Fetcher | Promise<Fetcher>;
+}
+
+/** What a job `serveapi` was made to do by {@linkcode serve}, in place of its arguments and variables. */
+interface Call {
+  options: ServeOptions;
+  bound: (addresses: readonly string[]) => void;
+}
+const calls = new WeakMap<Job, Call>();
+
+/**
+ * Binds addresses and serves an API on them: the job `serveapi`, for programs. Clients are held until
+ * the job `acceptconnections` has run.
+ *
+ * ```ts
+ * import { Engine, registerBuiltins, serve } from "./mod.ts";
+ *
+ * const engine = new Engine();
+ * registerBuiltins(engine);
+ * const { addresses, finished } = await serve(engine, {
+ *   addresses: ["tcp://127.0.0.1:0"],
+ *   headerTimeout: 5_000,
+ * });
+ * await engine.job("acceptconnections").run();
+ * console.log(addresses);
+ * await engine.shutdown();
+ * await finished;
+ * ```
+ *
+ * @param engine One that {@linkcode registerBuiltins} has seen.
+ * @returns A promise that resolves once all addresses are bound, or the engine's shutdown has begun.
+ * @throws {JobError} If an address or a setting is wrong, or an address cannot be bound; then none is.
+ * Its `cause` is a {@linkcode TypedError}.
+ * @throws {TypeError} If the engine has no job `serveapi`.
+ */
+export async function serve(engine: Engine, options: ServeOptions): Promise<Serving> {
+  if (!engine.has("serveapi")) {
+    throw new TypeError("the engine has no job serveapi, expected registerBuiltins(engine) before");
+  }
+  // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
+  if (options.router instanceof Promise) options.router.catch(() => {});
+  const job = engine.job("serveapi", ...options.addresses);
+  const bound = Promise.withResolvers<readonly string[]>();
+  calls.set(job, { options, bound: bound.resolve });
+  const finished = job.run();
+  finished.catch(() => {}); // The caller may not want to know.
+  const addresses = await Promise.race([bound.promise, finished.then(() => [])]);
+  return { addresses, finished };
 }
 
 /** What runs, for the stats. */
@@ -74,13 +148,18 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     if (job.args.length === 0) {
       throw new TypedError("bad parameter", "serveapi: no address, expected PROTO://ADDR ...");
     }
+    const call = calls.get(job);
+    const settings = call
+      ? checkedSettings(call.options)
+      : serveSettings(readVariables(job.env), ({ variable }) => variable!);
     if (activation.state === "failed") await activation.opened;
-    const api = new Api(job, activation, limit);
+    const api = new Api(job, settings, activation, limit);
     apis.add(api);
     try {
       await api.bind();
       await job.print(api.addresses.map((address) => address + "\n").join(""));
-      const router = await api.boot(options.router(job));
+      call?.bound(api.addresses);
+      const router = await api.boot(theRouter(call?.options.router ?? options.router, settings));
       if (router) await api.serve((request, info) => router.fetch(request, info));
     } finally {
       await api.close();
@@ -119,6 +198,13 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   return { stats: () => [...apis].map((api) => api.stats) };
 }
 
+async function theRouter(
+  source: RouterSource | ServeapiOptions["router"],
+  settings: ServeSettings,
+): Promise<Fetcher> {
+  return await (typeof source === "function" ? source(settings) : source);
+}
+
 /** Whether a job can run. A daemon that is told to stop takes no new ones, and is alive all the same. */
 async function runTrue(engine: Engine): Promise<void> {
   if (engine.stopping.aborted) return;
@@ -140,15 +226,13 @@ interface Listening {
 /** One run of `serveapi`. */
 class Api {
   #job: Job;
+  #settings: ServeSettings;
   /** The engine's gate, and the one that our listeners are behind: the same if they are. */
   #gate: Activation;
   #activation: Activation;
   #listening: Listening[] = [];
   #limit?: ConnectionLimit;
-  #timeouts: Timeouts;
   #tls?: Tls;
-  #allowedHosts: string[] = [];
-  #cors?: string;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
   /** How many listeners have clients that wait for a place. */
@@ -166,22 +250,23 @@ class Api {
     }
   };
 
-  constructor(job: Job, activation: Activation, limit: () => ConnectionLimit | undefined) {
+  constructor(
+    job: Job,
+    settings: ServeSettings,
+    activation: Activation,
+    limit: () => ConnectionLimit | undefined,
+  ) {
     this.#job = job;
+    this.#settings = settings;
     this.#gate = this.#activation = activation;
-    if (job.getenv("BufferRequests") !== "" && !job.getenvBool("BufferRequests")) {
+    if (settings.bufferRequests === false) {
       this.#activation = new Activation();
       this.#activation.open();
       // There is nothing to wait for, yet a boot that fails ends this one too.
       activation.opened.catch((reason) => this.#abandon(reason));
     }
-    this.#timeouts = {
-      header: milliseconds(number(job, "HeaderTimeout")),
-      idle: milliseconds(number(job, "IdleTimeout")),
-      send: milliseconds(number(job, "SendTimeout")),
-    };
-    const max = number(job, "MaxConnections");
-    this.#limit = max ? new ConnectionLimit(max) : limit();
+    const { maxConnections } = settings;
+    this.#limit = maxConnections === undefined ? limit() : new ConnectionLimit(maxConnections);
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
   }
@@ -196,7 +281,11 @@ class Api {
       const { active: _, ...accepting } = buffer.stats;
       return { address: place.address, ...accepting, ...connections.stats };
     });
-    return { gate: this.#activation.state, maxConnections: this.#limit?.max, listeners };
+    return {
+      gate: this.#activation.state,
+      ...this.#limit && { maxConnections: this.#limit.max },
+      listeners,
+    };
   }
 
   /** Binds all addresses, or throws with those that were bound left to `close`. */
@@ -205,11 +294,21 @@ class Api {
     // What systemd has passed is not for the programs that the boot may start, whoever uses it.
     receiveSockets();
     // What is badly written is found before anything is bound.
-    const addresses = job.args.map(parseAddress);
-    this.#allowedHosts = job.getenvList("AllowedHosts").map(readHost);
-    this.#cors = corsOf(job);
-    const tls = this.#tls = await loadTls(job);
-    if (tls?.verifies && this.#limit && !number(job, "MaxConnections")) {
+    const { group, takeover, reusePort, insecure, maxConnections, tls: files } = this.#settings;
+    const addresses = parseAddresses(job.args);
+    if (takeover && !addresses.some(({ proto }) => proto === "unix")) {
+      job.engine.log(
+        "warn",
+        "--takeover (Takeover) does nothing here: no address is a unix socket, expected --reuse-port (ReusePort) to share a tcp port",
+      );
+    }
+    if (files) {
+      // Loaded only where it is wanted.
+      const { Tls } = await import("../serve/tls.ts");
+      this.#tls = await Tls.load(files, job.engine.log);
+    }
+    const tls = this.#tls;
+    if (tls?.verifies && this.#limit && maxConnections === undefined) {
       this.#limit = new ConnectionLimit(
         Math.max(1, Math.floor(this.#limit.max / tls.descriptors)),
       );
@@ -217,11 +316,11 @@ class Api {
     for (const address of addresses) {
       if (this.#stopped) return;
       const places = await bind(address, {
-        group: job.getenv("SocketGroup"),
-        takeover: job.getenvBool("Takeover"),
-        reusePort: job.getenvBool("ReusePort"),
-        exposed: tls?.verifies || job.getenvBool("Insecure"),
-        listenTls: tls && ((where) => tls.listen(where)),
+        ...group && { group },
+        takeover: takeover ?? false,
+        reusePort: reusePort ?? false,
+        exposed: tls?.verifies || (insecure ?? false),
+        ...tls && { listenTls: (where) => tls.listen(where) },
       });
       for (const place of places) this.#listen(place, address);
     }
@@ -235,22 +334,23 @@ class Api {
     const job = this.#job;
     const tcp = place.address.startsWith("tcp:");
     const tls = tcp ? this.#tls : undefined;
-    if (tcp && !tls?.verifies && exposureProblem(parseAddress(place.address))) {
+    if (tcp && !tls?.verifies && !isLocal(parseAddress(place.address))) {
       job.engine.log(
         "warn",
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
       );
     }
+    const { headerTimeout, idleTimeout, sendTimeout, hold } = this.#settings;
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const connections = new Connections({
       handler: tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
-      timeouts: this.#timeouts,
+      timeouts: { header: headerTimeout, idle: idleTimeout, send: sendTimeout },
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
       serve: tls?.serve,
       log: job.engine.log,
     });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
-      hold: number(job, "Hold"),
+      hold,
       maxConnections: this.#limit,
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
@@ -264,15 +364,16 @@ class Api {
 
   #browserRules(place: Bound, asked: Address): BrowserRules {
     const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
+    const { allowedHosts = [], cors } = this.#settings;
     return {
       scheme: this.#tls ? "https" : "http",
       // Nobody else's page can have a name that is in our certificate.
       hosts: this.#tls ? undefined : [
         host,
         ...asked.proto === "tcp" ? [asked.host] : [],
-        ...this.#allowedHosts,
+        ...allowedHosts,
       ],
-      cors: this.#cors,
+      cors,
     };
   }
 
@@ -368,48 +469,6 @@ class Api {
     this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);
   }
-}
-
-/** The TLS that a `serveapi` is told to use, if any; loaded only then. */
-async function loadTls(job: Job): Promise<Tls | undefined> {
-  const verify = job.getenvBool("TlsVerify");
-  if (!verify && !job.getenvBool("Tls")) return undefined;
-  const file = (key: string) => {
-    const path = job.getenv(key);
-    if (path) return path;
-    throw new TypedError("bad parameter", `TLS needs ${key}, expected the path of a PEM file`);
-  };
-  const { Tls } = await import("../serve/tls.ts");
-  return await Tls.load({
-    cert: file("TlsCert"),
-    key: file("TlsKey"),
-    ca: verify ? file("TlsCa") : undefined,
-  }, job.engine.log);
-}
-
-/**
- * The origin that `serveapi` is told to let in, as it stands in Access-Control-Allow-Origin. Throws what
- * {@linkcode readOrigin} does.
- */
-export function corsOf(job: Job): string | undefined {
-  const origin = job.getenv("CorsHeaders") || (job.getenvBool("EnableCors") ? "*" : undefined);
-  return origin && readOrigin(origin);
-}
-
-/** A setting that is a number of at least 0; undefined where it is not set. */
-export function number(job: Job, key: string): number | undefined {
-  const text = job.getenv(key).trim();
-  if (text === "") return undefined;
-  const value = Number(text);
-  if (!(value >= 0)) {
-    throw new TypedError("bad parameter", `${key}=${text}: expected a number of at least 0`);
-  }
-  return value;
-}
-
-/** A time in seconds as milliseconds, where 0 means that there is no limit. */
-export function milliseconds(seconds: number | undefined): number | undefined {
-  return seconds === 0 ? Infinity : seconds && seconds * 1_000;
 }
 
 /**

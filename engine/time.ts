@@ -12,6 +12,9 @@ export function within(ms: number, promise: Promise<unknown>): Promise<boolean> 
   });
 }
 
+/** How long a shutdown lets services finish what they do, in milliseconds. */
+export const DRAIN_TIMEOUT = 10_000;
+
 /** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
 export const LONGEST = 2 ** 31 - 1;
 

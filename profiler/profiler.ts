@@ -8,7 +8,7 @@
 import { accepts } from "npm:hono@^4.13/accepts";
 import type { Context } from "npm:hono@^4.13";
 import { writeHeapSnapshot } from "node:v8";
-import type { ApiStats } from "../builtins/serveapi.ts";
+import type { DaemonStats } from "../builtins/info.ts";
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
@@ -256,13 +256,11 @@ async function snapshot(engine: Engine, monitor: Monitor): Promise<Snapshot> {
 }
 
 /** The listeners that the job `stats` tells of; none where there is no such job. */
-async function apis(engine: Engine): Promise<ApiStats[]> {
+async function apis(engine: Engine): Promise<DaemonStats["apis"]> {
   if (!engine.has("stats")) return [];
   const job = engine.job("stats");
   job.quiet = true;
-  const stats = job.stdout.addTail(1);
-  await job.run();
-  return (JSON.parse(stats.text) as { apis?: ApiStats[] }).apis ?? [];
+  return (await job.json() as Partial<DaemonStats>).apis ?? [];
 }
 
 /** Runs the job of a profile and answers with what it prints. */

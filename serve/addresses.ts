@@ -66,6 +66,31 @@ export function parseAddress(text: string): Address {
 }
 
 /**
+ * Reads addresses.
+ *
+ * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is there twice.
+ */
+export function parseAddresses(texts: readonly string[]): Address[] {
+  const addresses = texts.map(parseAddress);
+  const names = addresses.map(canonical);
+  addresses.forEach((address, i) => {
+    // Any number of them may be given any port.
+    if (names.indexOf(names[i]) === i || address.proto === "tcp" && address.port === 0) return;
+    throw new TypedError(
+      "bad parameter",
+      `address "${texts[i]}": it is given twice, expected once`,
+    );
+  });
+  return addresses;
+}
+
+/** An address in the form that it has in common with others that are the same. */
+function canonical(address: Address): string {
+  if (address.proto !== "unix") return formatAddress(address).toLowerCase();
+  return formatAddress({ ...address, path: address.path.replace(/\/(?:\.?\/)+/g, "/") });
+}
+
+/**
  * Whether an address can be reached from this machine only. What a descriptor is, is known only once
  * it is looked at.
  */
@@ -75,10 +100,42 @@ export function isLocal(address: Address): boolean {
       .test(address.host);
 }
 
-/** What is wrong with serving an address to whoever comes, if anything. */
-export function exposureProblem(address: Address): string | undefined {
+/**
+ * What is wrong with serving an address to any client, if anything. A name is looked up: it may be one
+ * of this machine for itself, or of none.
+ */
+export async function exposureProblem(address: Address): Promise<string | undefined> {
   if (isLocal(address)) return undefined;
-  return "other machines can reach it and could do as they like, expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)";
+  const { host } = address as Address & { proto: "tcp" };
+  if (isName(host)) {
+    const numbers = await lookUp(host);
+    if (numbers?.length === 0) return unresolved(host);
+    if (numbers?.every((host) => isLocal({ ...address, host } as Address))) return undefined;
+  }
+  return EXPOSED;
+}
+
+const EXPOSED =
+  "other machines can reach it and could do as they like, expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)";
+
+function unresolved(host: string): string {
+  return `the host "${host}" does not resolve, expected a name or number of this machine`;
+}
+
+function isName(host: string): boolean {
+  return !host.includes(":") && !/^[\d.]+$/.test(host);
+}
+
+/** The numbers that the system has for a name. Undefined where we may not ask. */
+async function lookUp(host: string): Promise<string[] | undefined> {
+  if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") return undefined;
+  // Loaded here, because few addresses are names, and it takes 30 ms.
+  const { lookup } = await import("node:dns/promises");
+  try {
+    return (await lookup(host, { all: true })).map(({ address }) => address);
+  } catch {
+    return []; // Whatever keeps the system from an answer, it has none.
+  }
 }
 
 /**
@@ -91,7 +148,7 @@ export function exposureProblem(address: Address): string | undefined {
 export async function bind(address: Address, options: BindOptions = {}): Promise<Bound[]> {
   const name = formatAddress(address);
   try {
-    if (!options.exposed) refuseExposed(address);
+    if (!options.exposed) await refuseExposed(address);
     switch (address.proto) {
       case "tcp":
         return [bindTcp(address, options)];
@@ -104,14 +161,16 @@ export async function bind(address: Address, options: BindOptions = {}): Promise
     if (error instanceof TypedError) {
       throw new TypedError(error.kind, `cannot listen on ${name}: ${error.message}`);
     }
-    throw new TypedError("bad parameter", `cannot listen on ${name}: ${messageOf(error)}`, {
-      cause: error,
-    });
+    const host = address.proto === "tcp" && isName(address.host) ? address.host : undefined;
+    const problem = host !== undefined && (await lookUp(host))?.length === 0
+      ? unresolved(host)
+      : messageOf(error);
+    throw new TypedError("bad parameter", `cannot listen on ${name}: ${problem}`, { cause: error });
   }
 }
 
-function refuseExposed(address: Address): void {
-  const problem = exposureProblem(address);
+async function refuseExposed(address: Address): Promise<void> {
+  const problem = await exposureProblem(address);
   if (problem) throw new TypedError("bad parameter", problem);
 }
 
@@ -151,10 +210,9 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
   }
   const bound = formatTcp(listener.addr as Deno.NetAddr);
   // A name, localhost too, is what the system says it is.
-  const problem = !options.exposed && exposureProblem(parseAddress(bound));
-  if (problem) {
+  if (!options.exposed && !isLocal(parseAddress(bound))) {
     listener.close();
-    throw new TypedError("bad parameter", `it is ${bound}: ${problem}`);
+    throw new TypedError("bad parameter", `it is ${bound}: ${EXPOSED}`);
   }
   return unlisted(listener, bound);
 }
@@ -181,9 +239,8 @@ function bindInherited(which: string, { exposed, listenTls }: BindOptions): Boun
     // What is wrong with one is found before anything is done to another.
     const sockets = taken.map((socket) => ({ socket, ...inspectSocket(socket.fd) }));
     for (const { fd, proto, address } of sockets) {
-      const problem = proto === "tcp" && !exposed && exposureProblem(parseAddress(address));
-      if (problem) {
-        throw new TypedError("bad parameter", `descriptor ${fd} is ${address}: ${problem}`);
+      if (proto === "tcp" && !exposed && !isLocal(parseAddress(address))) {
+        throw new TypedError("bad parameter", `descriptor ${fd} is ${address}: ${EXPOSED}`);
       }
     }
     for (const { socket, fd, proto, address } of sockets) {

@@ -18,6 +18,12 @@ import {
 } from "../platform/http.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
+import { SEND_TIMEOUT } from "../router/limits.ts";
+
+/** How long a client may take for its first request, in milliseconds. */
+export const HEADER_TIMEOUT = 10_000;
+/** How long a connection may be idle between requests, in milliseconds. */
+export const IDLE_TIMEOUT = 60_000;
 
 /**
  * Where a connection stands: `new` until its first request is there whole, `active` while a request
@@ -125,9 +131,9 @@ export class Connections {
     this.#pressed = options.pressed ?? (() => false);
     this.#log = options.log ?? (() => {});
     this.#timeouts = {
-      header: timeouts.header ?? 10_000,
-      idle: timeouts.idle ?? 60_000,
-      send: timeouts.send ?? 300_000,
+      header: timeouts.header ?? HEADER_TIMEOUT,
+      idle: timeouts.idle ?? IDLE_TIMEOUT,
+      send: timeouts.send ?? SEND_TIMEOUT,
     };
   }
 

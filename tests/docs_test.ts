@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { freePort, missing, project, run, TempFolder } from "./support/daemon.ts";
 import { type Block, blocksOf, nameOf, runDocument, type Skipped } from "./support/docs.ts";
+import { flagsTable, tableIn, variablesTable } from "./support/tables.ts";
 
 const DOCUMENTS = [
   "README.md",
@@ -164,11 +165,8 @@ Deno.test("documents link to what is there", async () => {
   }
 });
 
-Deno.test("docs/operating.md has the flags that --help has", async () => {
-  const { stdout } = await run(Deno.execPath(), ["run", "-A", project("mod.ts"), "--help"]);
-  const flagsIn = (column: string[]) =>
-    [...new Set(column.flatMap((cell) => cell.match(/--[a-z-]+/g) ?? []))].sort();
-  const [table] = TEXTS.get("docs/operating.md")!.split("### Signals");
-  const rows = table.match(/^\| `-.*? \|/gm) ?? [];
-  assertEquals(flagsIn(rows), flagsIn(stdout.split("\n").map((line) => line.slice(0, 31))));
+Deno.test("documents have the tables that tests/support/tables.ts prints", () => {
+  assertEquals(tableIn(TEXTS.get("docs/operating.md")!, "### Flags"), flagsTable());
+  const [, variables] = TEXTS.get("docs/daemon.md")!.split("Variables of `serveapi`");
+  assertEquals(tableIn(variables, ""), variablesTable());
 });

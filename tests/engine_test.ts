@@ -495,6 +495,25 @@ Deno.test("Engine.wrapHandlers calls the handlers of jobs that start from then o
   assertEquals(wrapped, ["say"]);
 });
 
+Deno.test("Job.text and Job.json run the job, and give what it has written", async () => {
+  const engine = new Engine({ log: () => {} });
+  engine.register("say", async (job) => {
+    // Half of a letter at a time.
+    const bytes = new TextEncoder().encode(`{"said": "${job.args[0]}"}\n`);
+    for (const byte of bytes) await job.stdout.write(Uint8Array.of(byte));
+    return job.args.length - 1;
+  });
+  const job = engine.job("say", "äöü");
+  const tail = job.stdout.addTail(1);
+  assertEquals([await job.text(), job.status], ['{"said": "äöü"}\n', 0]);
+  assertEquals(tail.text, '{"said": "äöü"}');
+  assertEquals(await engine.job("say", "x").json(), { said: "x" });
+  await assertRejects(() => engine.job("say", "x", "fails").text(), JobError);
+  await assertRejects(() => engine.job("nothing").json(), JobError, "command not found");
+  await assertRejects(() => engine.job("say", '"').json(), SyntaxError, "job say printed no JSON");
+  await assertRejects(() => job.text(), TypeError, "has run already");
+});
+
 Deno.test("Engine.wrapHandlers puts who wraps later further outside, and drops nobody", async () => {
   const engine = new Engine({ log: () => {} });
   const seen: string[] = [];

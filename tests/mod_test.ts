@@ -18,7 +18,7 @@ Deno.test("mod.ts has no side effects when imported, and needs no JSR", async ()
   );
   assertEquals([code, stderr.replace(/^Download .*\n/gm, "")], [0, ""]);
   for (
-    const name of ["Engine", "ListenBuffer", "createRouter", "registerBuiltins", "main", "tail"]
+    const name of ["Engine", "ListenBuffer", "registerBuiltins", "serve", "main", "tail"]
   ) {
     assertStringIncludes(stdout, name);
   }

@@ -32,27 +32,25 @@ Deno.test("a program that imports mod.ts from a URL serves with the permission t
   const program = `${folder.path}/embed.ts`;
   await Deno.writeTextFile(
     program,
-    `import { createRouter, Engine, registerBuiltins, TypedError } from "${web.url}/mod.ts";
+    `import { Engine, registerBuiltins, serve, TypedError } from "${web.url}/mod.ts";
+     import { createRouter } from "${web.url}/router.ts";
 
      const engine = new Engine();
      engine.register("greet", async (job) => {
        if (job.args[0] === "nobody") throw new TypedError("not found", "there is nobody");
        await job.print("hello " + job.args[0] + "\\n");
      });
-     const router = await createRouter(engine);
+     const router = createRouter(engine);
      router.job({ method: "GET", path: "/greet/:name", job: "greet" });
      router.post("/stop", (c) => {
        engine.shutdown();
        return c.text("stopping");
      });
-     registerBuiltins(engine, { router });
-     const api = engine.job("serveapi", "tcp://127.0.0.1:0");
-     api.stdout.add({
-       write: (line) => console.log("listening on " + new TextDecoder().decode(line).trim()),
-     });
-     const served = api.run();
+     registerBuiltins(engine);
+     const { addresses, finished } = await serve(engine, { addresses: ["tcp://127.0.0.1:0"], router });
+     console.log("listening on " + addresses[0]);
      await engine.job("acceptconnections").run();
-     await served;`,
+     await finished;`,
   );
   await using daemon = Daemon.start([], {
     program,

@@ -5,22 +5,19 @@ import { Daemon, exchange, missing, project, run, TempFolder, until } from "./su
 
 const NO_SCRIPT = await missing("script", ["--version"]);
 
-Deno.test("registerBuiltins, serveapi and acceptconnections need no permission but --allow-net", async () => {
+Deno.test("registerBuiltins, serve and acceptconnections need no permission but --allow-net", async () => {
   await using folder = await TempFolder.make();
   const program = `${folder.path}/embed.ts`;
   await Deno.writeTextFile(
     program,
-    `import { createRouter, Engine, registerBuiltins } from ${JSON.stringify(project("mod.ts"))};
+    `import { Engine, registerBuiltins, serve } from ${JSON.stringify(project("mod.ts"))};
      const engine = new Engine();
-     registerBuiltins(engine, { router: createRouter(engine) });
-     const job = engine.job("serveapi", "tcp://127.0.0.1:0");
-     const lines = job.stdout.addPipe().pipeThrough(new TextDecoderStream()).getReader();
-     const served = job.run();
+     registerBuiltins(engine);
+     const { addresses, finished } = await serve(engine, { addresses: ["tcp://127.0.0.1:0"] });
      await engine.job("acceptconnections").run();
-     const address = (await lines.read()).value.trim().replace("tcp:", "http:");
-     console.log(await (await fetch(address + "/_ping")).text());
+     console.log(await (await fetch(addresses[0].replace("tcp:", "http:") + "/_ping")).text());
      await engine.shutdown();
-     await served;`,
+     await finished;`,
   );
   const { code, stdout, stderr } = await run(
     Deno.execPath(),

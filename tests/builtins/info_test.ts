@@ -50,7 +50,7 @@ Deno.test("stats counts per listener", async () => {
   await client.ask(PING);
   const { listeners } = await served.stats();
   assertEquals(
-    listeners.map((listener: Record<string, unknown>) => [
+    listeners.map((listener) => [
       listener.accepted,
       listener.open,
       listener.requests,

@@ -1,11 +1,19 @@
 import { createConnection } from "node:net";
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { registerBuiltins } from "../../builtins/builtins.ts";
-import { Engine, JobError } from "../../engine.ts";
+import { type Fetcher, serve } from "../../builtins/serveapi.ts";
+import { Engine, JobError, TypedError } from "../../engine.ts";
 import { createRouter } from "../../router.ts";
 import { Authority } from "../support/certificates.ts";
 import { Client, PING, rest } from "../support/client.ts";
-import { settle, TempFolder, until } from "../support/daemon.ts";
+import { isPending, settle, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import { settings } from "../support/tls.ts";
 
@@ -21,11 +29,115 @@ Deno.test("serveapi binds all addresses or none, and names the one that failed",
   assertEquals(folder.names(), []);
 });
 
+Deno.test("serve gives what is bound, asks for its router only then, and ends with the engine", async () => {
+  await using folder = await TempFolder.make();
+  const lines: string[] = [];
+  const engine = new Engine({ log: (_level, message) => void lines.push(message) });
+  registerBuiltins(engine);
+  const wanted = Promise.withResolvers<Fetcher>();
+  const { addresses, finished } = await serve(engine, {
+    addresses: ["tcp://127.0.0.1:0", `unix://${folder.path}/s`],
+    router: () => wanted.promise,
+  });
+  assertMatch(addresses[0], /^tcp:\/\/127\.0\.0\.1:[1-9]\d*$/);
+  assertEquals(addresses.slice(1), [`unix://${folder.path}/s`]);
+  // A client is held, and the gate's opening is not enough while there is no router.
+  const client = await Client.to({
+    hostname: "127.0.0.1",
+    port: Number(addresses[0].split(":")[2]),
+  });
+  const answer = client.ask(PING);
+  await engine.job("acceptconnections").run();
+  assertEquals(await isPending(answer), true);
+  wanted.resolve({ fetch: () => new Response("mine") });
+  assertEquals((await answer).body, "mine");
+  client.close();
+  await engine.shutdown();
+  assertEquals([await finished, folder.names()], [undefined, []]);
+  assertMatch(lines[0], /^\+job serveapi\(tcp:\/\/127\.0\.0\.1:0, unix:/);
+});
+
+Deno.test("serve tells its default router of the settings that are for it", async () => {
+  const engine = new Engine({ log: () => {} });
+  registerBuiltins(engine);
+  const { addresses: [address], finished } = await serve(engine, {
+    addresses: ["tcp://127.0.0.1:0"],
+    serverVersion: "9.8.7",
+    cors: "*",
+  });
+  await engine.job("acceptconnections").run();
+  const { headers, body } = await fetch(address.replace("tcp:", "http:") + "/_ping");
+  await body?.cancel();
+  assertMatch(headers.get("server")!, /^Floodgate\/9\.8\.7 /);
+  assertEquals(headers.get("access-control-allow-origin"), "*");
+  await engine.shutdown({ drain: 100 });
+  await finished;
+});
+
+Deno.test("serve rejects with why, leaves nothing bound, and rejects nothing that is not awaited", async () => {
+  await using folder = await TempFolder.make();
+  const engine = new Engine({ log: () => {} });
+  await assertRejects(
+    () => serve(engine, { addresses: [] }),
+    TypeError,
+    "registerBuiltins(engine)",
+  );
+  const { activation } = registerBuiltins(engine);
+  const addresses = [`unix://${folder.path}/s`];
+  const wrong: [Parameters<typeof serve>[1], string][] = [
+    [{ addresses: [] }, "no address"],
+    [{ addresses: [...addresses, "x"] }, '"x"'],
+    [{ addresses: [...addresses, ...addresses] }, "given twice"],
+    [{ addresses, idleTimeout: -1 }, "idleTimeout: -1, expected a number of milliseconds"],
+    [{ addresses, tls: { cert: "/no/cert", key: "/no/key" } }, "TLS certificate /no/cert"],
+  ];
+  for (const [options, problem] of wrong) {
+    const { cause } = await assertRejects(() => serve(engine, options), JobError, problem);
+    assertInstanceOf(cause, TypedError);
+  }
+  assertEquals(folder.names(), []);
+  const { finished } = await serve(engine, { addresses });
+  activation.fail(new Error("no quorum"));
+  await until(() => folder.names().length === 0);
+  await settle(); // It would be an uncaught error by now.
+  await assertRejects(() => finished, JobError, "no quorum");
+});
+
+Deno.test("serveapi says of Takeover that it does nothing where no address is a unix socket", async () => {
+  await using folder = await TempFolder.make();
+  const warnings = async (...addresses: string[]) => {
+    await using served = await Served.open({ takeover: true }, addresses);
+    return served.lines.filter((line) => line.startsWith("warn"));
+  };
+  assertEquals(await warnings("tcp://127.0.0.1:0"), [
+    "warn --takeover (Takeover) does nothing here: no address is a unix socket, " +
+    "expected --reuse-port (ReusePort) to share a tcp port",
+  ]);
+  assertEquals(await warnings("tcp://127.0.0.1:0", `unix://${folder.path}/s`), []);
+});
+
+Deno.test("serveapi reads its variables before it binds anything", async () => {
+  await using folder = await TempFolder.make();
+  const engine = new Engine({ log: () => {} });
+  registerBuiltins(engine);
+  const job = engine.job("serveapi", `unix://${folder.path}/s`);
+  job.setenv("IdleTimeout", "soon");
+  await assertRejects(() => job.run(), JobError, "IdleTimeout=soon: expected a number of seconds");
+  assertEquals(folder.names(), []);
+  const printed = engine.job("serveapi", `unix://${folder.path}/s`);
+  const lines = printed.stdout.addPipe().getReader();
+  const ended = printed.run();
+  const { value } = await lines.read();
+  assertEquals(new TextDecoder().decode(value), `unix://${folder.path}/s\n`);
+  await engine.shutdown({ drain: 100 });
+  await ended;
+});
+
 Deno.test("serveapi without an address, and with a bad one, fails before it binds anything", async () => {
   await using folder = await TempFolder.make();
   await assertRejects(() => Served.bind({}, []), JobError, "expected PROTO://ADDR");
   await assertRejects(() => Served.bind({}, [`unix://${folder.path}/a`, "x"]), JobError, '"x"');
-  await assertRejects(() => Served.bind({ IdleTimeout: "soon" }), JobError, "IdleTimeout=soon");
+  await assertRejects(() => Served.bind({ idleTimeout: -1 }), JobError, "idleTimeout: -1");
   assertEquals(folder.names(), []);
 });
 

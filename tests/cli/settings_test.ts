@@ -1,5 +1,6 @@
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { Daemon, project } from "../support/daemon.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { parseFlags } from "../../cli/settings.ts";
+import { Daemon, installer, project } from "../support/daemon.ts";
 
 const WRONG: [string, string[], number, RegExp][] = [
   ["an address with no protocol", ["-H", "foo"], 2, /"foo": expected tcp:\/\/HOST:PORT, unix:/],
@@ -20,6 +21,30 @@ const WRONG: [string, string[], number, RegExp][] = [
   ["an argument", ["foo"], 2, /unexpected argument "foo"/],
   ["a log level", ["-l", "loud"], 2, /expected one of debug, info, warn, error/],
   ["a timeout", ["--shutdown-timeout", "soon"], 2, /soon: expected a number of seconds/],
+  [
+    "a time below 0",
+    ["--header-timeout", "-1"],
+    2,
+    /--header-timeout -1: expected a number of seconds of at least 0/,
+  ],
+  ["a number below 0", ["-l", "-.5"], 2, /--log-level -\.5: expected one of debug/],
+  [
+    "a flag in place of a value",
+    ["-p", "-D"],
+    2,
+    /--pidfile needs a value, expected one before -D/,
+  ],
+  ["a unit", ["--body-limit", "10MX"], 2, /--body-limit 10MX: expected a number of bytes of at/],
+  ["a count", ["--max-connections", "0"], 2, /--max-connections 0: expected a whole number of at/],
+  ["a value that a flag does not take", ["--tls=no"], 2, /--tls=no: expected --tls by itself/],
+  ["an argument after --", ["--", "foo"], 2, /unexpected argument "foo"/],
+  ["an unknown letter among others", ["-Dxl", "warn"], 2, /unknown flag -x/],
+  [
+    "an address that is there twice",
+    ["-H", "unix:///tmp/floodgate-twice", "-H", "unix:///tmp/floodgate-twice"],
+    2,
+    /address "unix:\/\/\/tmp\/floodgate-twice": it is given twice, expected once/,
+  ],
 ];
 for (const [what, args, status, message] of WRONG) {
   Deno.test(`main says in one line what is wrong with ${what}`, async () => {
@@ -32,6 +57,58 @@ for (const [what, args, status, message] of WRONG) {
     assertEquals(daemon.stdout, "");
   });
 }
+
+Deno.test("parseFlags gives typed values, whatever the form of the flags", async () => {
+  const flags = await parseFlags([
+    ...["--host=tcp://127.0.0.1:1", "-H", "unix:///a", "-Hunix:///b", "-DGwheel", "-lwarn"],
+    ...["--header-timeout", "1.5s", "--idle-timeout=2m", "--send-timeout", "0", "-p=/run/pid"],
+    ...["--shutdown-timeout", "0", "--body-limit", "10MB", "--max-connections=7", "--takeover"],
+    ...["--allowed-host", "API.example", "--allowed-host", "b.example", "--tls=false"],
+  ]);
+  assertEquals(flags, {
+    addresses: ["tcp://127.0.0.1:1", "unix:///a", "unix:///b"],
+    install: [],
+    serve: {
+      group: "wheel",
+      takeover: true,
+      allowedHosts: ["api.example", "b.example"],
+      headerTimeout: 1_500,
+      idleTimeout: 120_000,
+      sendTimeout: Infinity,
+      maxConnections: 7,
+      bodyLimit: 10_000_000,
+    },
+    router: { bodyLimit: 10_000_000, sendTimeout: Infinity, logging: false },
+    drain: 0,
+    pidfile: "/run/pid",
+    logLevel: "warn",
+    logFormat: "text",
+    debug: true,
+  });
+});
+
+Deno.test("main takes times and sizes with units", async () => {
+  const limits = ["--header-timeout", "300ms", "--body-limit", "1kB"];
+  const module = installer('router.post("/read", async (c) => c.text(await c.req.text()))');
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", ...limits, "--install", module]);
+  const port = await daemon.port();
+  await daemon.open();
+  const post = async (size: number) => {
+    const response = await fetch(`http://127.0.0.1:${port}/read`, {
+      method: "POST",
+      body: new Uint8Array(size),
+    });
+    await response.body?.cancel();
+    return response.status;
+  };
+  assertEquals([await post(1_000), await post(1_001)], [200, 413]);
+  const client = await Deno.connect({ port });
+  const started = performance.now();
+  assertEquals(await client.read(new Uint8Array(1)), null); // It has said nothing.
+  client.close();
+  assert(performance.now() - started < 5_000, "the client was kept for longer than 300 ms");
+  assertEquals(await daemon.end(), 0);
+});
 
 Deno.test("main writes its log as JSON with --log-format json", async () => {
   await using daemon = Daemon.start([

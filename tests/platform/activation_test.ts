@@ -340,23 +340,21 @@ Deno.test(
     const program = `${folder.path}/program.ts`;
     await Deno.writeTextFile(
       program,
-      `import { createRouter, Engine, registerBuiltins } from ${JSON.stringify(project("mod.ts"))};
-      function serve(...addresses: string[]) {
+      `import { Engine, registerBuiltins, serve } from ${JSON.stringify(project("mod.ts"))};
+      async function start(...addresses: string[]) {
         const engine = new Engine({ log: (level, line) => console.log(level, line) });
-        const { activation } = registerBuiltins(engine, { router: createRouter(engine) });
-        const job = engine.job("serveapi", ...addresses);
-        const bound = new Promise<void>((resolve) => job.stdout.add({ write: () => resolve() }));
-        const served = job.run().catch((error) => console.log("failed:", error.message));
-        return { engine, activation, bound, served };
+        const { activation } = registerBuiltins(engine);
+        const { finished } = await serve(engine, { addresses });
+        return { engine, activation, finished };
       }
-      await serve("fd://", "unix:///nowhere/s").served;
-      const failing = serve("fd://");
-      await failing.bound;
+      const failed = (error: Error) => console.log("failed:", error.message);
+      await start("fd://", "unix:///nowhere/s").catch(failed);
+      const failing = await start("fd://");
       failing.activation.fail(new Error("no boot"));
-      await failing.served;
-      const { engine, served } = serve("fd://");
+      await failing.finished.catch(failed);
+      const { engine, finished } = await start("fd://");
       await engine.job("acceptconnections").run();
-      await served;`,
+      await finished;`,
     );
     await using daemon = await activate([path, "127.0.0.1:0"], [], { program });
     const port = await portOf(daemon.pid, 4);

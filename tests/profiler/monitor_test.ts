@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
-import { attachProfiler, createRouter, Engine } from "../../mod.ts";
+import { attachProfiler, Engine } from "../../mod.ts";
+import { createRouter } from "../../router.ts";
 import { Monitor } from "../../profiler/monitor.ts";
 import { until } from "../support/daemon.ts";
 
@@ -21,7 +22,7 @@ Deno.test(
     engine.registerCatchall(() => {});
     const before = engine.job("waiting", "before").run();
 
-    const router = await createRouter(engine);
+    const router = createRouter(engine);
     await attachProfiler(router, engine);
     const jobs = async () => await (await router.request("/debug/pprof/jobs")).json();
     assertEquals((await jobs()).jobs, []); // From here on somebody looks.
@@ -115,7 +116,7 @@ Deno.test(
 
 Deno.test("eventloop: what holds it up is seen", async () => {
   const engine = new Engine({ log: () => {} });
-  const router = await createRouter(engine);
+  const router = createRouter(engine);
   await attachProfiler(router, engine);
   const looked = async () => (await (await router.request("/debug/pprof/eventloop")).json()).delay;
   await until(async () => (await looked()).count > 2);

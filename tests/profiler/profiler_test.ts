@@ -1,6 +1,7 @@
 import { pathToFileURL } from "node:url";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { attachProfiler, createRouter, Engine } from "../../mod.ts";
+import { attachProfiler, Engine } from "../../mod.ts";
+import { createRouter } from "../../router.ts";
 import { Daemon, project, TempFolder, until } from "../support/daemon.ts";
 import { type Call, lineOf, profiled, under } from "../support/profiler.ts";
 
@@ -163,7 +164,7 @@ Deno.test(
   "pages from elsewhere may link to profiles, and load none, even where they may use the API",
   async () => {
     const engine = new Engine({ log: () => {} });
-    const router = await createRouter(engine, { cors: "*" });
+    const router = createRouter(engine, { cors: "*" });
     await attachProfiler(router, engine);
     const cross = { "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors" };
     const loaded = await router.request("/debug/pprof/heap", { headers: cross });

@@ -283,7 +283,7 @@ Deno.test("Router answers 408 over a connection whose client sends half a body",
       // After which old releases end it.
     },
     { bodyTimeout: 50 },
-    { IdleTimeout: "1" },
+    { idleTimeout: 1_000 },
   );
   using client = await asking(server.port, "POST /read", "Content-Length: 10");
   await client.send("half");

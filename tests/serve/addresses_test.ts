@@ -1,9 +1,14 @@
 import { assertEquals, assertMatch, assertNotEquals, assertThrows } from "@std/assert";
+import { lookup } from "node:dns/promises";
 import { TypedError } from "../../engine.ts";
-import { isLocal, parseAddress } from "../../serve/addresses.ts";
+import { isLocal, parseAddress, parseAddresses } from "../../serve/addresses.ts";
 import { assertRefused, assertTyped, bound } from "../support/bind.ts";
 import { Client, get, PING } from "../support/client.ts";
 import { Daemon, exchange } from "../support/daemon.ts";
+
+/** Whether the name of this machine is one that others have an address for, or none has. */
+const NO_ALIAS = !await lookup(Deno.hostname(), { all: true })
+  .then((all) => all.every(({ address }) => /^(127\.|::1$)/.test(address)), () => false);
 
 Deno.test("parseAddress reads tcp and unix addresses", () => {
   const tcp = (host: string, port: number) => ({ proto: "tcp" as const, host, port });
@@ -179,7 +184,6 @@ const EXPOSED = [
   "[::]:0",
   "192.0.2.1:0",
   "[::ffff:192.0.2.1]:0",
-  "api.example:0",
   "0:0",
 ];
 for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key"]]) {
@@ -203,6 +207,55 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
     }
   });
 }
+
+Deno.test("main says of a host that does not resolve that it does not, whoever may reach it", async () => {
+  // RFC 2606: there is no such name, and there never will be.
+  const problem =
+    'the host "api.invalid" does not resolve, expected a name or number of this machine';
+  await using local = Daemon.start(["-H", "tcp://api.invalid:0"]);
+  assertEquals((await local.status).code, 2);
+  assertEquals(local.stderr, `floodgate: address "tcp://api.invalid:0": ${problem}\n`);
+  await using exposed = Daemon.start(["-H", "tcp://api.invalid:0", "--insecure"]);
+  assertEquals((await exposed.status).code, 1);
+  assertEquals(exposed.stderr, `floodgate: cannot listen on tcp://api.invalid:0: ${problem}\n`);
+});
+
+Deno.test(
+  "main serves a name that is one of this machine for itself",
+  { ignore: NO_ALIAS },
+  async () => {
+    await using daemon = Daemon.start(["-H", `tcp://${Deno.hostname()}:0`]);
+    const client = await Client.to({ hostname: "127.0.0.1", port: await daemon.port() });
+    client.close();
+    assertEquals(await daemon.end(), 0);
+  },
+);
+
+Deno.test("parseAddresses refuses an address that is there twice, however it is written", () => {
+  const twice: string[][] = [
+    ["unix:///tmp/s", "unix:///tmp/s"],
+    ["unix:///tmp/s", "unix:///tmp//./s"],
+    ["tcp://127.0.0.1:2375", "unix:///tmp/s", "tcp://127.0.0.1:2375"],
+    ["tcp://[::1]:2375", "tcp://[0:0:0:0:0:0:0:1]:2375"],
+    ["tcp://LOCALHOST:2375", "tcp://localhost:2375"],
+    ["fd://3", "fd://3"],
+  ];
+  for (const texts of twice) {
+    assertThrows(
+      () => parseAddresses(texts),
+      TypedError,
+      `address "${texts.at(-1)}": it is given twice, expected once`,
+    );
+  }
+  const different = [
+    "tcp://127.0.0.1:0",
+    "tcp://127.0.0.1:0",
+    "tcp://127.0.0.1:1",
+    "unix:///S",
+    "unix:///s",
+  ];
+  assertEquals(parseAddresses(different), different.map(parseAddress));
+});
 
 Deno.test("main --insecure warns of each address that other machines can reach, and of no other", async () => {
   const hosts = ["tcp://0.0.0.0:0", "tcp://127.0.0.1:0"].flatMap((host) => ["-H", host]);

@@ -183,9 +183,7 @@ export function untilHeld(clients: number): string {
   return `for (;;) {
     const job = engine.job("stats");
     job.quiet = true;
-    const out = job.stdout.addTail(1);
-    await job.run();
-    const [{ maxConnections, listeners }] = JSON.parse(out.text).apis;
+    const [{ maxConnections, listeners }] = (await job.json()).apis;
     const held = listeners.reduce((sum, listener) => sum + listener.held, 0);
     if (held >= Math.min(${clients}, maxConnections ?? Infinity)) break;
     await new Promise((resolve) => setTimeout(resolve, 5));

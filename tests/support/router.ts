@@ -7,6 +7,8 @@
 
 import { assertEquals } from "@std/assert";
 import { registerBuiltins } from "../../builtins/builtins.ts";
+import { serve as serveOn } from "../../builtins/serveapi.ts";
+import type { ServeSettings } from "../../builtins/settings.ts";
 import { Engine } from "../../engine.ts";
 import { within } from "../../engine/time.ts";
 import { createRouter, type Router, type RouterOptions } from "../../router.ts";
@@ -32,26 +34,21 @@ export function make(options: RouterOptions = {}): App {
 export async function serve(
   setup: (app: App) => void = () => {},
   options: RouterOptions = {},
-  settings: Record<string, string> = {},
+  settings: ServeSettings = {},
 ): Promise<App & AsyncDisposable & { port: number }> {
   const app = make(options);
   setup(app);
-  const api = app.engine.job("serveapi", "tcp://127.0.0.1:0");
-  for (const [key, value] of Object.entries(settings)) api.setenv(key, value);
-  const bound = Promise.withResolvers<number>();
-  api.stdout.add({
-    write: (chunk) => bound.resolve(Number(/:(\d+)\n$/.exec(new TextDecoder().decode(chunk))![1])),
+  const { addresses: [address], finished } = await serveOn(app.engine, {
+    ...settings,
+    addresses: ["tcp://127.0.0.1:0"],
   });
-  const run = api.run();
-  run.catch(bound.reject);
-  const port = await bound.promise;
   await app.engine.job("acceptconnections").run();
   return {
     ...app,
-    port,
+    port: Number(address.split(":")[2]),
     async [Symbol.asyncDispose]() {
       await app.engine.shutdown();
-      await run;
+      await finished;
     },
   };
 }
@@ -75,10 +72,8 @@ export async function soon<T>(promise: Promise<T>): Promise<T> {
 
 /** What a job of the engine prints, as JSON. */
 export async function ask(engine: Engine, name: "stats" | "info") {
-  const job = engine.job(name);
-  const tail = job.stdout.addTail(1);
-  await job.run();
-  return JSON.parse(tail.text);
+  // deno-lint-ignore no-explicit-any -- JSON, whose every use is an assertion
+  return await engine.job(name).json() as any;
 }
 
 export async function assertJsonError(response: Response, status: number, message: string) {

@@ -6,9 +6,13 @@
 
 import { Engine, type JobError, type LogLevel } from "../../engine.ts";
 import { type Builtins, registerBuiltins } from "../../builtins/builtins.ts";
+import type { DaemonStats } from "../../builtins/info.ts";
+import { type ListenerStats, serve } from "../../builtins/serveapi.ts";
+import { readVariables, type ServeSettings, serveSettings } from "../../builtins/settings.ts";
+import { Env } from "../../engine/env.ts";
+import type { ConnectionStats } from "../../serve/connections.ts";
 import { createRouter, type Router, type RouterOptions } from "../../router.ts";
 import type { Target } from "./client.ts";
-import { until } from "./daemon.ts";
 
 /** An engine that serves, in this process. */
 export class Served implements AsyncDisposable {
@@ -19,7 +23,7 @@ export class Served implements AsyncDisposable {
   readonly engine: Engine;
   readonly router: Router;
   readonly builtins: Builtins;
-  addresses: string[] = [];
+  addresses: readonly string[] = [];
   /** What became of serveapi: it never rejects. */
   ended!: Promise<JobError | undefined>;
 
@@ -34,26 +38,23 @@ export class Served implements AsyncDisposable {
     this.builtins = registerBuiltins(this.engine, { router: this.router });
   }
 
-  /** Binds, with the gate still shut. */
+  /**
+   * Binds, with the gate still shut.
+   *
+   * @param settings What `serve` is told; or, by names with capitals, variables of `serveapi`.
+   */
   static async bind(
-    settings: Record<string, string> = {},
+    settings: ServeSettings | Record<Capitalize<string>, string> = {},
     addresses: string[] = ["tcp://127.0.0.1:0"],
     options: RouterOptions = {},
   ): Promise<Served> {
     const served = new Served(options);
-    const job = served.engine.job("serveapi", ...addresses);
-    for (const [key, value] of Object.entries(settings)) job.setenv(key, value);
-    const bound = Promise.withResolvers<string[]>();
-    job.stdout.add({
-      write: (chunk) => bound.resolve(new TextDecoder().decode(chunk).trim().split("\n")),
+    const { addresses: bound, finished } = await serve(served.engine, {
+      ...settingsOf(settings),
+      addresses,
     });
-    served.ended = job.run().then(() => undefined, (error) => error);
-    served.addresses = await Promise.race([
-      bound.promise,
-      served.ended.then((error) => {
-        throw error;
-      }),
-    ]);
+    served.addresses = bound;
+    served.ended = finished.then(() => undefined, (error) => error);
     return served;
   }
 
@@ -66,11 +67,13 @@ export class Served implements AsyncDisposable {
 
   /** A second serveapi on the same engine, whose gate is open. */
   async another(): Promise<{ target: Target; ended: Promise<void> }> {
-    const job = this.engine.job("serveapi", "tcp://127.0.0.1:0");
-    const out = job.stdout.addTail(1);
-    const ended = job.run();
-    await until(() => out.text !== "");
-    return { target: { hostname: "127.0.0.1", port: Number(out.text.split(":")[2]) }, ended };
+    const { addresses: [address], finished } = await serve(this.engine, {
+      addresses: ["tcp://127.0.0.1:0"],
+    });
+    return {
+      target: { hostname: "127.0.0.1", port: Number(address.split(":")[2]) },
+      ended: finished,
+    };
   }
 
   async accept(): Promise<void> {
@@ -83,34 +86,40 @@ export class Served implements AsyncDisposable {
   }
 
   /** The counts of the only serveapi, added up over its listeners, and those of each. */
-  // deno-lint-ignore no-explicit-any -- JSON, whose every use is an assertion
-  async stats(): Promise<any> {
+  async stats(): Promise<Total> {
     const job = this.engine.job("stats");
     job.quiet = true;
-    const out = job.stdout.addTail(1);
-    await job.run();
-    const { listeners } = JSON.parse(out.text).apis[0];
-    const all: Record<string, unknown> = { listeners };
-    for (
-      const key of [
-        "open",
-        "new",
-        "active",
-        "idle",
-        "closing",
-        "requests",
-        "timedOut",
-        "shed",
-        "cut",
-      ]
-    ) {
-      all[key] = listeners.reduce((sum: number, of: Record<string, number>) => sum + of[key], 0);
-    }
-    return all;
+    const { apis } = await job.json() as DaemonStats;
+    const { listeners } = apis[0];
+    const sum = (key: keyof ConnectionStats) =>
+      listeners.reduce((sum, listener) => sum + listener[key], 0);
+    return {
+      listeners,
+      open: sum("open"),
+      new: sum("new"),
+      active: sum("active"),
+      idle: sum("idle"),
+      closing: sum("closing"),
+      requests: sum("requests"),
+      timedOut: sum("timedOut"),
+      shed: sum("shed"),
+      cut: sum("cut"),
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.engine.shutdown({ drain: 100 });
     await this.ended;
   }
+}
+
+/** The counts of each listener, and what they are together. */
+type Total = ConnectionStats & { listeners: ListenerStats[] };
+
+function settingsOf(given: ServeSettings | Record<Capitalize<string>, string>): ServeSettings {
+  const isVariable = ([key]: [string, unknown]) => key[0] !== key[0].toLowerCase();
+  if (!Object.entries(given).some(isVariable)) return given as ServeSettings;
+  const env = new Env();
+  for (const [key, value] of Object.entries(given)) env.set(key, value);
+  return serveSettings(readVariables(env), ({ variable }) => variable!);
 }
