@@ -119,13 +119,14 @@ async function bundle(folder: string, output: string): Promise<void> {
 }
 
 async function main(args: string[]): Promise<void> {
-  const { _: [what, ...more], target, output } = parseArgs(args, {
+  const { _: [what, ...more], ...given } = parseArgs(args, {
     string: ["target", "output"],
     collect: ["target"],
     unknown: (arg, key) => {
       if (key !== undefined) throw new BuildError(`unknown flag ${arg}\n${USAGE}`);
     },
   });
+  const { target, output } = given as { target: string[]; output?: string };
   const targets = target.includes("all") ? TARGETS : target;
   const unknown = targets.find((target) => !TARGETS.includes(target));
   if (unknown !== undefined) throw new BuildError(`unknown target "${unknown}"\n${USAGE}`);
