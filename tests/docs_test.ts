@@ -7,7 +7,10 @@ const DOCUMENTS = [
   "README.md",
   "SECURITY.md",
   "CONTRIBUTING.md",
-  ...[...Deno.readDirSync(project("docs"))].map(({ name }) => `docs/${name}`).sort(),
+  ...["docs", "docs/decisions"].flatMap((folder) =>
+    [...Deno.readDirSync(project(folder))].filter(({ isFile }) => isFile)
+      .map(({ name }) => `${folder}/${name}`).sort()
+  ),
 ];
 const TEXTS = new Map(DOCUMENTS.map((name) => [name, Deno.readTextFileSync(project(name))]));
 const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, text)]));
