@@ -107,7 +107,10 @@ function describe(): string {
 }
 
 /** What the system tells, where we may ask. A daemon that may not leaves it out. */
-function permitted<T>(kind: Deno.SysPermissionDescriptor["kind"], ask: () => T): T | undefined {
+function permitted<T>(
+  kind: NonNullable<Deno.SysPermissionDescriptor["kind"]>,
+  ask: () => T,
+): T | undefined {
   return Deno.permissions.querySync({ name: "sys", kind }).state === "granted" ? ask() : undefined;
 }
 

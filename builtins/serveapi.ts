@@ -20,10 +20,16 @@ import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import { type Address, bind, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
 import { type BrowserRules, refusePages } from "../serve/browsers.ts";
-import { Connections, type ConnectionStats } from "../serve/connections.ts";
+import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
 import type { Tls } from "../serve/tls.ts";
-import { checkedSettings, readVariables, type ServeSettings, serveSettings } from "./settings.ts";
+import {
+  checkedSettings,
+  given,
+  readVariables,
+  type ServeSettings,
+  serveSettings,
+} from "./settings.ts";
 
 /** Something with the `fetch` of a Hono app. */
 export interface Fetcher {
@@ -231,7 +237,7 @@ class Api {
   #gate: Activation;
   #activation: Activation;
   #listening: Listening[] = [];
-  #limit?: ConnectionLimit;
+  #limit: ConnectionLimit | undefined;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
@@ -344,14 +350,13 @@ class Api {
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const connections = new Connections({
       handler: tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
-      timeouts: { header: headerTimeout, idle: idleTimeout, send: sendTimeout },
+      timeouts: given<Timeouts>({ header: headerTimeout, idle: idleTimeout, send: sendTimeout }),
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      serve: tls?.serve,
+      ...tls && { serve: tls.serve },
       log: job.engine.log,
     });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
-      hold,
-      maxConnections: this.#limit,
+      ...given({ hold, maxConnections: this.#limit }),
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
         // Whoever comes to one address may have the place of somebody who is idle at another.
@@ -365,7 +370,7 @@ class Api {
   #browserRules(place: Bound, asked: Address): BrowserRules {
     const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
     const { allowedHosts = [], cors } = this.#settings;
-    return {
+    return given<BrowserRules>({
       scheme: this.#tls ? "https" : "http",
       // Nobody else's page can have a name that is in our certificate.
       hosts: this.#tls ? undefined : [
@@ -374,7 +379,7 @@ class Api {
         ...allowedHosts,
       ],
       cors,
-    };
+    });
   }
 
   /** Reads the certificates anew, for connections from now on. Tells what was done. */

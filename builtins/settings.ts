@@ -429,13 +429,14 @@ export function serveSettings(values: Values, nameOf: (setting: Setting) => stri
 /** What the default router is told by settings. */
 export function routerOptions(settings: ServeSettings): RouterOptions {
   const { serverVersion, cors, bodyLimit, sendTimeout, logging } = settings;
-  return {
-    ...serverVersion !== undefined && { version: serverVersion },
-    ...cors !== undefined && { cors },
-    ...bodyLimit !== undefined && { bodyLimit },
-    ...sendTimeout !== undefined && { sendTimeout },
-    ...logging !== undefined && { logging },
-  };
+  return given({ version: serverVersion, cors, bodyLimit, sendTimeout, logging });
+}
+
+/** Options without those that have no value: TypeScript tells the two apart. */
+export function given<T extends object>(options: { [K in keyof T]: T[K] | undefined }): T {
+  return Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== undefined),
+  ) as T;
 }
 
 function tlsFiles(

@@ -66,11 +66,11 @@ export async function parseFlags(
   const { logLevel = debug ? "debug" : "info", ...settings } = serving;
   const serve = serveSettings(settings, ({ flag }) => `--${flag}`);
   const addresses = hosts ?? (help || version ? [] : [defaultHost()]);
-  for (const [i, address] of parseAddresses(addresses).entries()) {
-    if (serve.tls?.ca) continue;
-    const problem = serve.insecure ? undefined : await exposureProblem(address);
-    if (problem) throw bad(`address "${addresses[i]}": ${problem}`);
-    if (debug) refuseProfiles(addresses[i]);
+  parseAddresses(addresses);
+  for (const address of serve.tls?.ca ? [] : addresses) {
+    const problem = serve.insecure ? undefined : await exposureProblem(parseAddress(address));
+    if (problem) throw bad(`address "${address}": ${problem}`);
+    if (debug) refuseProfiles(address);
   }
   if (help) return "help";
   if (version) return "version";
@@ -146,7 +146,7 @@ function canonical(args: readonly string[]): string[] {
     let letters = /^-([^-][^]*)$/.exec(arg)?.[1];
     if (letters === undefined) written.push(arg);
     while (letters) {
-      const letter = letters[0];
+      const letter = letters.slice(0, 1);
       letters = letters.slice(1);
       const takes = BY_FLAG.get(letter)?.takes !== undefined;
       const value = takes && letters !== "" ? letters.replace(/^=/, "") : undefined;
@@ -215,16 +215,18 @@ function suggestion(key: string): string {
     : "expected one of those that --help lists";
 }
 
+/** How many letters have to be put in, left out or changed (Levenshtein). */
 function editDistance(a: string, b: string): number {
   let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next[j] = Math.min(next[j - 1] + 1, row[j] + 1, row[j - 1] + Number(a[i - 1] !== b[j - 1]));
-    }
-    row = next;
+  for (const [i, letter] of [...a].entries()) {
+    let [diagonal = 0, left] = [row[0], i + 1];
+    row = row.map((above, j) => {
+      if (j > 0) left = Math.min(left + 1, above + 1, diagonal + Number(letter !== b[j - 1]));
+      diagonal = above;
+      return left;
+    });
   }
-  return row[b.length];
+  return row.at(-1)!;
 }
 
 /** Where `--help` tells what a flag is for, and how wide it is. */

@@ -16,8 +16,10 @@ export function denoProblem(version = Deno.version.deno): string | undefined {
 
 function isFrom(release: string, version: string): boolean {
   // A canary's has a + and its commit behind the numbers.
-  const numbers = (text: string) => text.split(/[-+]/, 1)[0].split(".").map(Number);
-  const [wanted, given] = [numbers(release), numbers(version)];
-  const different = wanted.findIndex((number, i) => number !== given[i]);
-  return different === -1 || given[different] > wanted[different];
+  const given = version.replace(/[-+].*/, "").split(".").map(Number);
+  for (const [i, wanted] of release.split(".").map(Number).entries()) {
+    const number = given[i] ?? 0;
+    if (number !== wanted) return number > wanted;
+  }
+  return true;
 }

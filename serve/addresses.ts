@@ -29,7 +29,7 @@ const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
  */
 export function parseAddress(text: string): Address {
   const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
-  const [, proto, rest] = /^([a-z]+):\/\/(.*)$/s.exec(text) ?? [];
+  const [, proto, rest = ""] = /^([a-z]+):\/\/(.*)$/s.exec(text) ?? [];
   switch (proto) {
     case "tcp": {
       const [, v6, name, digits] = /^(?:\[([\da-fA-F:.]+)\]|([^:[\]/\s]+)):(\d+)$/.exec(rest) ?? [];
@@ -71,17 +71,16 @@ export function parseAddress(text: string): Address {
  * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is there twice.
  */
 export function parseAddresses(texts: readonly string[]): Address[] {
-  const addresses = texts.map(parseAddress);
-  const names = addresses.map(canonical);
-  addresses.forEach((address, i) => {
+  const seen = new Set<string>();
+  return texts.map((text) => {
+    const address = parseAddress(text);
+    const name = canonical(address);
     // Any number of them may be given any port.
-    if (names.indexOf(names[i]) === i || address.proto === "tcp" && address.port === 0) return;
-    throw new TypedError(
-      "bad parameter",
-      `address "${texts[i]}": it is given twice, expected once`,
-    );
+    const twice = seen.has(name) && !(address.proto === "tcp" && address.port === 0);
+    seen.add(name);
+    if (!twice) return address;
+    throw new TypedError("bad parameter", `address "${text}": it is given twice, expected once`);
   });
-  return addresses;
 }
 
 /** An address in the form that it has in common with others that are the same. */

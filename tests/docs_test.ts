@@ -144,14 +144,14 @@ Deno.test("documents skip nothing that is not there", () => {
 
 Deno.test("documents link to what is there", async () => {
   const anchors = (text: string) =>
-    [...text.matchAll(/^#+ (.*)$/gm)].map(([, title]) =>
+    [...text.matchAll(/^#+ (.*)$/gm)].map(([, title = ""]) =>
       title.toLowerCase().replace(/[^\w\s-]/g, "").replaceAll(" ", "-")
     );
   for (const [name, text] of TEXTS) {
     for (const [, test] of text.matchAll(/`(?:tests\/)?([\w\/]+_test\.ts)`/g)) {
       assert(Deno.statSync(project(`tests/${test}`)).isFile, `${name} names ${test}`);
     }
-    for (const [, target] of text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
+    for (const [, target = ""] of text.matchAll(/\]\((?!https?:)([^)\s]+)\)/g)) {
       const [path, anchor] = target.split("#");
       const url = new URL(path || name.split("/").pop()!, new URL(name, "file:///"));
       const file = project(decodeURIComponent(url.pathname.slice(1)));
@@ -171,5 +171,5 @@ Deno.test("documents link to what is there", async () => {
 Deno.test("documents have the tables that tests/support/tables.ts prints", () => {
   assertEquals(tableIn(TEXTS.get("docs/operating.md")!, "### Flags"), flagsTable());
   const [, variables] = TEXTS.get("docs/daemon.md")!.split("Variables of `serveapi`");
-  assertEquals(tableIn(variables, ""), variablesTable());
+  assertEquals(tableIn(variables!, ""), variablesTable());
 });

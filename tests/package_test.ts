@@ -97,7 +97,7 @@ Deno.test("the package can be published, and holds what is exported and no tests
   assertEquals(code, 0, stderr);
   assertStringIncludes(stderr, "Success Dry run complete");
   const files = stderr.matchAll(/^ +file:\/\/(\S+) \(/gm)
-    .map(([, path]) => path.slice(ROOT.length)).toArray();
+    .map(([, path = ""]) => path.slice(ROOT.length)).toArray();
   const exported = Object.values<string>(CONFIG.exports).map((path) => path.replace("./", ""));
   for (const path of ["deno.json", "README.md", "LICENSE", "offline/parse_args.ts", ...exported]) {
     assertEquals([path, files.includes(path)], [path, true]);

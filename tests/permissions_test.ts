@@ -179,7 +179,8 @@ for (const flag of ["--tls", "--tlsverify"]) {
 /** Expects that a daemon serves with these permissions, and says which is missing if one is. */
 async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder): Promise<void> {
   const before = folder.names();
-  const start = (flags: string[]) => Daemon.start(args, { flags: ["--no-prompt", ...flags], env });
+  const start = (flags: string[]) =>
+    Daemon.start(args, { flags: ["--no-prompt", ...flags], ...env && { env } });
 
   await using daemon = start(flags);
   await daemon.says(/listening on/);

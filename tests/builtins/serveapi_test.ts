@@ -14,7 +14,7 @@ import { createRouter } from "../../router.ts";
 import { Authority } from "../support/certificates.ts";
 import { Client, PING, rest } from "../support/client.ts";
 import { isPending, settle, TempFolder, until } from "../support/daemon.ts";
-import { Served } from "../support/served.ts";
+import { portOf, Served } from "../support/served.ts";
 import { settings } from "../support/tls.ts";
 
 Deno.test("serveapi binds all addresses or none, and names the one that failed", async () => {
@@ -39,12 +39,12 @@ Deno.test("serve gives what is bound, asks for its router only then, and ends wi
     addresses: ["tcp://127.0.0.1:0", `unix://${folder.path}/s`],
     router: () => wanted.promise,
   });
-  assertMatch(addresses[0], /^tcp:\/\/127\.0\.0\.1:[1-9]\d*$/);
+  assertMatch(addresses[0]!, /^tcp:\/\/127\.0\.0\.1:[1-9]\d*$/);
   assertEquals(addresses.slice(1), [`unix://${folder.path}/s`]);
   // A client is held, and the gate's opening is not enough while there is no router.
   const client = await Client.to({
     hostname: "127.0.0.1",
-    port: Number(addresses[0].split(":")[2]),
+    port: portOf(addresses[0]),
   });
   const answer = client.ask(PING);
   await engine.job("acceptconnections").run();
@@ -54,7 +54,7 @@ Deno.test("serve gives what is bound, asks for its router only then, and ends wi
   client.close();
   await engine.shutdown();
   assertEquals([await finished, folder.names()], [undefined, []]);
-  assertMatch(lines[0], /^\+job serveapi\(tcp:\/\/127\.0\.0\.1:0, unix:/);
+  assertMatch(lines[0]!, /^\+job serveapi\(tcp:\/\/127\.0\.0\.1:0, unix:/);
 });
 
 Deno.test("serve tells its default router of the settings that are for it", async () => {
@@ -66,7 +66,7 @@ Deno.test("serve tells its default router of the settings that are for it", asyn
     cors: "*",
   });
   await engine.job("acceptconnections").run();
-  const { headers, body } = await fetch(address.replace("tcp:", "http:") + "/_ping");
+  const { headers, body } = await fetch(address!.replace("tcp:", "http:") + "/_ping");
   await body?.cancel();
   assertMatch(headers.get("server")!, /^Floodgate\/9\.8\.7 /);
   assertEquals(headers.get("access-control-allow-origin"), "*");
@@ -149,7 +149,7 @@ Deno.test("serveapi holds clients until acceptconnections, on all its addresses"
   await Promise.all(clients.map((client) => client.send(PING)));
   await until(async () => {
     const { listeners } = await served.stats();
-    return listeners[0].held === 1 && listeners[1].held === 1;
+    return listeners.every(({ held }) => held === 1);
   });
   assertEquals((await served.stats()).requests, 0);
   await served.accept();

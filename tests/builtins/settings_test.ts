@@ -114,7 +114,8 @@ Deno.test("readVariables reads what each variable holds, and nothing where it is
     },
   );
   assertEquals(settingsOf({ EnableCors: "1" }), { cors: "*" });
-  for (const [variable, text] of [["MaxConnections", "0"], ["Hold", "1.5"], ["Hold", "all"]]) {
+  const wrong = [["MaxConnections", "0"], ["Hold", "1.5"], ["Hold", "all"]] as const;
+  for (const [variable, text] of wrong) {
     const problem = `${variable}=${text}: expected a whole number of at least`;
     assertThrows(() => settingsOf({ [variable]: text }), TypedError, problem);
   }

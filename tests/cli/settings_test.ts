@@ -52,8 +52,8 @@ for (const [what, args, status, message] of WRONG) {
     assertEquals((await daemon.status).code, status);
     const lines = daemon.stderr.trim().split("\n");
     assertEquals(lines.length, 1, daemon.stderr);
-    assertMatch(lines[0], /^floodgate: /);
-    assertMatch(lines[0], message);
+    assertMatch(lines[0]!, /^floodgate: /);
+    assertMatch(lines[0]!, message);
     assertEquals(daemon.stdout, "");
   });
 }

@@ -269,7 +269,7 @@ Deno.test("main --insecure warns of each address that other machines can reach, 
   const warnings = daemon.stderr.split("\n").filter((line) => line.includes(" WARN "));
   assertEquals(warnings.length, 1);
   assertMatch(
-    warnings[0],
+    warnings[0]!,
     /tcp:\/\/0\.0\.0\.0:\d+: whoever reaches this port from any machine may do all that the daemon can/,
   );
 });

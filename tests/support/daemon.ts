@@ -91,7 +91,7 @@ export class Daemon implements AsyncDisposable {
     return new Daemon(
       new Deno.Command(limited[0], {
         args: limited.slice(1),
-        cwd: options.cwd,
+        ...options.cwd !== undefined && { cwd: options.cwd },
         env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...options.env },
         stdin: "null",
         stdout: "piped",

@@ -13,6 +13,7 @@ import { Engine } from "../../engine.ts";
 import { within } from "../../engine/time.ts";
 import { createRouter, type Router, type RouterOptions } from "../../router.ts";
 import { Client } from "./client.ts";
+import { portOf } from "./served.ts";
 
 export interface App {
   engine: Engine;
@@ -45,7 +46,7 @@ export async function serve(
   await app.engine.job("acceptconnections").run();
   return {
     ...app,
-    port: Number(address.split(":")[2]),
+    port: portOf(address),
     async [Symbol.asyncDispose]() {
       await app.engine.shutdown();
       await finished;

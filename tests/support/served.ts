@@ -71,7 +71,7 @@ export class Served implements AsyncDisposable {
       addresses: ["tcp://127.0.0.1:0"],
     });
     return {
-      target: { hostname: "127.0.0.1", port: Number(address.split(":")[2]) },
+      target: { hostname: "127.0.0.1", port: portOf(address) },
       ended: finished,
     };
   }
@@ -81,8 +81,7 @@ export class Served implements AsyncDisposable {
   }
 
   get target(): Target {
-    const [, port] = /:(\d+)$/.exec(this.addresses[0])!;
-    return { hostname: "127.0.0.1", port: Number(port) };
+    return { hostname: "127.0.0.1", port: portOf(this.addresses[0]) };
   }
 
   /** The counts of the only serveapi, added up over its listeners, and those of each. */
@@ -90,11 +89,11 @@ export class Served implements AsyncDisposable {
     const job = this.engine.job("stats");
     job.quiet = true;
     const { apis } = await job.json() as DaemonStats;
-    const { listeners } = apis[0];
+    const { listeners } = apis[0]!;
     const sum = (key: keyof ConnectionStats) =>
       listeners.reduce((sum, listener) => sum + listener[key], 0);
     return {
-      listeners,
+      listeners: listeners as Total["listeners"],
       open: sum("open"),
       new: sum("new"),
       active: sum("active"),
@@ -114,10 +113,15 @@ export class Served implements AsyncDisposable {
 }
 
 /** The counts of each listener, and what they are together. */
-type Total = ConnectionStats & { listeners: ListenerStats[] };
+type Total = ConnectionStats & { listeners: [ListenerStats, ...ListenerStats[]] };
+
+/** The port of a tcp address. */
+export function portOf(address = ""): number {
+  return Number(/:(\d+)$/.exec(address)![1]);
+}
 
 function settingsOf(given: ServeSettings | Record<Capitalize<string>, string>): ServeSettings {
-  const isVariable = ([key]: [string, unknown]) => key[0] !== key[0].toLowerCase();
+  const isVariable = ([key]: [string, unknown]) => /^[A-Z]/.test(key);
   if (!Object.entries(given).some(isVariable)) return given as ServeSettings;
   const env = new Env();
   for (const [key, value] of Object.entries(given)) env.set(key, value);

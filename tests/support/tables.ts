@@ -49,8 +49,11 @@ export function tableIn(text: string, after: string): Table {
 }
 
 if (import.meta.main) {
-  for (const [head, ...rows] of [flagsTable(), variablesTable()]) {
-    for (const row of [head, head.map(() => "---"), ...rows]) console.log(`| ${row.join(" | ")} |`);
+  for (const table of [flagsTable(), variablesTable()]) {
+    for (const [i, row] of table.entries()) {
+      console.log(`| ${row.join(" | ")} |`);
+      if (i === 0) console.log(row.map(() => "| --- ").join("") + "|");
+    }
     console.log();
   }
 }
