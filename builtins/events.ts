@@ -4,6 +4,7 @@
  * @module
  */
 
+import { parseDuration } from "./settings.ts";
 import type { Engine, Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import { after } from "../engine/time.ts";
@@ -154,8 +155,6 @@ function encode({ timeNano, ...rest }: Event): string {
   return JSON.stringify(rest).slice(0, -1) + `,"timeNano":${timeNano}}\n`;
 }
 
-const UNITS: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
-
 /** Seconds since 1970 with up to nine decimals, RFC 3339, or a duration before now; in nanoseconds. */
 function parseTime(name: string, text: string, now: number): bigint | undefined {
   if (text === "") return undefined;
@@ -163,13 +162,8 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   if (seconds !== undefined) {
     return BigInt(seconds) * 1_000_000_000n + BigInt(decimals.padEnd(9, "0"));
   }
-  if (/^(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h))+$/.test(text)) {
-    let ago = 0;
-    for (const [, amount, unit] of text.matchAll(/([\d.]+)(ms|s|m|h)/g)) {
-      ago += Number(amount) * UNITS[unit];
-    }
-    return BigInt(Math.round(now - ago)) * 1_000_000n;
-  }
+  const ago = parseDuration(text);
+  if (ago !== undefined) return BigInt(Math.round(now - ago)) * 1_000_000n;
   const date = /^\d{4}-\d\d-\d\d/.test(text) ? Date.parse(text) : NaN;
   if (Number.isNaN(date)) {
     throw new TypedError(

@@ -28,8 +28,8 @@ export interface Kind<T> {
   parse(text: string): T | undefined;
   /** A value as it is written. Default: by `String`. */
   format?(value: T): string;
-  /** What a value that is a number has to be, in words, and the least that it may be. */
-  readonly number?: { readonly unit: string; readonly least: number };
+  /** What a value that is a number has to be, in words, the least that it may be, and if it is whole. */
+  readonly number?: { readonly unit: string; readonly least: number; readonly whole?: true };
 }
 
 /** One setting. */
@@ -82,7 +82,7 @@ function count(least: number): Kind<number> {
       const value = numberOf(text);
       return value !== undefined && value >= least && Number.isInteger(value) ? value : undefined;
     },
-    number: { unit: "a whole number", least },
+    number: { unit: "a whole number", least, whole: true },
   };
 }
 
@@ -471,18 +471,25 @@ function tlsFiles(
 /**
  * Settings in code, as they are meant: 0 is no limit where it is so in a text.
  *
- * @throws {TypedError} ("bad parameter") If a number is none that its setting can have.
+ * @throws {TypedError} ("bad parameter") If a value is none that its setting can have.
  */
 export function checkedSettings<T extends ServeSettings>(settings: T): T {
   const checked = { ...settings } as Record<string, unknown>;
   for (const [name, setting] of ALL) {
-    const { number } = setting.kind;
+    const { kind, list } = setting;
     const value = checked[name];
-    if (!number || value === undefined) continue;
-    if (typeof value !== "number" || !(value >= number.least)) {
-      throw bad(`${name}: ${value}, expected ${number.unit} of at least ${number.least}`);
+    if (value === undefined) continue;
+    if (kind.number) {
+      const { unit, least, whole } = kind.number;
+      if (typeof value !== "number" || !(value >= least) || whole && !Number.isInteger(value)) {
+        throw bad(`${name}: ${value}, expected ${unit} of at least ${least}`);
+      }
+      checked[name] = orUnlimited(setting, value);
+    } else if (list && Array.isArray(value)) {
+      checked[name] = value.map((each) => kind.parse(each));
+    } else if (typeof value === "string") {
+      checked[name] = kind.parse(value);
     }
-    checked[name] = orUnlimited(setting, value);
   }
   return checked as unknown as T;
 }

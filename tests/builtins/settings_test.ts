@@ -140,7 +140,7 @@ Deno.test("serveSettings puts the files of TLS together, and names what is missi
   }
 });
 
-Deno.test("checkedSettings takes 0 for no limit, and refuses numbers that are none", () => {
+Deno.test("checkedSettings takes 0 for no limit, and refuses values that are none", () => {
   assertEquals(
     checkedSettings({ headerTimeout: 0, idleTimeout: 1_500, bodyLimit: 0, hold: 0 }),
     { headerTimeout: Infinity, idleTimeout: 1_500, bodyLimit: 0, hold: 0 },
@@ -149,7 +149,10 @@ Deno.test("checkedSettings takes 0 for no limit, and refuses numbers that are no
     [{ headerTimeout: -1 }, "headerTimeout: -1, expected a number of milliseconds of at least 0"],
     [{ sendTimeout: NaN }, "sendTimeout: NaN, expected a number of milliseconds of at least 0"],
     [{ maxConnections: 0 }, "maxConnections: 0, expected a whole number of at least 1"],
+    [{ maxConnections: 1.5 }, "maxConnections: 1.5, expected a whole number of at least 1"],
     [{ bodyLimit: "1MB" as never }, "bodyLimit: 1MB, expected a number of bytes of at least 0"],
+    [{ cors: "pages.example" }, 'origin "pages.example": expected one as browsers write it'],
+    [{ allowedHosts: ["b.example", "a/b"] }, 'host "a/b": expected a name or a number'],
   ];
   for (const [settings, problem] of wrong) {
     assertThrows(() => checkedSettings(settings), TypedError, problem);
