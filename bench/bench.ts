@@ -181,13 +181,13 @@ async function bench(): Promise<void> {
         if (held) flags.push("-pid", `${server.pid}`);
         return await load<Record<string, number>>("gate", flags);
       };
-      for (const [what, ms] of Object.entries(await crowd(contenders[0], true))) {
+      for (const [what, ms] of Object.entries(await crowd(contenders[0]!, true))) {
         push(gates, `${proto} ${what}`, ms);
       }
       // A daemon that nobody has asked anything yet has all its memory still to get, held clients or not.
-      push(gates, `${proto} cold`, (await crowd(contenders[0], false)).open);
+      push(gates, `${proto} cold`, (await crowd(contenders[0]!, false)).open!);
       // Clients whom a short queue turns away come again after a second or more.
-      if (round === 0) push(gates, `${proto} serve`, (await crowd(contenders[1], false)).open);
+      if (round === 0) push(gates, `${proto} serve`, (await crowd(contenders[1]!, false)).open!);
     }
   }
   say("memory and streams");
@@ -200,7 +200,7 @@ async function bench(): Promise<void> {
       return await resident(pid);
     };
     {
-      await using server = await contenders[0].start(cached);
+      await using server = await contenders[0]!.start(cached);
       push(memory, `${OURS} cached`, await atRest(server) / 1024);
     }
     for (const contender of contenders) {
@@ -225,7 +225,7 @@ async function bench(): Promise<void> {
       await using server = await contender.start({});
       const flags = ["-to", server.tcp, "-path", `/bytes/${quick ? 64 : 1024}`];
       const { bytes, seconds } = await load<Record<string, number>>("stream", flags);
-      push(streams, contender.name, bytes / seconds / 2 ** 20);
+      push(streams, contender.name, bytes! / seconds! / 2 ** 20);
     }
   }
   say("jobs");
@@ -564,7 +564,7 @@ async function measureStarts(
       ["-to", `unix:${path}`, ...flags, "--", ...command],
       { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...env },
     );
-    for (const [what, name] of Object.entries(names)) push(found, name, times[what]);
+    for (const [what, name] of Object.entries(names)) push(found, name, times[what]!);
   };
   const imports = `${folder}/imports.ts`;
   await Deno.writeTextFile(

@@ -73,7 +73,7 @@ async function start(
   env: Record<string, string>,
 ): Promise<Running> {
   const path = `${workshop.path}/${++sockets}.sock`;
-  const process = new Deno.Command(command[0], {
+  const process = new Deno.Command(command[0]!, {
     args: [...command.slice(1), path],
     cwd: workshop.path,
     env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", NODE_ENV: "production", ...env },

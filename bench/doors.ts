@@ -53,13 +53,13 @@ try {
     for (const kind of ["kept", "fresh"] as const) {
       for (const [i, [, args]] of doors.entries()) {
         const flags = kind === "fresh" ? ["-fresh"] : [];
-        rates[i][kind].push(Number(await run(client, [...flags, ...args])));
+        rates[i]![kind].push(Number(await run(client, [...flags, ...args])));
       }
     }
   }
   for (const [i, [name]] of doors.entries()) {
     const of = (kind: "kept" | "fresh") =>
-      median(rates[i][kind].map((rate, round) => rate / rates[0][kind][round])).toFixed(2);
+      median(rates[i]![kind].map((rate, round) => rate / rates[0]![kind][round])).toFixed(2);
     const { kept, fresh } = rates[i];
     console.log(
       `| ${name} | ${median(kept)} | ${of("kept")} | ${median(fresh)} | ${of("fresh")} |`,

@@ -41,7 +41,7 @@ const SECRET = "smuggled";
 export function malformed(number: number): Attack {
   const next = random(number + 1);
   const int = (n: number) => Math.floor(next() * n);
-  const pick = <T>(of: readonly T[]): T => of[int(of.length)];
+  const pick = <T>(of: readonly T[]): T => of[int(of.length)]!;
   const bytes = (n: number) => Uint8Array.from({ length: n }, () => int(256));
   const word = (n: number) =>
     Array.from({ length: n }, () => String.fromCharCode(97 + int(26))).join("");

@@ -118,7 +118,7 @@ async function instructions(): Promise<void> {
 }
 
 if (Deno.args.length === 2) {
-  await jobs(Deno.args[0], Deno.args[1]);
+  await jobs(Deno.args[0]!, Deno.args[1]);
   Deno.exit();
 }
 await instructions();
@@ -152,12 +152,12 @@ for (const path of ["/_ping", "/version"]) {
       await end();
       const base = before + await costs(plain, path);
       own.push(base / 2);
-      ratios[i].push(other / base);
+      ratios[i]!.push(other / base);
     }
   }
   console.log(`${path}: ${(quantile(own, 0.5) / 1_000).toFixed(1)} us CPU a request`);
   contenders.forEach(([name], i) => {
-    const at = (share: number) => quantile(ratios[i], share).toFixed(3);
+    const at = (share: number) => quantile(ratios[i]!, share).toFixed(3);
     console.log(`  ${name.padEnd(19)} x ${at(0.5)}  (quartiles ${at(0.25)} to ${at(0.75)})`);
   });
 }

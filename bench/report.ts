@@ -18,7 +18,7 @@ export interface Spread {
 export function median(values: number[]): number {
   const sorted = values.toSorted((a, b) => a - b);
   const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+  return sorted.length % 2 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }
 
 /** The spread of at least one number. */
@@ -28,7 +28,7 @@ export function spread(values: number[]): Spread {
 
 /** The ratios of what was measured side by side, a round each. */
 export function ratios(values: number[], others: number[]): number[] {
-  return values.map((value, round) => value / others[round]);
+  return values.map((value, round) => value / others[round]!);
 }
 
 /** A number with thin spaces between its thousands, and as many decimals as are worth reading. */
@@ -39,7 +39,7 @@ export function show(value: number): string {
     ? 1
     : 2;
   const [whole, rest] = value.toFixed(decimals).split(".");
-  const grouped = whole.replace(/\B(?=(\d{3})+$)/g, " ");
+  const grouped = whole!.replace(/\B(?=(\d{3})+$)/g, " ");
   return rest ? `${grouped}.${rest}` : grouped;
 }
 

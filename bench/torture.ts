@@ -343,8 +343,8 @@ async function tryOne(
     const statuses = [...text.matchAll(/HTTP\/1\.[01] (\d{3}) /g)].map(([, status]) => status);
     let problem: string | undefined;
     if (performance.now() > late) problem = "hung";
-    else if (statuses.some((status) => status >= "500")) problem = `answered ${statuses}`;
-    else problem = attack.check(text, statuses);
+    else if (statuses.some((status) => status! >= "500")) problem = `answered ${statuses}`;
+    else problem = attack.check(text, statuses!);
     return { outcome: statuses[0] ?? "closed", problem };
   } finally {
     clearTimeout(timer);

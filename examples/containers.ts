@@ -65,7 +65,7 @@ export const install: Installer = async (engine, router): Promise<void> => {
 
   /** A job that brings the container named by its first argument into a state. */
   const transition = (action: string, state: Container["state"]) => async (job: Job) => {
-    const container = find(job.args[0]);
+    const container = find(job.args[0]!);
     if (container.state === state) return; // Already there, which is no error.
     db.prepare("UPDATE containers SET state = ? WHERE id = ?").run(state, container.id);
     await tell(job.engine, action, container);
@@ -74,7 +74,7 @@ export const install: Installer = async (engine, router): Promise<void> => {
   engine.register("stop", transition("die", "exited"));
 
   engine.register("remove", async (job) => {
-    const container = find(job.args[0]);
+    const container = find(job.args[0]!);
     if (container.state === "running" && !job.getenvBool("force")) {
       throw new TypedError("conflict", `container ${container.name} is running: stop it first`);
     }

@@ -15,7 +15,7 @@ type Serve = (
   onListen: () => void,
 ) => { finished: Promise<void> };
 const deno = Deno as unknown as { internal: symbol } & Record<symbol, Record<string, unknown>>;
-const serve = deno[deno.internal].serveHttpOnConnection as Serve;
+const serve = deno[deno.internal]!.serveHttpOnConnection as Serve;
 const signal = { addEventListener() {} };
 const onError = () => new Response(null, { status: 500 });
 const onListen = () => {};

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { parseFlags } from "../../cli/settings.ts";
+import { ALL } from "../../builtins/settings.ts";
+import { help, parseFlags } from "../../cli/settings.ts";
 import { Daemon, installer, project } from "../support/daemon.ts";
 
 const WRONG: [string, string[], number, RegExp][] = [
@@ -130,6 +131,21 @@ Deno.test("main writes its log as JSON with --log-format json", async () => {
     assertMatch(level, /^(debug|info|warn|error)$/);
     assertEquals(typeof message, "string");
   }
+});
+
+Deno.test("help has a line of at most 100 columns for each flag, its units, and no backticks", () => {
+  const lines = help().split("\n");
+  assertEquals(lines.filter((line) => line.length > 100), []);
+  assertEquals(lines.filter((line) => line.includes("`")), []);
+  for (const [, { flag, letter, takes }] of ALL) {
+    if (flag === undefined) continue;
+    const names = `${letter ? `-${letter},` : "   "} --${flag}${takes ? ` ${takes}` : ""} `;
+    assertEquals(lines.filter((line) => line.startsWith(`  ${names}`)).length, 1, names);
+  }
+  assertStringIncludes(
+    help(),
+    "--header-timeout TIME    For a client's first request (default: 10s",
+  );
 });
 
 Deno.test("main prints its version and its help", async () => {

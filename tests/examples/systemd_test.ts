@@ -104,7 +104,7 @@ class Systemd implements AsyncDisposable {
     // A folder of a cgroup can be removed once the last of its processes is gone.
     await until(async () => {
       await run("find", [
-        mount + this.#cgroup,
+        mount! + this.#cgroup,
         "-depth",
         "-type",
         "d",
@@ -113,7 +113,7 @@ class Systemd implements AsyncDisposable {
         "{}",
         "+",
       ]);
-      return await Deno.stat(mount + this.#cgroup).then(() => false, () => true);
+      return await Deno.stat(mount! + this.#cgroup).then(() => false, () => true);
     });
   }
 }

@@ -14,7 +14,7 @@ Deno.test(
     });
     engine.register("reading", async (job) => {
       await job.stdin.text();
-      await gates.read.promise;
+      await gates.read!.promise;
     });
     engine.register("writing", (job) => job.print("x"));
     engine.register("outer", (job) => engine.job("waiting", ...job.args).run());
@@ -89,13 +89,13 @@ Deno.test(
       return monitor.counts.find(({ name }) => name === "quick")?.ended;
     };
     assertEquals(await quick(), undefined);
-    await until(() => monitor.running[0].age >= 100);
-    assertEquals(monitor.running[0].older, undefined);
+    await until(() => monitor.running[0]!.age >= 100);
+    assertEquals(monitor.running[0]!.older, undefined);
     assertEquals(await quick(), undefined);
 
     monitor.watch();
     assertEquals([await quick(), await quick()], [1, 2]);
-    assertEquals(monitor.counts[0].latency.count, 2);
+    assertEquals(monitor.counts[0]!.latency.count, 2);
     // A trace goes on, however long it is that nobody has asked.
     const stop = monitor.record();
     const end = performance.now() + 300;

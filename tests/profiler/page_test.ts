@@ -44,7 +44,7 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
     // The frames grow to their size.
     await until(async () => JSON.stringify(await frames()) === JSON.stringify(await frames()));
     const { all, burnTheCpu, "job burn": job } = await frames();
-    return burnTheCpu > all * 0.8 && job >= burnTheCpu;
+    return burnTheCpu! > all! * 0.8 && job! >= burnTheCpu!;
   });
 
   // By keyboard: the root, the job, its handler, the hot function; only that is left when zoomed.

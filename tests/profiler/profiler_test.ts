@@ -26,7 +26,7 @@ Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept
     let lengths: number[] = [];
     // On a busy machine none of the requests may come in half a second.
     await until(async () => {
-      const answer = await under(`${url}/burn`, () => get(path, accept));
+      const answer = await under(`${url}/burn`, () => get(path!, accept));
       assertEquals(answer.headers.get("content-type"), "application/json");
       assertMatch(answer.headers.get("content-disposition")!, /filename="profile\.cpuprofile"/);
       const { nodes, samples, timeDeltas } = await answer.json();
@@ -62,7 +62,7 @@ Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept
   for (
     const [path, accept] of [["heap", "*/*"], ["heap", "text/html"], ["allocs?seconds=0.1", ""]]
   ) {
-    const answer = await get(path, accept);
+    const answer = await get(path!, accept);
     assertEquals(answer.headers.get("content-type"), "application/octet-stream");
     assertEquals([...(await answer.bytes()).subarray(0, 2)], [0x1f, 0x8b]); // gzip
   }
@@ -98,7 +98,7 @@ Deno.test(
       const first = fetch(`${pages}/${path}?seconds=300`, { signal: leaving.signal }).catch(
         () => {},
       );
-      await until(() => running(job));
+      await until(() => running(job!));
       for (const other of ["profile", "heap", "heap?format=heapsnapshot", "allocs", "trace"]) {
         const second = await fetch(`${pages}/${other}`);
         assertEquals(second.status, 409);
@@ -108,7 +108,7 @@ Deno.test(
       }
       leaving.abort();
       await first;
-      await until(async () => !(await running(job)));
+      await until(async () => !(await running(job!)));
       const next = await fetch(`${pages}/profile?seconds=0.01`);
       assertEquals(next.status, 200);
       await next.bytes();
@@ -268,7 +268,7 @@ Deno.test(
         ["icon.svg", "<svg"],
       ]
     ) {
-      assertStringIncludes(await (await fetch(`${url}/debug/pprof/${file}`)).text(), begins);
+      assertStringIncludes(await (await fetch(`${url}/debug/pprof/${file}`)).text(), begins!);
     }
     let hot: { callFrame: Call } | undefined;
     // On a busy machine none of the requests may come in half a second.

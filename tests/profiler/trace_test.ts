@@ -36,13 +36,13 @@ function assertTrace(events: TraceEvent[], pid: number): void {
     ["thread_name", "main"],
   ]);
   const [page] = of("I");
-  assertEquals([page.name, page.s], ["TracingStartedInBrowser", "t"]);
-  assertEquals(page.args.data.frames[0].processId, pid);
+  assertEquals([page!.name, page!.s], ["TracingStartedInBrowser", "t"]);
+  assertEquals(page!.args.data.frames[0].processId, pid);
 
   const [begin, chunk] = of("P");
-  assertEquals([begin.name, chunk.name, chunk.id], ["Profile", "ProfileChunk", begin.id]);
-  assertEquals(begin.args.data.startTime, begin.ts);
-  const { cpuProfile: { nodes, samples }, timeDeltas, endTime } = chunk.args.data;
+  assertEquals([begin!.name, chunk!.name, chunk!.id], ["Profile", "ProfileChunk", begin!.id]);
+  assertEquals(begin!.args.data.startTime, begin!.ts);
+  const { cpuProfile: { nodes, samples }, timeDeltas, endTime } = chunk!.args.data;
   assertEquals(samples.length, timeDeltas.length);
   const seen = new Set<number>();
   for (const { id, parent, callFrame } of nodes) {
@@ -52,7 +52,7 @@ function assertTrace(events: TraceEvent[], pid: number): void {
   }
   for (const id of samples) assert(seen.has(id), `sample of ${id}`);
   const [task] = of("X");
-  assertEquals([task.ts, task.ts + task.dur!], [begin.ts, endTime]);
+  assertEquals([task!.ts, task!.ts + task!.dur!], [begin!.ts, endTime]);
 
   // Each span has a beginning and an end, in this order, and an id of its own.
   const begins = of("b");
@@ -61,8 +61,8 @@ function assertTrace(events: TraceEvent[], pid: number): void {
   assertEquals(new Set(begins.map(({ id }) => id)).size, begins.length);
   begins.forEach(({ id, name, cat, ts }, i) => {
     assertMatch(id!, /^0x[0-9a-f]+$/);
-    assertEquals([ends[i].name, ends[i].cat], [name, cat]);
-    assert(begin.ts <= ts && ts <= ends[i].ts && ends[i].ts <= endTime, `${name} ${id}`);
+    assertEquals([ends[i]!.name, ends[i]!.cat], [name, cat]);
+    assert(begin!.ts <= ts && ts <= ends[i]!.ts && ends[i]!.ts <= endTime, `${name} ${id}`);
   });
 }
 
@@ -97,7 +97,7 @@ Deno.test(
     });
     // Each job takes 50 ms; the samples of its function are within such a span.
     const within = hits.filter((at) =>
-      burns.some(([start, end]) => start - 500 <= at && at <= end + 500)
+      burns.some(([start, end]) => start! - 500 <= at && at <= end! + 500)
     );
     assert(within.length > hits.length * 0.95, `${within.length} of ${hits.length} samples`);
   },

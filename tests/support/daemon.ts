@@ -89,7 +89,7 @@ export class Daemon implements AsyncDisposable {
       ? ["sh", "-c", `ulimit -n ${options.descriptors}; exec "$@"`, "sh", ...command]
       : command;
     return new Daemon(
-      new Deno.Command(limited[0], {
+      new Deno.Command(limited[0]!, {
         args: limited.slice(1),
         ...options.cwd !== undefined && { cwd: options.cwd },
         env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", ...options.env },

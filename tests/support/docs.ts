@@ -48,7 +48,7 @@ export function blocksOf(document: string, text: string): Block[] {
 
 /** The name under which a `ts` block is saved. */
 export function nameOf({ document, line, lines }: Block): string {
-  const name = /^\/\/ ([\w-]+\.ts)$/.exec(lines[0])?.[1];
+  const name = /^\/\/ ([\w-]+\.ts)$/.exec(lines[0]!)?.[1];
   assert(name, `${document}:${line}: the first line is no name such as // greet.ts`);
   return name;
 }
