@@ -65,6 +65,13 @@ export class Engine {
    * events) ends itself on it.
    */
   readonly stopping: AbortSignal;
+  /**
+   * The daemon whose place this one takes, while it boots and after it; undefined where there is none.
+   * It serves until our gate is open. `released` resolves when its jobs have ended: what only one
+   * process may have open, such as a store, is free from then on. To wait for that before the gate is
+   * open would be to wait for ever.
+   */
+  predecessor?: { readonly pid: number; readonly released: Promise<void> };
   #handlers = new Map<string, Handler>();
   #catchall?: Handler;
   #stop = new AbortController();

@@ -263,6 +263,25 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     this.close();
   }
 
+  /**
+   * Stops accepting, for another process that accepts from the same socket from now on. A client that
+   * is being accepted at this moment still comes out, and then the listener counts as closed.
+   *
+   * @returns The connections that are held, which are the caller's from now on.
+   */
+  handOver(): T[] {
+    const held = this.#held.splice(0);
+    held.forEach(() => this.release());
+    if (!this.#accepting) this.close();
+    else this.#close("the listener", this.#listener); // Which ends the accept, and then all.
+    return held;
+  }
+
+  /** Takes a connection that another process has accepted, as if it had been accepted here. */
+  take(connection: T): void {
+    this.#admit(connection);
+  }
+
   /** Stops listening and closes what is held. Whoever waits is told so. Never throws. */
   close(): void {
     this.#finish(new Deno.errors.BadResource("Listener has been closed"));

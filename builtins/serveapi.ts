@@ -17,11 +17,19 @@ import { receiveSockets, untakenSockets } from "../platform/activation.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
-import { type Address, bind, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
+import {
+  type Address,
+  bind,
+  formatAddress,
+  isLocal,
+  parseAddress,
+  parseAddresses,
+} from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
 import { type BrowserRules, refusePages } from "../serve/browsers.ts";
 import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
+import type { Held, Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
 import {
   checkedSettings,
@@ -179,7 +187,9 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     activation.open();
     const untaken = untakenSockets();
     if (untaken) engine.log("warn", `no address uses what systemd has passed: ${untaken}`);
-    await notify(READY, engine.log);
+    // Before the predecessor ends, whose end systemd would take for the service's.
+    await notify(engine.predecessor ? `MAINPID=${Deno.pid}\n${READY}` : READY, engine.log);
+    for (const api of apis) await api.succeed();
     if (!watched) engine.onShutdown(startWatchdog(() => runTrue(engine), engine.log));
     watched = true;
   });
@@ -195,9 +205,10 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   });
 
   let told: Promise<void> | undefined;
-  engine.stopping.addEventListener("abort", () => told = notify(STOPPING, engine.log), {
-    once: true,
-  });
+  engine.stopping.addEventListener("abort", () => {
+    // The service does not stop: it is another process from now on.
+    if (![...apis].some((api) => api.takenOver)) told = notify(STOPPING, engine.log);
+  }, { once: true });
   // Where there is nothing to drain the process would end before the word is out.
   engine.onShutdown(() => told);
 
@@ -223,9 +234,7 @@ const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
 /** An address, who comes there, and who is served. */
-interface Listening {
-  place: Bound;
-  buffer: ListenBuffer;
+interface Listening extends Held {
   connections: Connections;
 }
 
@@ -244,6 +253,8 @@ class Api {
   /** How many listeners have clients that wait for a place. */
   #pressure = 0;
   #stopped = false;
+  /** What takes another daemon's place, and gives ours up; loaded only where it is wanted. */
+  #takeover?: Takeover;
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
@@ -277,6 +288,11 @@ class Api {
     globalThis.addEventListener("unload", this.#unload);
   }
 
+  /** Whether another process has taken the place of this one. */
+  get takenOver(): boolean {
+    return this.#takeover?.takenOver ?? false;
+  }
+
   get addresses(): string[] {
     return this.#listening.map(({ place }) => place.address);
   }
@@ -300,12 +316,13 @@ class Api {
     // What systemd has passed is not for the programs that the boot may start, whoever uses it.
     receiveSockets();
     // What is badly written is found before anything is bound.
-    const { group, takeover, reusePort, insecure, maxConnections, tls: files } = this.#settings;
+    const { group, takeover, handover, reusePort, insecure, maxConnections, tls: files } = this
+      .#settings;
     const addresses = parseAddresses(job.args);
-    if (takeover && !addresses.some(({ proto }) => proto === "unix")) {
+    if (takeover && handover === undefined && !addresses.some(({ proto }) => proto === "unix")) {
       job.engine.log(
         "warn",
-        "--takeover (Takeover) does nothing here: no address is a unix socket, expected --reuse-port (ReusePort) to share a tcp port",
+        "--takeover (Takeover) does nothing here: no address is a unix socket, expected --handover (Handover) or --pidfile as the other daemon has it",
       );
     }
     if (files) {
@@ -319,24 +336,50 @@ class Api {
         Math.max(1, Math.floor(this.#limit.max / tls.descriptors)),
       );
     }
+    await this.#prepareTakeover();
     for (const address of addresses) {
       if (this.#stopped) return;
+      const handed = this.#takeover?.socketsFor(formatAddress(address)) ?? [];
       const places = await bind(address, {
         ...group && { group },
         takeover: takeover ?? false,
         reusePort: reusePort ?? false,
         exposed: tls?.verifies || (insecure ?? false),
         ...tls && { listenTls: (where) => tls.listen(where) },
+        given: handed,
       });
-      for (const place of places) this.#listen(place, address);
+      // As long as the predecessor serves, the clients in their common queue are for it.
+      for (const place of places) this.#listen(place, address, handed.length > 0 ? 0 : undefined);
     }
+    this.#takeover?.bound();
     // acceptconnections may have run before, or while we were at it.
     this.#gate.opened.then(() => this.publish()).catch((error) => {
       if (this.#gate.state === "open") job.engine.log("error", messageOf(error));
     });
   }
 
-  #listen(place: Bound, asked: Address): void {
+  async #prepareTakeover(): Promise<void> {
+    const { handover, takeover = false, shutdownTimeout: drain } = this.#settings;
+    if (handover === undefined) return;
+    const { engine } = this.#job;
+    const { Takeover } = await import("../serve/takeover.ts");
+    this.#takeover = await Takeover.prepare({
+      path: handover.startsWith("/") ? handover : `${Deno.cwd()}/${handover}`,
+      takeover,
+      listening: this.#listening,
+      ...this.#tls && { tls: this.#tls },
+      end: () => engine.shutdown(given({ drain })),
+      log: engine.log,
+    });
+    if (this.#takeover.predecessor) engine.predecessor = this.#takeover.predecessor;
+  }
+
+  /** Tells the predecessor, if there is one, that this process serves in its place. */
+  async succeed(): Promise<void> {
+    await this.#takeover?.succeed();
+  }
+
+  #listen(place: Bound, asked: Address, hold = this.#settings.hold): void {
     const job = this.#job;
     const tcp = place.address.startsWith("tcp:");
     const tls = tcp ? this.#tls : undefined;
@@ -346,7 +389,7 @@ class Api {
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
       );
     }
-    const { headerTimeout, idleTimeout, sendTimeout, hold } = this.#settings;
+    const { headerTimeout, idleTimeout, sendTimeout } = this.#settings;
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const connections = new Connections({
       handler: tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
@@ -364,7 +407,7 @@ class Api {
       },
       log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
     });
-    this.#listening.push({ place, buffer, connections });
+    this.#listening.push({ place, asked: formatAddress(asked), buffer, connections });
   }
 
   #browserRules(place: Bound, asked: Address): BrowserRules {
@@ -440,6 +483,7 @@ class Api {
     if (this.#limit?.full) await drained();
     await accepted;
     await drained();
+    await this.#takeover?.drain(deadline - performance.now());
     this.#ended.resolve();
   }
 
@@ -471,6 +515,7 @@ class Api {
       await this.#unpublish(place);
     }
     this.#each((connections) => connections.cutAll());
+    await this.#takeover?.close();
     this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);
   }

@@ -152,7 +152,16 @@ export const SETTINGS = {
     flag: "takeover",
     variable: "Takeover",
     kind: boolean,
-    help: "Take the place of the daemon that answers on a unix socket, once booted",
+    help:
+      "Take the place of the daemon that listens at `--handover`, or answers on a unix socket, once booted",
+  },
+  handover: {
+    flag: "handover",
+    takes: "PATH",
+    variable: "Handover",
+    kind: path,
+    default: "`PIDFILE.handover`, if there is a pidfile",
+    help: "Unix socket at which the daemon that takes the place of this one gets its sockets",
   },
   reusePort: {
     flag: "reuse-port",
@@ -279,9 +288,10 @@ export const SETTINGS = {
   shutdownTimeout: {
     flag: "shutdown-timeout",
     takes: "TIME",
+    variable: "ShutdownTimeout",
     kind: duration,
     default: DRAIN_TIMEOUT,
-    help: "For requests to finish at SIGTERM or SIGINT",
+    help: "For requests to finish at SIGTERM or SIGINT, or once another daemon has taken over",
   },
   pidfile: {
     flag: "pidfile",
@@ -382,8 +392,18 @@ export interface ServeSettings {
   hold?: number;
   /** The group, by name or number, that may connect to unix sockets. Default: the process's. */
   group?: string;
-  /** Take the place of the daemon that answers on a unix socket, once booted. Default false. */
+  /**
+   * Take the place of the daemon that listens at `handover`, or answers on a unix socket, once booted.
+   * Default false.
+   */
   takeover?: boolean;
+  /**
+   * The path of a unix socket at which the daemon that takes the place of this one gets its listening
+   * sockets. Default: none, and only unix sockets can be taken over.
+   */
+  handover?: string;
+  /** For requests to finish once another daemon has taken over, in milliseconds. Default 10 000. */
+  shutdownTimeout?: number;
   /** Share tcp ports with other processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
   reusePort?: boolean;
   /** TLS on tcp; with a `ca`, only for clients with a certificate. Default: none. */

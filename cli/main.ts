@@ -86,6 +86,8 @@ export async function main(args: readonly string[]): Promise<number> {
     // A listener that fails and a signal to stop both end the wait.
     await Promise.race([boot(), finished.then(() => stopping), stopping]);
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
+    // What a script that deploys waits for.
+    if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
     await finished;
     await engine.shutdown();
     return 0;

@@ -17,7 +17,7 @@ import { Env } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
-import { permittedEnv } from "../platform/descriptors.ts";
+import { descriptorsProblem, permittedEnv } from "../platform/descriptors.ts";
 import type { RouterOptions } from "../router.ts";
 import { exposureProblem, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
 
@@ -61,10 +61,16 @@ export async function parseFlags(
     ({ flag }) => flag === undefined ? undefined : given.get(flag),
     ({ flag }, text) => `--${flag} ${text}`,
   );
-  const { hosts, install = [], pidfile, shutdownTimeout = DRAIN_TIMEOUT, ...rest } = values;
+  const { hosts, install = [], pidfile, ...rest } = values;
   const { help, version, debug = debugFromEnvironment(), logFormat = "text", ...serving } = rest;
   const { logLevel = debug ? "debug" : "info", ...settings } = serving;
-  const serve = serveSettings(settings, ({ flag }) => `--${flag}`);
+  const serve = serveSettings(
+    {
+      ...pidfile !== undefined && !descriptorsProblem() && { handover: `${pidfile}.handover` },
+      ...settings,
+    },
+    ({ flag }) => `--${flag}`,
+  );
   const addresses = hosts ?? (help || version ? [] : [defaultHost()]);
   parseAddresses(addresses);
   for (const address of serve.tls?.ca ? [] : addresses) {
@@ -80,7 +86,7 @@ export async function parseFlags(
     install,
     serve,
     router: { ...routerOptions(serve), logging },
-    drain: shutdownTimeout,
+    drain: serve.shutdownTimeout ?? DRAIN_TIMEOUT,
     ...pidfile !== undefined && { pidfile },
     logLevel,
     logFormat,

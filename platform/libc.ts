@@ -8,6 +8,11 @@ export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+const SCM_RIGHTS = 1;
+const MSG_CMSG_CLOEXEC = 0x4000_0000;
+const MSG_NOSIGNAL = 0x4000;
+const POLLIN = 1;
 export const SO_TYPE = 3;
 export const SO_ACCEPTCONN = 30;
 export const SOCK_STREAM = 1;
@@ -41,6 +46,12 @@ const SYMBOLS = {
   getpeername: { parameters: [INT, "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: [INT, "i32", "i32", "buffer", "buffer"], result: "i32" },
   epoll_ctl: { parameters: [INT, "i32", "i32", "buffer"], result: "i32" },
+  socket: { parameters: [INT, "i32", "i32"], result: "i32" },
+  socketpair: { parameters: [INT, "i32", "i32", "buffer"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32", nonblocking: true },
+  sendmsg: { parameters: [INT, "buffer", "i32"], result: "isize" },
+  recvmsg: { parameters: [INT, "buffer", "i32"], result: "isize" },
+  poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
   clock_gettime: { parameters: [INT, "buffer"], result: "i32" },
 } as const;
 
@@ -49,6 +60,54 @@ export interface Watch {
   epoll: number;
   events: number;
   data: bigint;
+}
+
+/** A process and its user, as the kernel knows them. */
+export interface Credentials {
+  pid: number;
+  uid: number;
+  gid: number;
+}
+
+/** A struct msghdr of one struct iovec and one struct cmsghdr, with room for descriptors (cmsg(3)). */
+class Message {
+  readonly header = new BigUint64Array(7);
+  #control: DataView<ArrayBuffer>;
+  // The kernel is given their addresses, so they have to live as long as this does.
+  #kept: unknown[];
+
+  constructor(bytes: Uint8Array, descriptors: number) {
+    this.#control = new DataView(new ArrayBuffer(CMSG + Math.ceil(descriptors / 2) * 8));
+    const iovec = new BigUint64Array([addressOf(bytes), BigInt(bytes.length)]);
+    this.#kept = [bytes, iovec];
+    // msg_name and msg_namelen are none.
+    this.header.set([addressOf(iovec), 1n], 2);
+    this.header.set([addressOf(new Uint8Array(this.#control.buffer))], 4);
+    this.header[5] = BigInt(descriptors > 0 ? this.#control.byteLength : 0);
+  }
+  put(descriptors: readonly number[]): void {
+    if (descriptors.length === 0) return;
+    this.#control.setBigUint64(0, BigInt(CMSG + 4 * descriptors.length), true);
+    this.#control.setInt32(8, SOL_SOCKET, true);
+    this.#control.setInt32(12, SCM_RIGHTS, true);
+    descriptors.forEach((fd, i) => this.#control.setInt32(CMSG + 4 * i, fd, true));
+  }
+  take(): number[] {
+    void this.#kept;
+    if (this.header[5]! < BigInt(CMSG)) return [];
+    const count = (Number(this.#control.getBigUint64(0, true)) - CMSG) / 4;
+    const rights = this.#control.getInt32(8, true) === SOL_SOCKET &&
+      this.#control.getInt32(12, true) === SCM_RIGHTS;
+    if (!rights) return [];
+    return Array.from({ length: count }, (_, i) => this.#control.getInt32(CMSG + 4 * i, true));
+  }
+}
+
+/** The length of a struct cmsghdr without its data. */
+const CMSG = 16;
+
+function addressOf(bytes: Uint8Array | BigUint64Array): bigint {
+  return BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes as Uint8Array<ArrayBuffer>)));
 }
 
 /** The C library's calls, for as long as they are needed. */
@@ -79,6 +138,60 @@ export class Libc {
     event.setUint32(0, events, true);
     event.setBigUint64(offset, data, true);
     return this.#library.symbols.epoll_ctl(int(epoll), EPOLL_CTL_ADD, fd, event) === 0;
+  }
+  /** A unix socket that is connected to the listener at a path; undefined where none listens there. */
+  async connectUnix(path: string): Promise<number | undefined> {
+    const name = new Uint8Array(SOCKADDR_LENGTH);
+    new DataView(name.buffer).setUint16(0, AF_UNIX, true);
+    const bytes = new TextEncoder().encode(path);
+    name.set(bytes, 2);
+    const fd = this.#library.symbols.socket(int(AF_UNIX), SOCK_STREAM | O_CLOEXEC, 0);
+    if (fd < 0) throw new Error("there is no descriptor left for a socket");
+    // Longer than the path only by the zero byte that ends it.
+    if (await this.#library.symbols.connect(fd, name, 2 + bytes.length + 1) === 0) return fd;
+    this.close(fd);
+    return undefined;
+  }
+  /** Two unix sockets that are connected to each other (socketpair(2)). */
+  socketPair(): [number, number] {
+    const pair = new Int32Array(2);
+    const { socketpair } = this.#library.symbols;
+    if (socketpair(int(AF_UNIX), SOCK_STREAM | O_CLOEXEC, 0, pair) !== 0) {
+      throw new Error("there are no descriptors left for a pair of sockets");
+    }
+    return [pair[0]!, pair[1]!];
+  }
+  /** Sends bytes, at least one, and descriptors with them. False if the other process took none. */
+  sendDescriptors(fd: number, bytes: Uint8Array, descriptors: readonly number[]): boolean {
+    const message = new Message(bytes, descriptors.length);
+    message.put(descriptors);
+    return Number(this.#library.symbols.sendmsg(int(fd), message.header, MSG_NOSIGNAL)) ===
+      bytes.length;
+  }
+  /**
+   * Receives what one {@linkcode sendDescriptors} sent, the descriptors closed on exec. Undefined
+   * where it fails; no bytes where the other process has closed.
+   */
+  receiveDescriptors(fd: number, bytes: Uint8Array, most: number): [number, number[]] | undefined {
+    const message = new Message(bytes, most);
+    const count = this.#library.symbols.recvmsg(int(fd), message.header, MSG_CMSG_CLOEXEC);
+    return Number(count) < 0 ? undefined : [Number(count), message.take()];
+  }
+  /** Waits, on a thread of its own, until something can be read; false after so many milliseconds. */
+  async readable(fd: number, milliseconds: number): Promise<boolean> {
+    const poll = new DataView(new ArrayBuffer(8));
+    poll.setInt32(0, fd, true);
+    poll.setInt16(4, POLLIN, true);
+    return await this.#library.symbols.poll(poll, 1n, milliseconds) > 0;
+  }
+  /** Which process is at the other end of a unix socket (SO_PEERCRED of unix(7)). */
+  peerCredentials(fd: number): Credentials | undefined {
+    const value = new Uint32Array(3);
+    const length = new Uint32Array([value.byteLength]);
+    const { getsockopt } = this.#library.symbols;
+    if (getsockopt(int(fd), SOL_SOCKET, SO_PEERCRED, value, length) !== 0) return undefined;
+    const [pid, uid, gid] = value as unknown as [number, number, number];
+    return { pid, uid, gid };
   }
   monotonic(): bigint {
     const time = new BigInt64Array(2);

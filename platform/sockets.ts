@@ -93,12 +93,8 @@ export function adopt<L extends AnyListener>(listen: () => L, fd: number): Requi
   const { listener, fd: own } = observeBy(libc, listen);
   try {
     if (own === undefined) throw new Error("its descriptor was not found");
-    const watches = watchesOf(own);
-    libc.replace(own, fd);
-    // An epoll instance can be known by several descriptors; the first that takes it is enough.
-    if (!watches.some((watch) => libc.watch(watch, own))) {
-      throw new Error("the event loop does not watch it with epoll");
-    }
+    putBehind(libc, own, fd);
+    adopted.set(listener, own);
     return { listener, fd: own };
   } catch (error) {
     listener.close();
@@ -109,11 +105,159 @@ export function adopt<L extends AnyListener>(listen: () => L, fd: number): Requi
   }
 }
 
+/** Puts a socket in the place of one that Deno has made, which is closed by that. */
+function putBehind(libc: Libc, own: number, fd: number): void {
+  const watches = watchesOf(own);
+  libc.replace(own, fd);
+  // An epoll instance can be known by several descriptors; the first that takes it is enough.
+  if (!watches.some((watch) => libc.watch(watch, own))) {
+    throw new Error("the event loop does not watch it with epoll");
+  }
+}
+
+/**
+ * Makes a connection of a connected socket, as {@linkcode adopt} makes a listener of a listening one.
+ *
+ * @param fd The socket, of tcp or unix. It stays open, and may be closed.
+ * @param remoteAddr Where the client is, if that is not where the socket leads.
+ * @throws {Error} If this Deno is made differently, or the socket is not connected any more.
+ */
+export async function adoptConnection(fd: number, remoteAddr?: Deno.NetAddr): Promise<Deno.Conn> {
+  requireDescriptors();
+  using libc = new Libc();
+  const peer = libc.peerOf(fd);
+  if (peer === undefined) throw new Error("the client has left");
+  const unix = libc.nameOf(fd).family === AF_UNIX;
+  const { conn, own, client } = await (unix ? unixConnection(libc) : tcpConnection(libc));
+  // The other end is closed last: the event loop would take its end for that of the socket.
+  using _ = client;
+  try {
+    if (own === undefined) throw new Error("its descriptor was not found");
+    putBehind(libc, own, fd);
+  } catch (error) {
+    conn.close();
+    throw error;
+  }
+  const value = remoteAddr ?? (unix ? undefined : tcpAddress(peer));
+  if (value) Object.defineProperty(conn, "remoteAddr", { value });
+  return conn;
+}
+
+function tcpAddress(text: string): Deno.NetAddr {
+  const [, hostname, port] = /^tcp:\/\/\[?(.*?)\]?:(\d+)$/.exec(text)!;
+  return { transport: "tcp", hostname: hostname!, port: Number(port) };
+}
+
+/**
+ * A pair of connected sockets: a connection, and the descriptor of its other end, which is the caller's to
+ * close.
+ */
+export async function connectedPair(): Promise<{ conn: Deno.Conn; fd: number }> {
+  requireDescriptors();
+  using libc = new Libc();
+  const [own, fd] = libc.socketPair();
+  try {
+    return { conn: await adoptConnection(own), fd };
+  } catch (error) {
+    libc.close(fd);
+    throw error;
+  } finally {
+    libc.close(own);
+  }
+}
+
+/** Both ends of a connection of our own, and the descriptor of the accepted one. */
+interface Connected {
+  conn: Deno.Conn;
+  client: Deno.Conn;
+  own?: number | undefined;
+}
+
+async function tcpConnection(libc: Libc): Promise<Connected> {
+  using listener = Deno.listen(ANYWHERE);
+  const { hostname, port } = listener.addr;
+  const client = await Deno.connect({ hostname, port });
+  const conn = await listener.accept();
+  const name = formatTcp(client.localAddr);
+  return { conn, client, own: connectionOf((fd) => libc.peerOf(fd) === name) };
+}
+
+async function unixConnection(libc: Libc): Promise<Connected> {
+  const path = abstractName();
+  using listener = Deno.listen({ transport: "unix", path });
+  const client = await Deno.connect({ transport: "unix", path });
+  const conn = await listener.accept();
+  const name = formatUnix(path);
+  const own = connectionOf((fd) =>
+    libc.option(fd, SO_ACCEPTCONN) === 0 && libc.nameOf(fd).address === name
+  );
+  return { conn, client, own };
+}
+
+function connectionOf(fits: (fd: number) => boolean): number | undefined {
+  return descriptors().find(({ fd, target }) => target.startsWith("socket:") && fits(fd))?.fd;
+}
+
+/** A name for a unix socket that no other process has, and that is in no folder (unix(7)). */
+function abstractName(): string {
+  return `\0floodgate-${crypto.randomUUID()}`;
+}
+
+/** Listens where no client comes, to {@linkcode adopt} another unix socket. */
+export function listenAbstract(): Deno.UnixListener {
+  return Deno.listen({ transport: "unix", path: abstractName() });
+}
+
 /** Binds a listener, and finds its descriptor where that can be had. */
 export function observe<L extends AnyListener>(listen: () => L): Observed<L> {
   if (descriptorsProblem()) return { listener: listen() };
   using libc = new Libc();
   return observeBy(libc, listen);
+}
+
+/**
+ * The descriptors of connections, by the addresses of both their ends as {@linkcode endsOf} tells them;
+ * of unix connections, whose clients have no names, by that of the socket they came to.
+ */
+export function connectionDescriptors(): Map<string, number[]> {
+  using libc = new Libc();
+  const found = new Map<string, number[]>();
+  for (const { fd, target } of descriptors()) {
+    if (!target.startsWith("socket:") || libc.option(fd, SO_ACCEPTCONN) !== 0) continue;
+    const { family, address } = libc.nameOf(fd);
+    const ends = family === AF_UNIX ? address : `${address} ${libc.peerOf(fd)}`;
+    const others = found.get(ends);
+    if (others) others.push(fd);
+    else found.set(ends, [fd]);
+  }
+  return found;
+}
+
+/**
+ * Lets go of connections of Deno's that another process has got. Closed as they are, they would be shut
+ * down for both processes.
+ *
+ * @param fds Their descriptors, in any order.
+ */
+export function letGoOf(conns: readonly Deno.Conn[], fds: readonly number[]): void {
+  const known = new Set(descriptors().map(({ fd }) => fd));
+  using _nothing = Deno.openSync("/dev/null");
+  const by = descriptors().find(({ fd, target }) => target === "/dev/null" && !known.has(fd))?.fd;
+  if (by === undefined) throw new Error("the descriptor of /dev/null was not found");
+  using libc = new Libc();
+  for (const fd of fds) libc.replace(fd, by);
+  for (const conn of conns) conn.close();
+}
+
+/** The descriptors of listeners that have another's socket behind them. */
+const adopted = new WeakMap<object, number>();
+
+/** The descriptor of a listener; undefined where it cannot be had. */
+export function descriptorOfListener(listener: Pick<AnyListener, "addr">): number | undefined {
+  const known = adopted.get(listener);
+  if (known !== undefined || descriptorsProblem()) return known;
+  using libc = new Libc();
+  return descriptorOf(libc, listener);
 }
 
 /** Keeps descriptors of which Deno knows nothing from the programs that this process starts. */
@@ -131,6 +275,7 @@ export function closeDescriptor(fd: number): void {
 
 /** What a connection is known by: the addresses of both its ends. */
 export function endsOf({ localAddr, remoteAddr }: Deno.Conn): string {
+  if (localAddr.transport === "unix") return formatUnix(localAddr.path);
   return `${formatTcp(localAddr as Deno.NetAddr)} ${formatTcp(remoteAddr as Deno.NetAddr)}`;
 }
 
@@ -195,7 +340,7 @@ function observeBy<L extends AnyListener>(libc: Libc, listen: () => L): Observed
 /** The descriptor of a listener, which is none of those that point to `others`. */
 function descriptorOf(
   libc: Libc,
-  listener: AnyListener,
+  listener: Pick<AnyListener, "addr">,
   others: Set<string> = new Set(),
 ): number | undefined {
   const addr = listener.addr as Deno.NetAddr | { path: string | null };

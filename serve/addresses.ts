@@ -10,9 +10,16 @@ import type { Acceptor } from "../listenbuffer.ts";
 import { takeInherited } from "../platform/activation.ts";
 import { requireDescriptors } from "../platform/descriptors.ts";
 import { formatTcp } from "../platform/libc.ts";
-import { adopt, ANYWHERE, BACKLOG, inspectSocket } from "../platform/sockets.ts";
-import type { BindOptions, Bound } from "./bound.ts";
-import { bindUnix, MAX_PATH } from "./unix.ts";
+import {
+  adopt,
+  ANYWHERE,
+  BACKLOG,
+  descriptorOfListener,
+  inspectSocket,
+  listenAbstract,
+} from "../platform/sockets.ts";
+import type { BindOptions, Bound, GivenSocket } from "./bound.ts";
+import { bindUnix, MAX_PATH, SocketFile } from "./unix.ts";
 
 /** An address as it was asked for. */
 export type Address =
@@ -148,6 +155,7 @@ export async function bind(address: Address, options: BindOptions = {}): Promise
   const name = formatAddress(address);
   try {
     if (!options.exposed) await refuseExposed(address);
+    if (options.given?.length) return bindGiven(options.given, options);
     switch (address.proto) {
       case "tcp":
         return [bindTcp(address, options)];
@@ -173,7 +181,8 @@ async function refuseExposed(address: Address): Promise<void> {
   if (problem) throw new TypedError("bad parameter", problem);
 }
 
-function formatAddress(address: Address): string {
+/** The address as it is written. */
+export function formatAddress(address: Address): string {
   switch (address.proto) {
     case "tcp":
       return formatTcp({ hostname: address.host, port: address.port });
@@ -216,6 +225,31 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
   return unlisted(listener, bound);
 }
 
+/** Listens on the sockets that the predecessor has handed over: all of them, or none. */
+function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound[] {
+  for (const { address } of sockets) {
+    if (address.startsWith("tcp:") && !options.exposed && !isLocal(parseAddress(address))) {
+      throw new TypedError("bad parameter", `it is ${address}: ${EXPOSED}`);
+    }
+  }
+  const bound: Bound[] = [];
+  try {
+    for (const { fd, asked, address } of sockets) {
+      const listener = address.startsWith("unix:")
+        ? adopt(listenAbstract, fd).listener
+        : options.listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;
+      const each = unlisted(listener, address);
+      // The file of a socket that systemd has passed is systemd's.
+      const own = asked.startsWith("unix:") && parseAddress(asked);
+      bound.push(own && own.proto === "unix" ? withFile(own.path, each) : each);
+    }
+    return bound;
+  } catch (error) {
+    bound.forEach(({ listener }) => listener.close());
+    throw error;
+  }
+}
+
 /** Something bound that has no file of ours. */
 function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bound {
   return {
@@ -225,6 +259,20 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
     publish: () => Promise.resolve(),
     unpublish: () => Promise.resolve(),
     unpublishNow: () => {},
+    descriptor: () => "fd" in listener ? listener.fd as number : descriptorOfListener(listener),
+    handOver: () => {},
+  };
+}
+
+/** The file of a socket that was handed over is this process's, as if it had bound it. */
+function withFile(path: string, bound: Bound): Bound {
+  const file = new SocketFile(path);
+  return {
+    ...bound,
+    hides: true,
+    unpublish: () => file.remove(),
+    unpublishNow: () => file.removeNow(),
+    handOver: () => file.handOver(),
   };
 }
 
@@ -259,8 +307,4 @@ function bindInherited(which: string, { exposed, listenTls }: BindOptions): Boun
     taken.forEach((socket) => socket.giveBack());
     throw error;
   }
-}
-
-function listenAbstract(): Deno.UnixListener {
-  return Deno.listen({ transport: "unix", path: `\0floodgate-${crypto.randomUUID()}` });
 }

@@ -213,6 +213,10 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   get addr(): Deno.Addr {
     return this.#listener.addr;
   }
+  /** The descriptor of the socket; undefined where it cannot be had. */
+  get fd(): number | undefined {
+    return this.#fd;
+  }
   async accept(): Promise<Deno.Conn> {
     while (true) {
       const listener = this.#listener;

@@ -6,7 +6,7 @@
  */
 
 import { TypedError } from "../engine/errors.ts";
-import { deepenQueue } from "../platform/sockets.ts";
+import { deepenQueue, descriptorOfListener } from "../platform/sockets.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
 /** sockaddr_un holds 108 bytes, the last of which is a zero (unix(7)). */
@@ -19,7 +19,7 @@ const MAX_GID = 2 ** 32 - 2;
 
 /** Binds a unix socket, with its rights from the first moment. */
 export async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
-  const folder = path.slice(0, path.lastIndexOf("/")) || "/";
+  const folder = folderOf(path);
   const gid = options.group ? await groupId(options.group) : undefined;
   return await locked(folder, async () => {
     const beside = await occupied(path);
@@ -43,20 +43,12 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
     let current = temporary;
     try {
       if (gid !== undefined) giveTo(temporary, gid, options.group);
-      Deno.chmodSync(temporary, MODE);
-      const { dev, ino } = Deno.lstatSync(temporary);
-      let unpublished = false;
-      const unpublishNow = () => {
-        // Once only: when the listener is closed, another's new file may get our file's number.
-        if (unpublished) return;
-        unpublished = true;
-        const found = lstat(current);
-        if (found?.dev === dev && found.ino === ino) Deno.removeSync(current);
-      };
+      Deno.chmodSync(temporary, options.mode ?? MODE);
+      const file = new SocketFile(temporary);
       const publish = () => {
         if (current === path) return;
         refuseOthers(path);
-        Deno.renameSync(current, path);
+        file.rename(path);
         current = path;
       };
       if (!beside) publish();
@@ -71,11 +63,10 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
         publish: async () => {
           if (current !== path) await locked(folder, publish);
         },
-        unpublish: async () => {
-          // Whoever removed the folder has removed the file.
-          if (!unpublished && lstat(folder)) await locked(folder, unpublishNow);
-        },
-        unpublishNow,
+        unpublish: () => file.remove(),
+        unpublishNow: () => file.removeNow(),
+        descriptor: () => descriptorOfListener(listener),
+        handOver: () => file.handOver(),
       };
     } catch (error) {
       listener.close();
@@ -83,6 +74,46 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
       throw error;
     }
   });
+}
+
+/** The file of a socket, as long as it is this process's to remove. */
+export class SocketFile {
+  #path: string;
+  #file?: { dev: number; ino: number | null };
+
+  /** The file that is at `path` now. */
+  constructor(path: string) {
+    this.#path = path;
+    const { dev, ino } = Deno.lstatSync(path);
+    this.#file = { dev, ino };
+  }
+  rename(path: string): void {
+    Deno.renameSync(this.#path, path);
+    this.#path = path;
+  }
+  /** Removes the file, if it is still there. */
+  async remove(): Promise<void> {
+    const folder = folderOf(this.#path);
+    // Whoever removed the folder has removed the file.
+    if (this.#file && lstat(folder)) await locked(folder, () => this.removeNow());
+  }
+  /** The same at once, for a process that is about to end. */
+  removeNow(): void {
+    const file = this.#file;
+    // Once only: when the listener is closed, another's new file may get our file's number.
+    this.#file = undefined;
+    const found = file && lstat(this.#path);
+    if (!found || !file) return;
+    if (found.dev === file.dev && found.ino === file.ino) Deno.removeSync(this.#path);
+  }
+  /** Leaves it to the process that the socket was handed over to. */
+  handOver(): void {
+    this.#file = undefined;
+  }
+}
+
+function folderOf(path: string): string {
+  return path.slice(0, path.lastIndexOf("/")) || "/";
 }
 
 /** How the names begin under which sockets are bound before they are renamed into place. */

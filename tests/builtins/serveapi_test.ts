@@ -111,7 +111,7 @@ Deno.test("serveapi says of Takeover that it does nothing where no address is a 
   };
   assertEquals(await warnings("tcp://127.0.0.1:0"), [
     "warn --takeover (Takeover) does nothing here: no address is a unix socket, " +
-    "expected --reuse-port (ReusePort) to share a tcp port",
+    "expected --handover (Handover) or --pidfile as the other daemon has it",
   ]);
   assertEquals(await warnings("tcp://127.0.0.1:0", `unix://${folder.path}/s`), []);
 });

@@ -12,7 +12,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
       `${folder.path}/pid`,
     ]);
     await daemon.open();
-    assertEquals(folder.names(), ["api.sock", "pid"]);
+    assertEquals(folder.names(), ["api.sock", "pid", "pid.handover"]);
     assertEquals((await Deno.readTextFile(`${folder.path}/pid`)).trim(), String(daemon.pid));
     assertEquals(await daemon.end(signal), 0);
     assertEquals(folder.names(), []);

@@ -70,6 +70,8 @@ Deno.test("parseFlags gives typed values, whatever the form of the flags", async
     addresses: ["tcp://127.0.0.1:1", "unix:///a", "unix:///b"],
     install: [],
     serve: {
+      handover: "/run/pid.handover",
+      shutdownTimeout: 0,
       group: "wheel",
       takeover: true,
       allowedHosts: ["api.example", "b.example"],

@@ -6,7 +6,14 @@
  */
 
 /** Where to connect to. */
-export type Target = Deno.ConnectOptions | Deno.UnixConnectOptions;
+export type Target = Deno.ConnectOptions | Deno.UnixConnectOptions | TlsTarget;
+/** The same with TLS, and a certificate of the client's own if it has one. */
+export type TlsTarget =
+  & Deno.ConnectTlsOptions
+  & { caCerts: string[] }
+  & Partial<
+    Deno.TlsCertifiedKeyPem
+  >;
 
 /** An answer that arrived whole. */
 export interface Answer {
@@ -32,6 +39,7 @@ const encoder = new TextEncoder();
 
 /** Connects. */
 export function connect(target: Target): Promise<Deno.Conn> {
+  if ("caCerts" in target) return Deno.connectTls(target);
   return "path" in target ? Deno.connect(target) : Deno.connect(target);
 }
 
