@@ -11,6 +11,7 @@ import {
   TempFolder,
   until,
 } from "../support/daemon.ts";
+import { foreignTest } from "../support/platform.ts";
 
 const PING = get("/_ping");
 const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
@@ -276,3 +277,24 @@ for (const [what, env, remote, message] of DEAF) {
     assertMatch(warnings[0], message);
   });
 }
+
+foreignTest(
+  "sd_notify at a takeover makes the new process the service's, which does not stop",
+  async () => {
+    await using folder = await TempFolder.make();
+    using systemd = new Receiver(`${folder.path}/notify`);
+    const args = ["-H", "tcp://127.0.0.1:0", "--handover", `${folder.path}/handover`];
+    const options = { env: { NOTIFY_SOCKET: systemd.address } };
+    await using old = Daemon.start(args, options);
+    await systemd.got("READY=1");
+    const before = systemd.texts.length;
+    await using next = Daemon.start([...args, "--takeover"], options);
+    await next.says(/^serving in place of/m);
+    assertEquals((await old.status).code, 0);
+    assertEquals(systemd.texts.slice(before), [
+      `MAINPID=${next.pid}\nREADY=1\nSTATUS=Accepting connections`,
+    ]);
+    assertEquals(await next.end(), 0);
+    await systemd.got("STOPPING=1", before);
+  },
+);
