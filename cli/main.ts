@@ -15,7 +15,13 @@ import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { notify } from "../platform/notify.ts";
 import type { Router } from "../router.ts";
-import { listenToSignals, oneLine, surviveErrors, writePidfile } from "./process.ts";
+import {
+  listenToSignals,
+  listJobsAtUserSignal,
+  oneLine,
+  surviveErrors,
+  writePidfile,
+} from "./process.ts";
 import { help, parseFlags, refuseProfiles } from "./settings.ts";
 
 /**
@@ -26,6 +32,7 @@ import { help, parseFlags, refuseProfiles } from "./settings.ts";
  * are wrong. Why is one line on standard error.
  */
 export async function main(args: readonly string[]): Promise<number> {
+  const listJobsOf = listJobsAtUserSignal();
   const complain = (error: unknown) => console.error(`floodgate: ${oneLine(error)}`);
   const outdated = denoProblem();
   if (outdated) return complain(outdated), 2;
@@ -46,6 +53,7 @@ export async function main(args: readonly string[]): Promise<number> {
   let early: Parameters<typeof write>[] | undefined = [];
   const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
   const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
+  listJobsOf(engine);
   const stop = listenToSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();

@@ -7,6 +7,7 @@
 
 import type { Engine } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
+import { onUserSignal } from "../platform/signals.ts";
 
 /** The first line of an error's message. */
 export function oneLine(error: unknown): string {
@@ -65,14 +66,35 @@ function isRunning(pid: string): boolean | undefined {
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 
 /**
+ * What else ends a process where it has no listener, and nothing is left for us to do then but to
+ * remove our files (signal(7)). Not those that the processor sends, nor SIGABRT: systemd sends that
+ * to a daemon whose event loop hangs, and which could not listen.
+ */
+const DEADLY = Deno.build.os !== "linux" ? {} : {
+  SIGQUIT: 3,
+  SIGUSR2: 12,
+  SIGALRM: 14,
+  SIGXCPU: 24,
+  SIGXFSZ: 25,
+  SIGVTALRM: 26,
+  SIGPROF: 27,
+  SIGIO: 29,
+  SIGPWR: 30,
+};
+
+/**
  * The first signal to end drains, the second ends the process with the status a shell expects of it.
- * SIGHUP reads again what can change.
+ * SIGHUP reads again what can change. Any other that ends a process does so, and leaves no file.
  */
 export function listenToSignals(engine: Engine, drain: number): () => void {
+  const end = (name: string, number: number) => {
+    engine.log("warn", `${name}: ended at once`);
+    Deno.exit(128 + number);
+  };
   const listeners: [Deno.Signal, () => void][] = Object.entries(SIGNALS).map(([name, number]) => [
     name as Deno.Signal,
     () => {
-      if (engine.stopping.aborted) Deno.exit(128 + number);
+      if (engine.stopping.aborted) end(name, number);
       engine.log("info", `${name}: draining`);
       engine.shutdown({ drain });
     },
@@ -84,11 +106,44 @@ export function listenToSignals(engine: Engine, drain: number): () => void {
       engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
     );
   }]);
+  for (const [name, number] of Object.entries(DEADLY)) {
+    listeners.push([name as Deno.Signal, () => end(name, number)]);
+  }
   for (const [name, listener] of listeners) Deno.addSignalListener(name, listener);
   return () => {
     for (const [name, listener] of listeners) Deno.removeSignalListener(name, listener);
   };
 }
+
+/** The most jobs that are told of one by one. */
+const MOST_LISTED = 1_000;
+
+/**
+ * From now on, which should be the first thing that a program does, writes the running jobs to the
+ * log at SIGUSR1, in place of what Deno does then.
+ *
+ * @returns Takes the engine, once there is one. Until then nothing runs, and the signal does nothing.
+ */
+export function listJobsAtUserSignal(): (engine: Engine) => void {
+  let engine: Engine | undefined;
+  const shut = onUserSignal(() => {
+    if (!engine) return;
+    const { running } = engine;
+    engine.log("info", `SIGUSR1: running jobs: ${running.length}`);
+    for (const job of running.slice(0, MOST_LISTED)) {
+      engine.log(
+        "info",
+        `SIGUSR1: ${job}`,
+        job.user === undefined ? undefined : { user: job.user },
+      );
+    }
+    if (!shut) engine.log("warn", `SIGUSR1: ${DEBUGGER_OPENED}`);
+  });
+  return (made) => engine = made;
+}
+
+const DEBUGGER_OPENED =
+  "Deno opened its debugger on 127.0.0.1:9229 for a moment, expected Linux and --allow-ffi";
 
 /** What a handler leaves behind and nobody awaits must not end a daemon that others rely on. */
 export function surviveErrors(engine: Engine): () => void {

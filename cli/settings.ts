@@ -257,7 +257,8 @@ ${lines.join("\n")}
 TIME is in seconds, or has a unit: 500ms, 1.5s, 2m, 1h. SIZE is in bytes, or has a unit: 64kB, 10MB
 (10 000 000 bytes), 16MiB (16 777 216 bytes).
 
-Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates anew.`;
+Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates anew,
+SIGUSR1 writes the running jobs to the log.`;
 }
 
 /** What a setting is for, with its default. */

@@ -25,6 +25,13 @@ const F_SETFL = 4;
 const O_NONBLOCK = 0o4_000;
 const O_CLOEXEC = 0o2_000_000;
 const CLOCK_MONOTONIC = 1;
+const PROT_READ = 1;
+const PROT_WRITE = 2;
+const PROT_EXEC = 4;
+const MAP_PRIVATE = 2;
+const MAP_ANONYMOUS = 32;
+/** struct sigaction, of glibc on 64 bits: the handler is its first member. */
+const SIGACTION_LENGTH = 152;
 /** sockaddr_un, the longest of the addresses here. */
 const SOCKADDR_LENGTH = 110;
 
@@ -35,6 +42,9 @@ const SOCKADDR_LENGTH = 110;
  */
 const INT = { struct: ["i32"] } as const;
 const int = (value: number) => Int32Array.of(value);
+/** The same for a size. */
+const SIZE = { struct: ["usize"] } as const;
+const size = (value: number) => BigUint64Array.of(BigInt(value));
 
 const SYMBOLS = {
   listen: { parameters: [INT, "i32"], result: "i32" },
@@ -53,6 +63,9 @@ const SYMBOLS = {
   recvmsg: { parameters: [INT, "buffer", "i32"], result: "isize" },
   poll: { parameters: ["buffer", "usize", "i32"], result: "i32", nonblocking: true },
   clock_gettime: { parameters: [INT, "buffer"], result: "i32" },
+  sigaction: { parameters: [INT, "buffer", "buffer"], result: "i32" },
+  mmap: { parameters: ["pointer", SIZE, "i32", "i32", "i32", "i64"], result: "pointer" },
+  mprotect: { parameters: ["pointer", SIZE, "i32"], result: "i32" },
 } as const;
 
 /** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
@@ -108,6 +121,14 @@ const CMSG = 16;
 
 function addressOf(bytes: Uint8Array | BigUint64Array): bigint {
   return BigInt(Deno.UnsafePointer.value(Deno.UnsafePointer.of(bytes as Uint8Array<ArrayBuffer>)));
+}
+
+/** What a process does at a signal: sigaction(2). */
+export interface SignalAction {
+  /** The address of the function that is called; 0 and 1 are SIG_DFL and SIG_IGN. */
+  readonly handler: bigint;
+  /** The flags, the mask, and what else belongs to it. */
+  readonly rest: Uint8Array<ArrayBuffer>;
 }
 
 /** The C library's calls, for as long as they are needed. */
@@ -197,6 +218,37 @@ export class Libc {
     const time = new BigInt64Array(2);
     this.#library.symbols.clock_gettime(int(CLOCK_MONOTONIC), time);
     return time[0] * 1_000_000n + time[1] / 1_000n;
+  }
+  signalAction(signal: number): SignalAction {
+    const action = new Uint8Array(SIGACTION_LENGTH);
+    if (this.#library.symbols.sigaction(int(signal), null, action) !== 0) {
+      throw new Error(`sigaction of signal ${signal} failed`);
+    }
+    return { handler: new DataView(action.buffer).getBigUint64(0, true), rest: action.slice(8) };
+  }
+  setSignalAction(signal: number, { handler, rest }: SignalAction): void {
+    const action = new Uint8Array(SIGACTION_LENGTH);
+    new DataView(action.buffer).setBigUint64(0, handler, true);
+    action.set(rest, 8);
+    if (this.#library.symbols.sigaction(int(signal), action, null) !== 0) {
+      throw new Error(`sigaction of signal ${signal} failed`);
+    }
+  }
+  /**
+   * Puts machine code where it can be run, for as long as the process lives, and gives its address.
+   * The memory is never writable and executable at once.
+   */
+  machineCode(code: Uint8Array<ArrayBuffer>): bigint {
+    const { mmap, mprotect } = this.#library.symbols;
+    const length = size(code.length);
+    const page = mmap(null, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0n);
+    // MAP_FAILED is no null pointer, but -1.
+    if (page === null || Deno.UnsafePointer.value(page) === 2n ** 64n - 1n) {
+      throw new Error("mmap failed");
+    }
+    new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(page, code.length)).set(code);
+    if (mprotect(page, length, PROT_READ | PROT_EXEC) !== 0) throw new Error("mprotect failed");
+    return Deno.UnsafePointer.value(page);
   }
   shutdown(fd: number): void {
     this.#library.symbols.shutdown(int(fd), SHUT_RDWR);

@@ -1,6 +1,7 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { descriptorsProblem } from "../../platform/descriptors.ts";
 import { Client, PING } from "../support/client.ts";
-import { Daemon, installer, TempFolder } from "../support/daemon.ts";
+import { Daemon, installer, TempFolder, until } from "../support/daemon.ts";
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   Deno.test(`main ends with status 0 and without a socket file at ${signal}`, async () => {
@@ -52,4 +53,95 @@ Deno.test("main ends at once at the second signal, and leaves no socket file", a
   assertEquals(folder.names(), []);
   client.close();
   other.close();
+});
+
+for (const [signal, number] of [["SIGUSR2", 12], ["SIGALRM", 14], ["SIGQUIT", 3]] as const) {
+  Deno.test(`main ends at once at ${signal}, and leaves neither socket file nor pidfile`, async () => {
+    await using folder = await TempFolder.make();
+    await using daemon = Daemon.start([
+      "-H",
+      `unix://${folder.path}/api.sock`,
+      "--pidfile",
+      `${folder.path}/pid`,
+    ]);
+    await daemon.says(/listening on/);
+    assertEquals(await daemon.end(signal), 128 + number);
+    assertEquals(folder.names(), []);
+    assertMatch(daemon.stderr, new RegExp(`${signal}: ended at once`));
+  });
+}
+
+/** How many sockets of the process listen for tcp, by /proc. */
+function listening(pid: number): number {
+  const inodes = new Set(
+    [...Deno.readDirSync(`/proc/${pid}/fd`)].map(({ name }) => {
+      try {
+        return Deno.readLinkSync(`/proc/${pid}/fd/${name}`);
+      } catch {
+        return ""; // It was closed meanwhile.
+      }
+    }),
+  );
+  return ["tcp", "tcp6"].flatMap((table) =>
+    Deno.readTextFileSync(`/proc/${pid}/net/${table}`).split("\n").slice(1)
+  ).map((line) => line.trim().split(/ +/))
+    .filter(([, , , state, , , , , , inode]) => state === "0A" && inodes.has(`socket:[${inode}]`))
+    .length;
+}
+
+Deno.test({
+  name: "main lists its running jobs at SIGUSR1, from the first moment, and Deno opens no debugger",
+  ignore: descriptorsProblem() !== undefined,
+  async fn() {
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/api.sock`;
+    const install = installer(`
+      engine.register("wait", () => new Promise((resolve) => engine.stopping.onabort = () => resolve()));
+      engine.job("wait", "for", "ever").run();
+      await new Promise((resolve) => setTimeout(resolve, 700));`);
+    const began = performance.now();
+    await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
+    await until(() => folder.names().includes("api.sock"));
+    // Deno listens for the signal from half a second after its start on.
+    let sent = 0;
+    for (; performance.now() < began + 1_500; sent++) {
+      daemon.kill("SIGUSR1");
+      assertEquals(listening(daemon.pid), 0);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    assert(sent > 10, `only ${sent} signals were sent`);
+    await daemon.open();
+    await daemon.says(
+      /SIGUSR1: running jobs: 2\n.*SIGUSR1: serveapi\(.*\n.*SIGUSR1: wait\(for, ever\)/,
+    );
+    assert(!daemon.stderr.includes("Debugger"), daemon.stderr);
+    assertEquals(listening(daemon.pid), 0);
+    assertEquals(await daemon.end("SIGINT"), 0);
+    assertEquals(folder.names(), []);
+  },
+});
+
+Deno.test("main closes Deno's debugger at SIGUSR1 where it may not call foreign functions", async () => {
+  await using folder = await TempFolder.make();
+  const path = folder.path;
+  await using daemon = Daemon.start(["-H", `unix://${path}/api.sock`], {
+    flags: [
+      "--no-prompt",
+      "--allow-net",
+      "--allow-sys",
+      "--allow-import",
+      `--allow-read=${path}`,
+      `--allow-write=${path}`,
+    ],
+  });
+  await daemon.open();
+  // Until Deno listens for the signal, half a second after its start, nothing has to be closed.
+  await until(() => {
+    daemon.kill("SIGUSR1");
+    // Another process may have its port.
+    return /Debugger listening|Failed to start inspector/.test(daemon.stderr);
+  });
+  await until(() => listening(daemon.pid) === 0);
+  await daemon.says(/WARN +SIGUSR1: Deno opened its debugger on 127.0.0.1:9229 for a moment/);
+  assertEquals(await daemon.end(), 0);
 });
