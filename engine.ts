@@ -16,7 +16,7 @@
  */
 
 import { Env } from "./engine/env.ts";
-import { JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
+import { isError, JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
 import { createLogger, LEVELS, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
 import { DONE, Input, Output, TailSink } from "./engine/streams.ts";
 import { within } from "./engine/time.ts";
@@ -216,7 +216,7 @@ export class Engine {
   }
 
   async #end(drain: number): Promise<void> {
-    const deadline = Date.now() + Math.max(SHUTDOWN_TIMEOUT, drain + JOBS_TIMEOUT);
+    const deadline = performance.now() + Math.max(SHUTDOWN_TIMEOUT, drain + JOBS_TIMEOUT);
     this.#stop.abort(new TypedError("unavailable", "the engine is shutting down"));
     const services = [...this.#running].filter((job) => job[STOP] !== undefined);
     if (services.length > 0) {
@@ -226,7 +226,7 @@ export class Engine {
       await within(drain + 1_000, Promise.all([...stopped, ...services.map((job) => job[ENDED])]));
     }
     this.#shut = true;
-    const patience = Math.min(JOBS_TIMEOUT, (deadline - Date.now()) / 2);
+    const patience = Math.min(JOBS_TIMEOUT, (deadline - performance.now()) / 2);
     await within(patience, Promise.all([...this.#running].map((job) => job[ENDED])));
     for (const job of [...this.#running]) {
       this.log("warn", `job ${job.name} still runs at shutdown`);
@@ -234,7 +234,7 @@ export class Engine {
     }
     this.#handled = true;
     const handlers = this.#shutdownHandlers.map((handler) => this.#guard(handler));
-    if (!await within(deadline - Date.now(), Promise.all(handlers))) {
+    if (!await within(deadline - performance.now(), Promise.all(handlers))) {
       this.log("warn", "shutdown handlers took too long");
     }
   }
@@ -447,7 +447,7 @@ export class Job {
    * The error becomes the `cause` of what {@linkcode Job.run} rejects with.
    */
   error(problem: unknown): Status {
-    if (problem instanceof Error) this.#cause ??= problem;
+    if (isError(problem)) this.#cause ??= problem;
     this.stderr.write(messageOf(problem) + "\n");
     return Status.Err;
   }
@@ -599,7 +599,8 @@ export class Job {
 
   /** `name(arg, arg)`, as in the log. */
   toString(): string {
-    return `${this.name}(${this.args.join(", ")})`;
+    // By a caller that is not type-checked there may be something else than strings.
+    return `${this.name}(${this.args.map(messageOf).join(", ")})`;
   }
 
   /** {@linkcode Env.get} of the job's environment. */

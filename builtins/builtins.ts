@@ -9,7 +9,9 @@ import { registerInfo } from "./info.ts";
 import { registerServeapi, type RouterSource } from "./serveapi.ts";
 import { routerOptions } from "./settings.ts";
 import type { Engine } from "../engine.ts";
+import { stderr } from "../engine/log.ts";
 import { Activation } from "../listenbuffer.ts";
+import { STDERR, writability } from "../platform/descriptors.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {
@@ -32,6 +34,8 @@ export interface Builtins {
  * `true`, which does nothing, successfully.
  */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
+  // This is going to be a daemon: whoever reads its log, and stalls, must not stop it.
+  stderr.ready = writability(STDERR);
   const activation = new Activation();
   engine.register("true", () => {});
   // A router that cannot be made fails serveapi, which may not have come to wait for it yet.

@@ -39,6 +39,7 @@ export function registerInfo(engine: Engine, sources: Sources): void {
   // Random bytes load half of the runtime's cryptography, for which nobody has asked yet.
   let id: string | undefined;
   const started = new Date();
+  const began = performance.now(); // The clock on the wall may be set.
   // Asked for when somebody wants to know, since it takes a permission; and once, since it stays.
   let version: string | undefined;
   engine.register("version", (job) => job.print(version ??= describe()));
@@ -68,7 +69,7 @@ export function registerInfo(engine: Engine, sources: Sources): void {
   engine.register("stats", (job) => {
     const stats: DaemonStats = {
       pid: Deno.pid,
-      uptime: (Date.now() - started.getTime()) / 1_000,
+      uptime: (performance.now() - began) / 1_000,
       memory: Deno.memoryUsage(),
       jobs: engine.stats,
       events: { listeners: sources.listeners() },

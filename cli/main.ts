@@ -16,9 +16,12 @@ import { denoProblem } from "../platform/deno.ts";
 import { notify } from "../platform/notify.ts";
 import type { Router } from "../router.ts";
 import {
+  complain,
+  flush,
   listenToSignals,
   listJobsAtUserSignal,
   oneLine,
+  say,
   surviveErrors,
   writePidfile,
 } from "./process.ts";
@@ -33,7 +36,6 @@ import { help, parseFlags, refuseProfiles } from "./settings.ts";
  */
 export async function main(args: readonly string[]): Promise<number> {
   const listJobsOf = listJobsAtUserSignal();
-  const complain = (error: unknown) => console.error(`floodgate: ${oneLine(error)}`);
   const outdated = denoProblem();
   if (outdated) return complain(outdated), 2;
   let flags: Awaited<ReturnType<typeof parseFlags>>;
@@ -45,7 +47,11 @@ export async function main(args: readonly string[]): Promise<number> {
     if (!(error instanceof TypedError)) throw error;
     return complain(error), 2;
   }
-  if (typeof flags === "string") return console.log(flags === "help" ? help() : version()), 0;
+  if (typeof flags === "string") {
+    say(flags === "help" ? help() : version());
+    await flush();
+    return 0;
+  }
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
@@ -77,7 +83,7 @@ export async function main(args: readonly string[]): Promise<number> {
     early = undefined;
     if (flags.pidfile) releasePidfile = writePidfile(flags.pidfile, flags.serve.takeover ?? false);
     for (const address of addresses) {
-      console.log(`listening on ${address}, try: ${tryIt(address, flags.serve.tls)}`);
+      say(`listening on ${address}, try: ${tryIt(address, flags.serve.tls)}`);
     }
     const boot = async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
@@ -109,6 +115,7 @@ export async function main(args: readonly string[]): Promise<number> {
     surviving();
     stop();
     releasePidfile();
+    await flush();
   }
 }
 

@@ -6,12 +6,36 @@
  */
 
 import type { Engine } from "../engine.ts";
-import { messageOf, TypedError } from "../engine/errors.ts";
+import { isError, messageOf, TypedError } from "../engine/errors.ts";
+import { LineWriter } from "../engine/lines.ts";
+import { printable, stderr, writeToStderr } from "../engine/log.ts";
+import { STDOUT, writability } from "../platform/descriptors.ts";
 import { onUserSignal } from "../platform/signals.ts";
 
 /** The first line of an error's message. */
 export function oneLine(error: unknown): string {
   return messageOf(error).split("\n", 1)[0];
+}
+
+/** What the program says on standard output. A reader that stalls does not stop it. */
+const stdout = new LineWriter(Deno.stdout, writability(STDOUT));
+
+/** Writes a line to standard output. */
+export function say(line: string): void {
+  stdout.write(line + "\n");
+}
+
+/** Writes what went wrong to standard error, in a line. */
+export function complain(problem: unknown): void {
+  writeToStderr(`floodgate: ${printable(oneLine(problem))}\n`);
+}
+
+/** How long the end waits for readers of what was written last, in milliseconds. */
+const FLUSH = 1_000;
+
+/** Waits, but not for long, until all that was written is out. */
+export async function flush(): Promise<void> {
+  await Promise.all([stdout.flush(FLUSH), stderr.flush(FLUSH)]);
 }
 
 /** Writes the pidfile, and gives what removes it again if it is still ours. */
@@ -44,7 +68,7 @@ export function writePidfile(path: string, takeover: boolean): () => void {
     try {
       if (read() === String(Deno.pid)) Deno.removeSync(path);
     } catch (error) {
-      console.error(`floodgate: cannot remove --pidfile ${path}: ${oneLine(error)}`);
+      complain(`cannot remove --pidfile ${path}: ${oneLine(error)}`);
     }
   };
   globalThis.addEventListener("unload", remove);
@@ -164,5 +188,5 @@ export function surviveErrors(engine: Engine): () => void {
 }
 
 function stackOf(error: unknown): string {
-  return error instanceof Error ? error.stack ?? error.message : String(error);
+  return isError(error) ? error.stack ?? messageOf(error) : messageOf(error);
 }

@@ -53,7 +53,23 @@ export class JobError extends Error {
   }
 }
 
-/** An error's message, or the thing that was thrown as text. */
+/**
+ * An error's message, or the thing that was thrown as text. Never throws, whatever was thrown: a
+ * getter of it, its `toString`, or a Proxy's trap may.
+ */
 export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message || error.name : String(error);
+  try {
+    return isError(error) ? String(error.message) || String(error.name) : String(error);
+  } catch {
+    return `a thrown ${typeof error} that cannot be shown as text`;
+  }
+}
+
+/** Whether it is an error. Never throws, which `instanceof` does for some Proxies. */
+export function isError(value: unknown): value is Error {
+  try {
+    return value instanceof Error;
+  } catch {
+    return false;
+  }
 }

@@ -1,4 +1,5 @@
-import { messageOf } from "./errors.ts";
+import { isError, messageOf } from "./errors.ts";
+import { LineWriter } from "./lines.ts";
 
 /** How urgent a log line is, from the least to the most. */
 export type LogLevel = "debug" | "info" | "warn" | "error";
@@ -27,50 +28,86 @@ export interface LoggerOptions {
 export function createLogger(options: LoggerOptions = {}): Logger {
   const { level: lowest = "info" } = options;
   const least = LEVELS.indexOf(lowest);
-  const write = options.write ?? writeToStderr;
-  const json = options.format === "json";
+  const write = options.write ??
+    ((line: string) => stderr.write(line, (lost) => format("warn", lostLines(lost))));
+  const format = options.format === "json" ? toJson : toText;
   const log: Logger = (level, message, fields) => {
     if (LEVELS.indexOf(level) < least) return;
-    const time = new Date().toISOString();
-    if (json) {
-      write(JSON.stringify({ time, level, message, ...fields }, jsonField) + "\n");
-      return;
-    }
-    // One event is one line, whatever a client has put into it.
-    let line = `${time} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
-    for (const [key, value] of Object.entries(fields ?? {})) {
-      line += ` ${key}=${
-        typeof value === "string" ? JSON.stringify(value) : printable(String(value))
-      }`;
-    }
-    write(line + "\n");
+    write(format(level, message, fields));
   };
   return Object.assign(log, { level: lowest });
 }
 
-/** Text whose control characters are spelled out. */
-function printable(text: string): string {
-  // deno-lint-ignore no-control-regex -- they are what this is about
-  return text.replace(/[\0-\x1f\x7f]/g, (char) => JSON.stringify(char).slice(1, -1));
+// One event is one line, whatever a client has put into it.
+
+function toText(level: LogLevel, message: string, fields: Record<string, unknown> = {}): string {
+  let line = `${new Date().toISOString()} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
+  for (const [key, value] of Object.entries(fields)) {
+    const text = typeof value === "string" ? JSON.stringify(value) : messageOf(value);
+    line += ` ${key}=${printable(text)}`;
+  }
+  return line + "\n";
+}
+
+function toJson(level: LogLevel, message: string, fields?: Record<string, unknown>): string {
+  const record = { time: new Date().toISOString(), level, message, ...fields };
+  let line: string;
+  try {
+    line = JSON.stringify(record, jsonField);
+  } catch {
+    // A field with a circle in it, or whose getter or toJSON throws.
+    const entries = Object.entries(record).map(([key, value]) => [key, tellable(value)]);
+    line = JSON.stringify(Object.fromEntries(entries), jsonField);
+  }
+  // Whatever is spelled out stands in a string, where JSON has the same spelling.
+  return printable(line) + "\n";
+}
+
+function tellable(value: unknown): unknown {
+  try {
+    JSON.stringify(value, jsonField);
+    return value;
+  } catch {
+    return messageOf(value);
+  }
 }
 
 function jsonField(_key: string, value: unknown): unknown {
-  if (value instanceof Error) return value.stack ?? messageOf(value);
+  if (isError(value)) return value.stack ?? messageOf(value);
   return typeof value === "bigint" ? String(value) : value;
 }
 
-const encoder = new TextEncoder();
+/**
+ * Text in which every character that is not printable is spelled out as in JSON: controls, marks of
+ * direction, what has no width, all separators but the space, lone surrogates, and code points that
+ * are private or not assigned. So what a client sends cannot look like a line of its own, move a
+ * terminal's cursor, or hide.
+ */
+export function printable(text: string): string {
+  if (!/[^ -~]/.test(text)) return text;
+  return text.replace(UNPRINTABLE, (char) => {
+    const short = JSON.stringify(char).slice(1, -1);
+    if (short !== char) return short;
+    return [...Array(char.length).keys()]
+      .map((i) => "\\u" + char.charCodeAt(i).toString(16).padStart(4, "0")).join("");
+  });
+}
 
-/** Writes a line to standard error, at once, and never throws. */
+const UNPRINTABLE = /[[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]--[ ]]/gv;
+
+function lostLines(lost: number): string {
+  return `lines of the log that are lost, because they could not be written: ${lost}`;
+}
+
+/** The process's standard error. */
+export const stderr = new LineWriter({
+  write: (data) => Deno.stderr.write(data),
+  writeSync: (data) => Deno.stderr.writeSync(data),
+});
+// Deno.exit calls this, and whatever else ends the program.
+globalThis.addEventListener("unload", () => stderr.flushNow());
+
+/** Writes a line to standard error, and never throws. */
 export function writeToStderr(line: string): void {
-  const bytes = encoder.encode(line);
-  for (let sent = 0; sent < bytes.length;) {
-    try {
-      sent += Deno.stderr.writeSync(bytes.subarray(sent));
-    } catch {
-      // Whoever read our log has gone, or its pipe is full and does not block. A daemon must not
-      // die of that, and there is nowhere left to say it.
-      return;
-    }
-  }
+  stderr.write(line);
 }

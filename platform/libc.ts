@@ -25,6 +25,7 @@ const F_SETFL = 4;
 const O_NONBLOCK = 0o4_000;
 const O_CLOEXEC = 0o2_000_000;
 const CLOCK_MONOTONIC = 1;
+const POLLOUT = 4;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const PROT_EXEC = 4;
@@ -65,6 +66,7 @@ const SYMBOLS = {
   clock_gettime: { parameters: [INT, "buffer"], result: "i32" },
   sigaction: { parameters: [INT, "buffer", "buffer"], result: "i32" },
   mmap: { parameters: ["pointer", SIZE, "i32", "i32", "i32", "i64"], result: "pointer" },
+  poll: { parameters: ["buffer", SIZE, "i32"], result: "i32" },
   mprotect: { parameters: ["pointer", SIZE, "i32"], result: "i32" },
 } as const;
 
@@ -218,6 +220,11 @@ export class Libc {
     const time = new BigInt64Array(2);
     this.#library.symbols.clock_gettime(int(CLOCK_MONOTONIC), time);
     return time[0] * 1_000_000n + time[1] / 1_000n;
+  }
+  /** Whether a write to a descriptor would not block, if it is small; or would fail. */
+  writable(fd: number): boolean {
+    // struct pollfd: an int, and two shorts.
+    return this.#library.symbols.poll(Int32Array.of(fd, POLLOUT), size(1), 0) !== 0;
   }
   signalAction(signal: number): SignalAction {
     const action = new Uint8Array(SIGACTION_LENGTH);

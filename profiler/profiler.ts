@@ -140,7 +140,7 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
       const profile = await sampler.heap({ gc: job.getenvBool("gc") });
       return job.getenv("format") === "heapprofile"
         ? JSON.stringify(profile)
-        : heapToPprof(profile, "inuse_space", Date.now() - sampler.heapSince);
+        : heapToPprof(profile, "inuse_space", performance.now() - sampler.heapSince);
     });
     await print(job, profile);
   });

@@ -63,8 +63,8 @@ export interface HeapNode {
 
 /** Takes profiles of this process. The heap is watched from the start on. */
 export class Sampler {
-  /** Since when the heap is watched, in milliseconds since 1970. */
-  heapSince = Date.now();
+  /** Since when the heap is watched, by performance.now(). */
+  heapSince = performance.now();
   #session = new Session();
   #engine: Engine;
 
@@ -144,7 +144,7 @@ export class Sampler {
       includeObjectsCollectedByMajorGC: collected,
       includeObjectsCollectedByMinorGC: collected,
     });
-    this.heapSince = Date.now();
+    this.heapSince = performance.now();
   }
 
   async #heapProfile(

@@ -726,6 +726,37 @@ Deno.test("Engine.shutdown aborts a job that still runs after 5 s, and goes on",
   await running;
 });
 
+for (const [way, jump] of [["on", 1], ["back", -1]] as const) {
+  Deno.test(`Engine.shutdown keeps its times when the clock is set ${way} by a year`, async () => {
+    using clock = new FakeClock();
+    const { engine } = logged();
+    const [job, slow] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    const times: number[] = [];
+    const began = performance.now();
+    engine.register("service", (service) => {
+      service.onStop(() => {
+        clock.jump(jump * 365 * 86_400_000);
+        return job.promise;
+      });
+      return job.promise;
+    });
+    engine.onShutdown(() => {
+      times.push(performance.now() - began);
+      return slow.promise;
+    });
+    const running = engine.job("service").run();
+    const down = engine.shutdown({ drain: 2_000 }).then(() =>
+      times.push(performance.now() - began)
+    );
+    await clock.pass(20_000);
+    // 1 s more than the drain, the 5 s that jobs get, and 15 s for all.
+    assertEquals(times, [8_000, 15_000]);
+    job.resolve();
+    slow.resolve();
+    await Promise.all([running, down]);
+  });
+}
+
 Deno.test("Engine.shutdown called twice is one call", async () => {
   const { engine } = logged();
   let handled = 0;

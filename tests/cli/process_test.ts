@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { descriptorsProblem } from "../../platform/descriptors.ts";
 import { Client, PING } from "../support/client.ts";
-import { Daemon, installer, TempFolder, until } from "../support/daemon.ts";
+import { Daemon, installer, project, run, TempFolder, until } from "../support/daemon.ts";
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   Deno.test(`main ends with status 0 and without a socket file at ${signal}`, async () => {
@@ -143,5 +143,81 @@ Deno.test("main closes Deno's debugger at SIGUSR1 where it may not call foreign 
   });
   await until(() => listening(daemon.pid) === 0);
   await daemon.says(/WARN +SIGUSR1: Deno opened its debugger on 127.0.0.1:9229 for a moment/);
+  assertEquals(await daemon.end(), 0);
+});
+
+for (const allowed of ["all", "no foreign functions"]) {
+  Deno.test(`main goes on when the reader of its log stalls, and ends at SIGTERM, with ${allowed}`, async () => {
+    await using folder = await TempFolder.make();
+    const [path, log] = [`${folder.path}/s`, `${folder.path}/log`];
+    await run("mkfifo", [log]);
+    await using daemon = Daemon.start(["-H", `unix://${path}`, "--debug"], {
+      // It has its own log open for reading, so it is not without a reader.
+      through: ["sh", "-c", 'exec 3<>"$0"; exec "$@" 2>"$0"', log],
+      flags: allowed === "all" ? undefined : [
+        "--no-prompt",
+        "--allow-net",
+        "--allow-sys",
+        "--allow-import",
+        `--allow-read=${project("")},${folder.path}`,
+        `--allow-write=${folder.path}`,
+      ],
+    });
+    await daemon.says(/listening on/);
+    const client = await Client.to({ transport: "unix", path });
+    const ask = `GET /${"x".repeat(800)} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+    // Some 4 MB of lines: more than a pipe and the queue take.
+    for (let i = 0; i < 8_000; i++) assertEquals((await client.ask(ask)).status, 404);
+
+    // The reader is back. What was dropped is told of once there is something to say.
+    let text = "";
+    using reader = await Deno.open(log);
+    const reading = (async () => {
+      const decoder = new TextDecoder();
+      for await (const chunk of reader.readable) text += decoder.decode(chunk, { stream: true });
+    })();
+    reading.catch(() => {}); // Awaited below, if all goes well.
+    await until(async () => {
+      await client.ask(PING);
+      return text.includes("lines of the log that are lost");
+    });
+    client.close();
+    // Deno tells of a module that it looks for by itself.
+    const lines = text.split("\n").slice(0, -1).filter((line) => !line.startsWith("Download "));
+    for (const line of lines) assertMatch(line, /^\d{4}-\S+ [A-Z]+ +\S/);
+    const times = lines.map((line) => line.split(" ", 1)[0]);
+    assertEquals(times, times.toSorted());
+    assertEquals(await daemon.end(), 0);
+    await reading;
+    assertMatch(text, /-job serveapi\(.*\) = OK \(0\)\n$/);
+  });
+}
+
+Deno.test("main ends at SIGTERM while the reader of its log stalls", async () => {
+  await using folder = await TempFolder.make();
+  const [path, log] = [`${folder.path}/s`, `${folder.path}/log`];
+  await run("mkfifo", [log]);
+  await using daemon = Daemon.start(["-H", `unix://${path}`, "--debug"], {
+    through: ["sh", "-c", 'exec 3<>"$0"; exec "$@" 2>"$0"', log],
+  });
+  await daemon.says(/listening on/);
+  const client = await Client.to({ transport: "unix", path });
+  const ask = `GET /${"x".repeat(800)} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+  for (let i = 0; i < 300; i++) await client.ask(ask);
+  client.close();
+  assertEquals(await daemon.end(), 0);
+  assertEquals(folder.names(), ["log"]);
+});
+
+Deno.test("main starts and serves where standard output and error are on a full disk", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/s`;
+  await using daemon = Daemon.start(["-H", `unix://${path}`, "--debug"], {
+    through: ["sh", "-c", 'exec "$@" >/dev/full 2>/dev/full', "sh"],
+  });
+  await until(() => folder.names().includes("s"));
+  const client = await Client.to({ transport: "unix", path });
+  assertEquals((await client.ask(PING)).status, 200);
+  client.close();
   assertEquals(await daemon.end(), 0);
 });

@@ -88,3 +88,68 @@ Deno.test("createLogger goes on where nobody reads standard error any more", () 
   log("error", "two");
   assertEquals(tries, 2);
 });
+
+/** Characters that are not printable, or that a reader takes for something else. */
+const UNPRINTABLE = [
+  ..."\0\x07\x1b\r\n\t\x7f\x80\x85\x9b\u00a0\u00ad",
+  ..."\u034f\u061c\u115f\u1680\u180e\u200b\u200c\u200d\u200e\u200f",
+  ..."\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069",
+  ..."\u3000\u3164\ufe0f\ufeff\uffa0\ufff9\uffff\ue000",
+  "\ud800",
+  "\udc00",
+  ..."\u{1d173}\u{e0001}\u{e0041}\u{e0100}\u{f0000}\u{10ffff}",
+];
+const PRINTABLE = '~ aZ09 "quoted" \\ ä é e\u0301 ß 日本語 Ελληνικά עברית العربية 🎉 − …';
+
+for (const format of ["text", "json"] as const) {
+  Deno.test(`createLogger spells out every character that is not printable, in ${format}`, () => {
+    const lines: string[] = [];
+    const log = createLogger({ format, write: (line) => lines.push(line) });
+    for (const char of UNPRINTABLE) {
+      const name = JSON.stringify([...char].map((c) => c.codePointAt(0)!.toString(16)));
+      log("info", `<${char}>`, { field: `<${char}>`, other: new Error(`<${char}>`) });
+      const line = lines.pop()!;
+      assert(!line.slice(0, -1).includes(char), `${name} is in ${line}`);
+      assertMatch(
+        line,
+        /<\\(u[\da-f]{4}|[bfnrt])(\\u[\da-f]{4})?>.*<\\.*<[\\\ufffd][^\n]*\n$/,
+        name,
+      );
+      if (format === "json") {
+        const { message, field } = JSON.parse(line);
+        assertEquals([message, field], [`<${char}>`, `<${char}>`], name);
+      }
+    }
+  });
+
+  Deno.test(`createLogger leaves printable characters as they are, in ${format}`, () => {
+    const lines: string[] = [];
+    createLogger({ format, write: (line) => lines.push(line) })("info", PRINTABLE);
+    if (format === "json") assertEquals(JSON.parse(lines[0]).message, PRINTABLE);
+    assert(lines[0].includes("日本語 Ελληνικά עברית العربية 🎉 − …"), lines[0]);
+  });
+
+  Deno.test(`createLogger writes a line whatever a field is, in ${format}`, () => {
+    const circle: Record<string, unknown> = {};
+    circle.self = circle;
+    const fields = {
+      circle,
+      bare: Object.create(null),
+      thrower: {
+        toString: () => {
+          throw new Error();
+        },
+        toJSON: () => {
+          throw new Error();
+        },
+      },
+      symbol: Symbol("s"),
+      large: 1n,
+      last: "here",
+    };
+    const lines: string[] = [];
+    createLogger({ format, write: (line) => lines.push(line) })("warn", "odd", fields);
+    assertMatch(lines[0], /odd.*cannot be shown as text.*here.*\n$/);
+    if (format === "json") JSON.parse(lines[0]);
+  });
+}

@@ -11,11 +11,13 @@ const real = { setTimeout, clearTimeout, now: Date.now, monotonic: performance.n
 /** Time that only the test moves, until the end of the block. */
 export class FakeClock implements Disposable {
   #now = real.now();
+  /** How far the clock on the wall is from the one that only goes on. */
+  #jumped = 0;
   #timers = new Map<number, { at: number; callback: () => void }>();
   /** Numbers that no real timer has, should one be cleared when real time is back. */
   #timersSet = 2 ** 40;
   constructor() {
-    Date.now = () => this.#now;
+    Date.now = () => this.#now + this.#jumped;
     performance.now = () => this.#now;
     globalThis.setTimeout = ((callback: () => void, ms = 0) => {
       // As Deno has it: what does not fit 31 bits is no time at all.
@@ -41,6 +43,10 @@ export class FakeClock implements Disposable {
       next[1].callback();
     }
     this.#now = end;
+  }
+  /** Sets the clock on the wall, as an operator or NTP does: no time goes by. */
+  jump(ms: number): void {
+    this.#jumped += ms;
   }
   [Symbol.dispose](): void {
     Date.now = real.now;
