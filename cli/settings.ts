@@ -193,7 +193,9 @@ async function loadParseArgs(): Promise<typeof import("../offline/parse_args.ts"
   let cli: typeof import("../offline/parse_args.ts") | undefined;
   import(specifier).then((loaded) => cli = loaded, () => {});
   // Writing nothing takes a turn. A timer would take longer to load than all that binds a socket.
-  for (let turn = 0; !cli && turn < CLI_TURNS; turn++) await Deno.stderr.write(new Uint8Array(0));
+  for (let turn = 0; !cli && turn < CLI_TURNS; turn++) {
+    await Deno.stderr.write(new Uint8Array(0)).catch(() => {}); // Its disk may be full.
+  }
   return (cli ?? await import("../offline/parse_args.ts")).parseArgs;
 }
 
