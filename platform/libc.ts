@@ -26,6 +26,10 @@ const O_NONBLOCK = 0o4_000;
 const O_CLOEXEC = 0o2_000_000;
 const CLOCK_MONOTONIC = 1;
 const POLLOUT = 4;
+const AT_FDCWD = -100;
+const O_DIRECTORY = Deno.build.arch === "x86_64" ? 0o200_000 : 0o40_000;
+const O_NOFOLLOW = Deno.build.arch === "x86_64" ? 0o400_000 : 0o100_000;
+const O_PATH = 0o10_000_000;
 const PROT_READ = 1;
 const PROT_WRITE = 2;
 const PROT_EXEC = 4;
@@ -66,7 +70,8 @@ const SYMBOLS = {
   clock_gettime: { parameters: [INT, "buffer"], result: "i32" },
   sigaction: { parameters: [INT, "buffer", "buffer"], result: "i32" },
   mmap: { parameters: ["pointer", SIZE, "i32", "i32", "i32", "i64"], result: "pointer" },
-  poll: { parameters: ["buffer", SIZE, "i32"], result: "i32" },
+  openat: { parameters: [INT, "buffer", "i32"], result: "i32" },
+  poll_now: { name: "poll", parameters: ["buffer", SIZE, "i32"], result: "i32" },
   mprotect: { parameters: ["pointer", SIZE, "i32"], result: "i32" },
 } as const;
 
@@ -221,10 +226,20 @@ export class Libc {
     this.#library.symbols.clock_gettime(int(CLOCK_MONOTONIC), time);
     return time[0] * 1_000_000n + time[1] / 1_000n;
   }
+  /**
+   * Opens a folder as a place to name files in (O_PATH), and gives its descriptor; undefined if there
+   * is none. With `within`, a descriptor, it is one in that folder, and no symbolic link is followed.
+   */
+  openFolder(path: string, within?: number): number | undefined {
+    const flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (within === undefined ? 0 : O_NOFOLLOW);
+    const name = new TextEncoder().encode(path + "\0");
+    const fd = this.#library.symbols.openat(int(within ?? AT_FDCWD), name, flags);
+    return fd < 0 ? undefined : fd;
+  }
   /** Whether a write to a descriptor would not block, if it is small; or would fail. */
   writable(fd: number): boolean {
     // struct pollfd: an int, and two shorts.
-    return this.#library.symbols.poll(Int32Array.of(fd, POLLOUT), size(1), 0) !== 0;
+    return this.#library.symbols.poll_now(Int32Array.of(fd, POLLOUT), size(1), 0) !== 0;
   }
   signalAction(signal: number): SignalAction {
     const action = new Uint8Array(SIGACTION_LENGTH);

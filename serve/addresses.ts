@@ -266,7 +266,7 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
 
 /** The file of a socket that was handed over is this process's, as if it had bound it. */
 function withFile(path: string, bound: Bound): Bound {
-  const file = new SocketFile(path);
+  const file = SocketFile.at(path);
   return {
     ...bound,
     hides: true,

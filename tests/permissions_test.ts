@@ -91,19 +91,18 @@ const UNIX_NET = await flagFor(
   "--allow-net",
   `Deno.listen({ transport: "unix", path: "/no/such/folder/api.sock" })`,
 );
-const UMASK = await flagFor("--allow-sys", "Deno.umask()");
 
 /**
  * A daemon at a unix address. It needs the folder, because it is bound under another name there;
- * all of the network, because nobody knows that name; and all of the system, because Deno has no
- * narrower flag for umask(2).
+ * all of the network, because that name is random; and to know who it is, to tell its own folders
+ * from those that others can change.
  */
 function unix(folder: string, args: string[] = [], flags: string[] = []): Case {
   const path = `${folder}/api.sock`;
   return {
     args: ["-H", `unix://${path}`, ...args],
     // deno-fmt-ignore
-    flags: [...UNIX_NET, ...UMASK, `--allow-write=${folder}`, `--allow-read=${folder}`, ...flags],
+    flags: [...UNIX_NET, "--allow-sys=uid", `--allow-write=${folder}`, `--allow-read=${folder}`, ...flags],
     ask: () => exchange({ transport: "unix", path }, PING),
   };
 }

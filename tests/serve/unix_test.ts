@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { foldersProblem } from "../../platform/folders.ts";
 import { assertRefused, assertTyped, bound } from "../support/bind.ts";
 import { Client, get, Load, PING } from "../support/client.ts";
-import { Daemon, exchange, project, TempFolder, until } from "../support/daemon.ts";
+import { Daemon, exchange, missing, project, TempFolder, until } from "../support/daemon.ts";
 import type { Watch } from "../support/fixtures/watch.ts";
 import { Served } from "../support/served.ts";
 
@@ -27,7 +28,7 @@ function leaveStale(path: string): void {
 }
 
 /** Replaces a function of the Deno namespace until it is disposed of. */
-function replaced<K extends "chmodSync" | "chownSync" | "renameSync">(
+function replaced<K extends "chmodSync" | "chownSync" | "renameSync" | "lstatSync" | "umask">(
   name: K,
   make: (original: typeof Deno[K]) => typeof Deno[K],
 ): Disposable {
@@ -56,9 +57,11 @@ Deno.test("bind on unix lets nobody in before the group and the mode are right",
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   const steps: unknown[] = [];
+  const workshop = `${folder.path}/.api.sock.floodgate`;
+  // Whatever the rights of the file are, no other user can enter the folder that it is in.
   const state = (file: string | URL) => [
-    file !== path && file.toString().startsWith(`${folder.path}/.`),
-    Deno.lstatSync(file).mode! & 0o777,
+    file.toString().startsWith(`${workshop}/`),
+    Deno.lstatSync(workshop).mode! & 0o777,
     folder.names().includes("api.sock"),
   ];
   using _own = replaced("chownSync", (original) => (file, uid, gid) => {
@@ -76,10 +79,11 @@ Deno.test("bind on unix lets nobody in before the group and the mode are right",
   const { listener } = await bound(`unix://${path}`, { group: `${Deno.gid()}` });
   listener.close();
   assertEquals(steps, [
-    ["group", true, 0o600, false, Deno.gid()],
-    ["mode", true, 0o600, false, 0o660],
-    ["name", true, 0o660, false, path],
+    ["group", true, 0o700, false, Deno.gid()],
+    ["mode", true, 0o700, false, 0o660],
+    ["name", true, 0o700, false, path],
   ]);
+  assertEquals(folder.names(), ["api.sock"]);
 });
 
 Deno.test("bind on unix gives the file the group asked for by number", async () => {
@@ -260,15 +264,6 @@ Deno.test("bind on unix works with a path of 107 bytes, however short the name",
   }
 });
 
-Deno.test("bind on unix says so where no temporary name is free", async () => {
-  await using folder = await TempFolder.make();
-  const deep = `${folder.path}/`.padEnd(105, "d");
-  await Deno.mkdir(deep);
-  for (const name of "0123456789abcdef") await Deno.writeTextFile(`${deep}/${name}`, "");
-  await assertRefused(() => bound(`unix://${deep}/s`), "conflict", deep, "temporary name");
-  assertEquals([...Deno.readDirSync(deep)].length, 16);
-});
-
 Deno.test("bind on one unix path twice at once gives it to one of the two", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
@@ -375,19 +370,200 @@ Deno.test("Bound.unpublish before publish leaves the living process as it was", 
   await greeter;
 });
 
-Deno.test("bind removes temporary sockets that nobody answers on, and no others", async () => {
+Deno.test("bind on unix removes what a daemon left that was killed while it made its socket", async () => {
   await using folder = await TempFolder.make();
-  // Closing a listener removes the path it was bound to; after a rename the file stays, unanswered.
-  const dead = Deno.listen({ transport: "unix", path: `${folder.path}/x` });
-  await Deno.rename(`${folder.path}/x`, `${folder.path}/.floodgate-dead`);
-  dead.close();
-  using living = Deno.listen({ transport: "unix", path: `${folder.path}/.floodgate-living` });
-  living.unref();
-  await Deno.writeTextFile(`${folder.path}/.floodgate-file`, "");
+  const workshop = `${folder.path}/.s.floodgate`;
+  await Deno.mkdir(workshop, { mode: 0o700 });
+  leaveStale(`${workshop}/dead`);
+  const first = await bound(`unix://${folder.path}/s`);
+  assertEquals(folder.names(), ["s"]);
+
+  // One that lives, and waits to take over, is left alone.
+  const second = await bound(`unix://${folder.path}/s`, { takeover: true });
+  const third = await bound(`unix://${folder.path}/s`, { takeover: true });
+  assertEquals([...Deno.readDirSync(workshop)].length, 2);
+  await second.unpublish();
+  await third.unpublish();
+  await first.unpublish();
+  for (const { listener } of [first, second, third]) listener.close();
+  assertEquals(folder.names(), []);
+});
+
+Deno.test("bind on unix does not look at what others have put in the folder, and uses another name", async () => {
+  await using folder = await TempFolder.make();
+  for (let i = 0; i < 1_000; i++) await Deno.symlink("nowhere", `${folder.path}/.floodgate-${i}`);
+  await Deno.symlink("/", `${folder.path}/.s.floodgate`);
+  const before = folder.names();
+  let looks = 0;
+  using _ = replaced("lstatSync", (original) => (path) => {
+    looks++;
+    return original(path);
+  });
   const place = await bound(`unix://${folder.path}/s`);
-  assertEquals(folder.names(), [".floodgate-file", ".floodgate-living", "s"]);
+  assert(looks < 20, `${looks} looks`);
+  assertEquals(folder.names(), [...before, "s"]);
   await place.unpublish();
   place.listener.close();
+  assertEquals(folder.names(), before);
+});
+
+Deno.test("bind on unix does not take up a folder that others can enter", async () => {
+  await using folder = await TempFolder.make();
+  const planted = `${folder.path}/.s.floodgate`;
+  await Deno.mkdir(planted);
+  await Deno.chmod(planted, 0o755);
+  const place = await bound(`unix://${folder.path}/s`, {});
+  assertEquals([...Deno.readDirSync(planted)], []);
+  assertEquals(folder.names(), [".s.floodgate", "s"]);
+  await place.unpublish();
+  place.listener.close();
+});
+
+Deno.test("bind on unix leaves the umask alone, which other threads make files with", async () => {
+  await using folder = await TempFolder.make();
+  using _ = replaced("umask", () => () => {
+    throw new Error("the umask is the process's");
+  });
+  const place = await bound(`unix://${folder.path}/s`);
+  await place.unpublish();
+  place.listener.close();
+});
+
+Deno.test({
+  name: "bind on unix in a folder that others can write in changes no file that they swap in",
+  ignore: foldersProblem() !== undefined,
+  async fn() {
+    await using folder = await TempFolder.make();
+    await using victims = await TempFolder.make();
+    const victim = `${victims.path}/shadow`;
+    await Deno.writeTextFile(victim, "precious", { mode: 0o600 });
+    const shared = `${folder.path}/shared`;
+    await Deno.mkdir(shared);
+    await Deno.chmod(shared, 0o777);
+    const rights = () => {
+      const { mode, gid, mtime } = Deno.statSync(victim);
+      return [mode! & 0o7777, gid, mtime?.getTime()];
+    };
+    const before = rights();
+    let swaps = 0;
+    // Another user can rename what is in the folder, and put links in its place. This one is always
+    // in time, and knows every name.
+    const swap = () => {
+      for (const { name } of [...Deno.readDirSync(shared)]) {
+        const path = `${shared}/${name}`;
+        const info = Deno.lstatSync(path);
+        if (info.isSymlink || name.startsWith("moved")) continue;
+        const moved = `${shared}/moved-${swaps++}`;
+        const names = info.isDirectory ? [...Deno.readDirSync(path)].map(({ name }) => name) : [];
+        Deno.renameSync(path, moved);
+        if (!info.isDirectory) {
+          Deno.symlinkSync(victim, path);
+          continue;
+        }
+        const trap = `${folder.path}/trap-${swaps}`;
+        Deno.mkdirSync(trap);
+        for (const name of names) Deno.symlinkSync(victim, `${trap}/${name}`);
+        Deno.symlinkSync(trap, path);
+      }
+    };
+    const path = `${shared}/api.sock`;
+    {
+      const group = GROUP.id;
+      const attacked = (["chownSync", "chmodSync", "renameSync"] as const).map((name) =>
+        replaced(name, (original) =>
+          ((...args: unknown[]) => {
+            // Not by its own hand.
+            if (!busy) {
+              busy = true;
+              swap();
+              busy = false;
+            }
+            (original as (...args: unknown[]) => void)(...args);
+          }) as typeof Deno[typeof name])
+      );
+      let busy = false;
+      const place = await bound(`unix://${path}`, { group });
+      assert(swaps > 0);
+      assertEquals(rights(), before);
+      // It got its own rights all the same, and its place.
+      const info = Deno.lstatSync(path);
+      assertEquals([info.isSocket, info.mode! & 0o777, `${info.gid}`], [true, 0o660, group]);
+      const greeter = greet(place.listener, "a");
+      assertEquals(await greeting(path), "a");
+      busy = true;
+      attacked.forEach((each) => each[Symbol.dispose]());
+      await place.unpublish();
+      place.listener.close();
+      await greeter;
+    }
+    assertEquals(rights(), before);
+  },
+});
+
+Deno.test("main refuses a folder that others can write in, where it may not use its descriptor", async () => {
+  await using folder = await TempFolder.make();
+  const limited = {
+    flags: [
+      "--no-prompt",
+      "--allow-net",
+      "--allow-sys",
+      `--allow-read=${folder.path}`,
+      `--allow-write=${folder.path}`,
+    ],
+  };
+  for (
+    const [mode, served] of [[0o777, false], [0o775, false], [0o1777, true], [0o755, true]] as const
+  ) {
+    await Deno.chmod(folder.path, mode);
+    await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`], limited);
+    if (served) {
+      await daemon.says(/listening on/);
+      assertEquals(await daemon.end(), 0);
+    } else {
+      assertEquals((await daemon.status).code, 1);
+      assertMatch(
+        daemon.stderr,
+        /^floodgate: cannot listen on .*: other users can swap what is in .* \(user \d+'s, mode 0\d+\).*, expected a folder .*--allow-all\)\n$/,
+      );
+    }
+    assertEquals(folder.names(), []);
+  }
+});
+
+Deno.test("main tells what a socket is that its user may not connect to", {
+  ignore: Deno.uid() !== 0 || await missing("setpriv", ["--version"]),
+}, async () => {
+  await using folder = await TempFolder.make();
+  await Deno.chmod(folder.path, 0o777);
+  await Deno.mkdir(`${folder.path}/cache`);
+  await Deno.chmod(`${folder.path}/cache`, 0o777);
+  const path = `${folder.path}/s`;
+  const other = {
+    through: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+    env: { DENO_DIR: `${folder.path}/cache`, HOME: folder.path },
+  };
+  const attempt = async () => {
+    await using daemon = Daemon.start(["-H", `unix://${path}`], other);
+    assertEquals((await daemon.status).code, 1);
+    return daemon.stderr;
+  };
+  await using living = Daemon.start(["-H", `unix://${path}`]);
+  await living.open();
+  const start =
+    `floodgate: cannot listen on unix://${path}: a socket of user 0 is there that this user may not connect to, `;
+  // It was bound by the folder's descriptor, and under another name.
+  assertEquals(await attempt(), start + "and a process listens there; stop it first\n");
+  await living.end("SIGKILL");
+  assertEquals(
+    await attempt(),
+    start +
+      "and no process is seen to listen there (/proc/net/unix); if it was left behind, remove the file\n",
+  );
+  Deno.removeSync(path);
+  const listener = Deno.listen({ transport: "unix", path });
+  Deno.chmodSync(path, 0o600);
+  assertEquals(await attempt(), start + "and a process listens there; stop it first\n");
+  listener.close();
 });
 
 Deno.test({
@@ -470,15 +646,7 @@ for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP
       assertMatch(await ask(), /\r\n\r\nOK$/);
       assertEquals(await successor.end(), 0);
     });
-    const own = `${Deno.gid()}`;
-    // Each of the two; what is random in the names of the two does not matter.
-    const seen = states.map((state) => state.replace(/^\.floodgate-[\da-f]{8}/, "temporary"));
-    // Where there is no other group, the first two are one.
-    const born = [
-      ...new Set([own, GROUP.id].map((id) => `temporary 600 ${id}`)),
-      `temporary 660 ${GROUP.id}`,
-    ];
-    assertEquals(seen, [...born, `api.sock 660 ${GROUP.id}`, ...born]);
+    assertEquals(states, [`.api.sock.floodgate 700 ${Deno.gid()}`, `api.sock 660 ${GROUP.id}`]);
     assertEquals(folder.names(), []);
   });
 }

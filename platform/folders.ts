@@ -1,0 +1,48 @@
+/**
+ * Folders by their descriptors, so that no one can put another in their place.
+ *
+ * @module
+ */
+
+import { DESCRIPTORS, descriptorsProblem, requireDescriptors } from "./descriptors.ts";
+import { Libc } from "./libc.ts";
+
+/** A folder that stays the same one, whatever its name comes to mean. */
+export interface OpenFolder extends Disposable {
+  /** A path to it, of some 16 bytes, for as long as it is open (proc_pid_fd(5)). */
+  readonly path: string;
+  /** Opens a folder in it that is no symbolic link; undefined if there is none of that name. */
+  open(name: string): OpenFolder | undefined;
+}
+
+/** Why {@linkcode openFolder} cannot be used, if it cannot. */
+export const foldersProblem = descriptorsProblem;
+
+/**
+ * Opens a folder, by whatever links.
+ *
+ * @throws {TypedError} ("bad parameter") Where {@linkcode foldersProblem} is.
+ */
+export function openFolder(path: string): OpenFolder | undefined {
+  requireDescriptors();
+  using libc = new Libc();
+  return opened(libc.openFolder(path));
+}
+
+function opened(fd: number | undefined): OpenFolder | undefined {
+  if (fd === undefined) return undefined;
+  let open = true;
+  return {
+    path: `${DESCRIPTORS}/${fd}`,
+    open(name) {
+      using libc = new Libc();
+      return opened(libc.openFolder(name, fd));
+    },
+    [Symbol.dispose]() {
+      using libc = new Libc();
+      // Once only: later the number may be another's.
+      if (open) libc.close(fd);
+      open = false;
+    },
+  };
+}
