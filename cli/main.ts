@@ -15,6 +15,7 @@ import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { notify } from "../platform/notify.ts";
 import type { Router } from "../router.ts";
+import { writePidfile } from "./pidfile.ts";
 import {
   complain,
   flush,
@@ -23,7 +24,6 @@ import {
   oneLine,
   say,
   surviveErrors,
-  writePidfile,
 } from "./process.ts";
 import { help, parseFlags, refuseProfiles } from "./settings.ts";
 

@@ -1,12 +1,12 @@
 /**
- * What a daemon is to the system as a process: its pidfile, its signals, and errors that no handler
- * has caught.
+ * What a daemon is to the system as a process: what it prints, its signals, and errors that no
+ * handler has caught.
  *
  * @module
  */
 
 import type { Engine } from "../engine.ts";
-import { isError, messageOf, TypedError } from "../engine/errors.ts";
+import { isError, messageOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
 import { printable, stderr, writeToStderr } from "../engine/log.ts";
 import { STDOUT, writability } from "../platform/descriptors.ts";
@@ -36,55 +36,6 @@ const FLUSH = 1_000;
 /** Waits, but not for long, until all that was written is out. */
 export async function flush(): Promise<void> {
   await Promise.all([stdout.flush(FLUSH), stderr.flush(FLUSH)]);
-}
-
-/** Writes the pidfile, and gives what removes it again if it is still ours. */
-export function writePidfile(path: string, takeover: boolean): () => void {
-  const read = () => {
-    try {
-      return Deno.readTextFileSync(path).trim();
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return undefined;
-      throw error;
-    }
-  };
-  const other = read();
-  if (other !== undefined && /^\d+$/.test(other) && !takeover) {
-    const running = isRunning(other);
-    if (running !== false) {
-      const problem = running
-        ? `process ${other} runs already`
-        : `process ${other} may run, which is seen with --allow-all only; remove the file if not`;
-      throw new TypedError("conflict", `--pidfile ${path}: ${problem}`);
-    }
-  }
-  try {
-    Deno.writeTextFileSync(path, `${Deno.pid}\n`);
-  } catch (error) {
-    throw new Error(`cannot write --pidfile ${path}: ${oneLine(error)}`, { cause: error });
-  }
-  const remove = () => {
-    globalThis.removeEventListener("unload", remove);
-    try {
-      if (read() === String(Deno.pid)) Deno.removeSync(path);
-    } catch (error) {
-      complain(`cannot remove --pidfile ${path}: ${oneLine(error)}`);
-    }
-  };
-  globalThis.addEventListener("unload", remove);
-  return remove;
-}
-
-/** Undefined if we may not look. */
-function isRunning(pid: string): boolean | undefined {
-  if (Number(pid) === Deno.pid) return false;
-  try {
-    return Deno.statSync(`/proc/${pid}`).isDirectory;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    if (error instanceof Deno.errors.NotCapable) return undefined;
-    throw error;
-  }
 }
 
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;

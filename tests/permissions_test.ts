@@ -136,7 +136,7 @@ const CASES: Record<string, (folder: string) => Case> = {
   },
   "a pidfile": (folder) => ({
     args: [...TCP, "--pidfile", `${folder}/pid`],
-    flags: [NET, `--allow-read=${folder}/pid`, `--allow-write=${folder}/pid`],
+    flags: [NET, `--allow-read=${folder}`, `--allow-write=${folder}`],
     ask: askTcp,
   }),
   "a profiler": () => ({ args: [...TCP, "--debug"], flags: [NET, "--allow-sys"], ask: askTcp }),
