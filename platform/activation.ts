@@ -5,7 +5,7 @@
  */
 
 import { TypedError } from "../engine/errors.ts";
-import { permittedEnv } from "./descriptors.ts";
+import { descriptors, descriptorsProblem, permittedEnv } from "./descriptors.ts";
 import { closeDescriptor, closeOnExec } from "./sockets.ts";
 
 /** The first descriptor that is passed: SD_LISTEN_FDS_START. */
@@ -82,8 +82,14 @@ export function untakenSockets(): string | undefined {
   return untaken.length > 0 ? list(untaken) : undefined;
 }
 
+/** The most sockets that are named in a line. */
+const MOST_NAMED = 20;
+
 function list(sockets: Inherited[]): string {
-  return sockets.map(({ fd, name }) => `fd://${fd}` + (name && ` (fd://${name})`)).join(", ");
+  const named = sockets.slice(0, MOST_NAMED)
+    .map(({ fd, name }) => `fd://${fd}` + (name && ` (fd://${name})`)).join(", ");
+  const more = sockets.length - MOST_NAMED;
+  return more > 0 ? `${named}, and ${more} more` : named;
 }
 
 /** What systemd says of the sockets; the last is of newer releases, and of no use here. */
@@ -108,6 +114,11 @@ function receive(): NonNullable<typeof inherited> {
   // No process can have a million descriptors on an ordinary system (fs.nr_open).
   if (!/^[1-9]\d{0,5}$/.test(count)) {
     return none(`LISTEN_FDS is "${count}", expected the number of sockets that were passed`);
+  }
+  // Where it can be seen, before anything is done to each of them.
+  const open = descriptorsProblem() ? Infinity : descriptors().length;
+  if (Number(count) > open) {
+    return none(`LISTEN_FDS is "${count}", and only ${open} descriptors are open`);
   }
   const labels = names?.split(":") ?? [];
   const sockets = Array.from({ length: Number(count) }, (_, i) => ({

@@ -26,6 +26,8 @@ const MAX_SECONDS = 300;
 const SEND_TIMEOUT = 60_000;
 /** How often the page is told what is new, in milliseconds. */
 const LIVE = 1_000;
+/** How many may be told at once. Each page that is open is one, and each is a line of what it shows. */
+const MOST_LIVE = 16;
 
 const PPROF = "application/octet-stream";
 const JSON_TYPE = "application/json";
@@ -168,16 +170,57 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
     await print(job, trace);
   });
 
+  const live = new Live(() => snapshot(engine, monitor));
   engine.register("livestats", async (job) => {
     const stop = until(job);
-    let before: Snapshot | undefined;
-    while (!stop.aborted) {
-      const now = await snapshot(engine, monitor);
-      await job.print(`data: ${JSON.stringify(renderParts(now, before))}\n\n`);
-      before = now;
-      await elapsed(LIVE, stop);
+    const leave = live.join();
+    try {
+      while (!stop.aborted) {
+        await job.print(`data: ${await live.text()}\n\n`);
+        await elapsed(LIVE, stop);
+      }
+    } finally {
+      leave();
     }
   });
+}
+
+/** What goes on, for all who look: it is found out once each second, however many they are. */
+class Live {
+  #find: () => Promise<Snapshot>;
+  #found?: { at: number; snapshot: Promise<Snapshot>; text: Promise<string> };
+  #listeners = 0;
+
+  constructor(find: () => Promise<Snapshot>) {
+    this.#find = find;
+  }
+
+  /** Counts one more who looks, until what it gives is called. Throws if there are enough. */
+  join(): () => void {
+    if (this.#listeners >= MOST_LIVE) {
+      throw new TypedError(
+        "unavailable",
+        `${MOST_LIVE} clients look at what goes on already, expected fewer; close a page`,
+      );
+    }
+    this.#listeners++;
+    return () => void this.#listeners--;
+  }
+
+  /** What goes on now, or did less than a second ago. */
+  text(): Promise<string> {
+    const now = performance.now();
+    // Timers are not exact, and whoever comes each second is to be told something new.
+    if (this.#found && now - this.#found.at < LIVE / 2) return this.#found.text;
+    // A rate over a time in which none looked would say little of now.
+    const before = this.#found && now - this.#found.at < 3 * LIVE
+      ? this.#found.snapshot
+      : undefined;
+    const snapshot = this.#find();
+    const text = (async () => JSON.stringify(renderParts(await snapshot, await before)))();
+    this.#found = { at: now, snapshot, text };
+    return text;
+  }
 }
 
 /** Writes a profile, unless whoever asked for it has left, which is also what ended it early. */

@@ -283,13 +283,13 @@ const WRONG: [string, string, string[], string[], RegExp][] = [
     ["-A"],
     /fd:\/\/: descriptor 3 is not open, or no socket$/,
   ],
-  [
-    "it is not open",
-    "LISTEN_FDS=200 LISTEN_PID=$$",
-    ["fd://201"],
+  ...["200", "999999"].map((count): typeof WRONG[number] => [
+    `LISTEN_FDS is ${count}, more than are open`,
+    `LISTEN_FDS=${count} LISTEN_PID=$$`,
+    ["fd://"],
     ["-A"],
-    /fd:\/\/201: descriptor 201 is not open, or no socket$/,
-  ],
+    new RegExp(`fd://: LISTEN_FDS is "${count}", and only \\d+ descriptors are open$`),
+  ]),
   [
     "foreign functions are not allowed",
     "LISTEN_FDS=1 LISTEN_PID=$$",
@@ -315,6 +315,31 @@ for (const [what, variables, hosts, flags, message] of WRONG) {
     assertMatch(daemon.stderr, /^floodgate: cannot listen on .*\n$/);
     assertMatch(daemon.stderr.trim(), message);
     assertEquals(daemon.stdout, "");
+  });
+}
+
+for (const flags of [["-A"], ["--allow-net", "--allow-env"]]) {
+  Deno.test(`main names no more than 20 of the sockets that no address uses, with ${flags}`, async () => {
+    const all = flags[0] === "-A";
+    // Without all permissions it cannot be seen how many are open.
+    const count = all ? 25 : 999_999;
+    await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0"], {
+      flags: ["--no-prompt", ...flags],
+      through: [
+        "bash",
+        "-c",
+        `for fd in {3..27}; do eval "exec $fd</dev/null"; done; LISTEN_FDS=${count} LISTEN_PID=$$ exec "$@"`,
+        "bash",
+      ],
+    });
+    await daemon.open();
+    assertMatch(
+      daemon.stderr,
+      new RegExp(
+        `no address uses what systemd has passed: fd://3, .*, fd://22, and ${count - 20} more\n`,
+      ),
+    );
+    assertEquals(await daemon.end(), 0);
   });
 }
 
