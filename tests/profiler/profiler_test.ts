@@ -1,6 +1,12 @@
 import { pathToFileURL } from "node:url";
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { attachProfiler, Engine } from "../../mod.ts";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { attachProfiler, Engine, JobError, type TypedError } from "../../mod.ts";
 import { createRouter } from "../../router.ts";
 import { Daemon, project, TempFolder, until } from "../support/daemon.ts";
 import { type Call, lineOf, profiled, under } from "../support/profiler.ts";
@@ -289,3 +295,47 @@ Deno.test(
     );
   },
 );
+
+Deno.test("livestats finds out once each second what goes on, for at most 16 clients", async () => {
+  const engine = new Engine({ log: () => {} });
+  const router = createRouter(engine);
+  await attachProfiler(router, engine);
+  const { memoryUsage } = Deno;
+  let looks = 0;
+  Deno.memoryUsage = () => {
+    looks++;
+    return memoryUsage();
+  };
+  try {
+    const began = performance.now();
+    const jobs = Array.from({ length: 16 }, () => engine.job("livestats"));
+    const heard = jobs.map((job) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      let texts = 0;
+      job.stdout.add({ write: () => void (++texts === 3 && resolve()) });
+      return promise;
+    });
+    const ran = jobs.map((job) => job.run());
+    await Promise.all(heard);
+    // Three each, one for all, and one more for each second that this took beyond that.
+    const seconds = (performance.now() - began) / 1_000;
+    assert(looks <= 3 + seconds, `${looks} looks in ${seconds} s`);
+
+    const error = await assertRejects(() => engine.job("livestats").run(), JobError, "16 clients");
+    assertEquals((error.cause as TypedError).kind, "unavailable");
+    const answer = await router.request("/debug/pprof/live");
+    assertEquals(answer.status, 503);
+    await answer.text();
+    jobs[0]!.abort();
+    await ran[0];
+    const next = engine.job("livestats");
+    const again = next.run();
+    next.abort();
+    await again;
+    jobs.forEach((job) => job.abort());
+    await Promise.all(ran);
+  } finally {
+    Deno.memoryUsage = memoryUsage;
+    await engine.shutdown();
+  }
+});
