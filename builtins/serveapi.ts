@@ -258,7 +258,9 @@ class Api {
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
-    for (const { place } of this.#listening) {
+    const places = this.#listening.map(({ place }) => place);
+    if (this.#takeover) places.push(this.#takeover.place);
+    for (const place of places) {
       try {
         place.unpublishNow();
       } catch (error) {

@@ -184,6 +184,11 @@ export class Takeover implements Succession {
     if (this.#forwarded.length > 0) await within(limit, Promise.all(this.#forwarded));
   }
 
+  /** Where successors ask. */
+  get place(): Bound {
+    return this.#place;
+  }
+
   /** Lets no successor in any more. A predecessor that was told nothing goes on. */
   async close(): Promise<void> {
     this.#successors.close();

@@ -280,7 +280,7 @@ Deno.test("main without all permissions leaves the pidfile of another alone, and
   const path = `${folder.path}/pid`;
   await Deno.writeTextFile(path, "1\n");
   await using daemon = Daemon.start([...TCP, "--pidfile", path], {
-    flags: ["--no-prompt", NET, `--allow-read=${path}`, `--allow-write=${path}`],
+    flags: ["--no-prompt", NET, `--allow-read=${folder.path}`, `--allow-write=${folder.path}`],
   });
   assertEquals((await daemon.status).code, 1);
   assertEquals(

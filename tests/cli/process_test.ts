@@ -104,12 +104,11 @@ Deno.test({
     await until(() => folder.names().includes("api.sock"));
     // Deno listens for the signal from half a second after its start on.
     let sent = 0;
-    for (; performance.now() < began + 1_500; sent++) {
+    for (; performance.now() < began + 1_500 || sent < 10; sent++) {
       daemon.kill("SIGUSR1");
       assertEquals(listening(daemon.pid), 0);
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    assert(sent > 10, `only ${sent} signals were sent`);
     await daemon.open();
     await daemon.says(
       /SIGUSR1: running jobs: 2\n.*SIGUSR1: serveapi\(.*\n.*SIGUSR1: wait\(for, ever\)/,
