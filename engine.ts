@@ -343,6 +343,12 @@ export class Job {
    * is, the subject of its certificate (RFC 4514), such as `CN=alice,O=Ops`. Undefined where nobody asked.
    */
   user?: string;
+  /**
+   * Set by a handler whose caller foresees more than one good end, to say which it was. Over HTTP
+   * `status` is one that the route lists under `answers`, and `headers` go with the answer; where the
+   * answer is a stream, both are read when it begins. Default: the route's own status, no headers.
+   */
+  outcome?: { readonly status?: number; readonly headers?: Readonly<Record<string, string>> };
   #internals: EngineInternals;
   #env?: Env;
   #stdin?: Input;
@@ -350,6 +356,7 @@ export class Job {
   #stderr?: Output;
   #lastWords?: TailSink;
   #cause?: unknown;
+  #words?: string;
   #started = false;
   #endTime?: number;
   #abort?: AbortController;
@@ -444,10 +451,16 @@ export class Job {
 
   /**
    * Writes a line to stderr and gives the status to return: `return job.error("no such thing")`.
-   * The error becomes the `cause` of what {@linkcode Job.run} rejects with.
+   * A text becomes the `words` of what {@linkcode Job.run} rejects with, which reach a client; an
+   * error becomes its `cause`, which reaches the log.
    */
   error(problem: unknown): Status {
     if (isError(problem)) this.#cause ??= problem;
+    else this.#words = messageOf(problem);
+    return this.#complain(problem);
+  }
+
+  #complain(problem: unknown): Status {
     this.stderr.write(messageOf(problem) + "\n");
     return Status.Err;
   }
@@ -473,7 +486,7 @@ export class Job {
     this.#started = true;
     if (this.#logs) this.engine.log(this.#level, `+job ${this}`);
     if (handler === undefined) {
-      this.error(`${this.name}: command not found`);
+      this.#complain(`${this.name}: command not found`);
       return this.#finish(Status.NotFound);
     }
     let result: ReturnType<Handler>;
@@ -538,7 +551,8 @@ export class Job {
 
   #thrown(error: unknown): Status {
     this.#cause = error;
-    return this.error(error);
+    this.#words = undefined; // It did not end with what it said.
+    return this.#complain(error);
   }
 
   #finish(status: Status): Promise<void> {
@@ -555,7 +569,7 @@ export class Job {
       await closing;
     } catch (error) {
       this.#cause ??= error;
-      const failed = this.error(error);
+      const failed = this.#complain(error);
       if (status === Status.OK) status = failed;
     }
     if (this.#stdin) await this.#stdin.close();
@@ -585,6 +599,7 @@ export class Job {
     return Promise.reject(
       new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
         cause: this.#cause,
+        words: this.#words,
       }),
     );
   }

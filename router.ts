@@ -16,21 +16,25 @@
  */
 
 import { type Context, Hono } from "npm:hono@^4.13";
-import { UnsupportedPathError } from "npm:hono@^4.13/router";
-import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
-import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
-import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
+import { cors } from "npm:hono@^4.13/cors";
+import { basePath, matchedRoutes } from "npm:hono@^4.13/route";
+import type { MiddlewareHandler } from "npm:hono@^4.13/types";
+import { mergePath } from "npm:hono@^4.13/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
-import { within } from "./engine/time.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { Answer, withoutBody } from "./router/answer.ts";
+import { bodyKind, lengthOf } from "./platform/http.ts";
+import { Answer } from "./router/answer.ts";
 import type { Bindings } from "./router/bindings.ts";
-import { bodyToEnv, brokenOff, letGo, tooLarge } from "./router/body.ts";
-import { isHttpException, noSuchPage, notRegistered, toHttp } from "./router/errors.ts";
-import { LimitedRequest, RequestBindings } from "./router/request.ts";
-import { BODY_LIMIT, BODY_TIMEOUT, SEND_TIMEOUT } from "./router/limits.ts";
+import { type BodyLimits, bodyToEnv, type LimitedBody } from "./router/body.ts";
+import { noSuchPage, notRegistered, toHttp, type Told } from "./router/errors.ts";
+import { type Around, type Found, Matcher } from "./router/matcher.ts";
+import { shapeOf } from "./router/patterns.ts";
+import { type Parent, RequestBindings, requestId } from "./router/request.ts";
+import { BODY_TIMEOUT, SEND_TIMEOUT } from "./router/limits.ts";
+import { BODYLESS, respond, withHeaders } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
+import { Row } from "./router/row.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
 export type { Bindings, ClientCertificate } from "./router/bindings.ts";
@@ -40,14 +44,26 @@ export type { Route } from "./router/route.ts";
 export interface RouterOptions {
   /** The version that the `Server` header names. Default: Floodgate's own. */
   version?: string;
-  /** The value of Access-Control-Allow-Origin, such as `*`. Default: no CORS headers. */
-  cors?: string;
+  /**
+   * Which built-in routes there are: all (the default), none, or those of these paths and below them,
+   * such as `["/_ping", "/containers"]`.
+   */
+  builtins?: boolean | readonly string[];
+  /** The origins whose pages may read answers, such as `https://pages.example`, or `*`. Default: none. */
+  cors?: string | readonly string[];
   /** The longest request body in bytes, unless a route lifts it. Default 16 MiB. */
   bodyLimit?: number;
+  /** The longest JSON body of a route that has `body: "env"`, in bytes. Default 1 MiB. */
+  jsonLimit?: number;
   /**
-   * How long a client may send nothing of a body it has announced, in milliseconds; default 60 000.
-   * After that long a body has to come with 500 bytes a second on average, unless its route lifts the
-   * limit of its length.
+   * How many bytes the request bodies that are being read may have together, of those with a limit.
+   * Beyond it requests are answered 503. Default 256 MiB, or `bodyLimit` where that is more.
+   */
+  bodiesLimit?: number;
+  /**
+   * How long a client may send nothing of a body it has announced, in milliseconds; default 60 000. In
+   * each stretch of that length it has to send 500 bytes a second, unless its route lifts the limit of
+   * its length.
    */
   bodyTimeout?: number;
   /** How long a client may take nothing of an answer that is ready, in ms. Default 300 000. */
@@ -56,8 +72,8 @@ export interface RouterOptions {
   logging?: boolean;
 }
 
-/** The routes that every daemon has. */
-const ROUTES: readonly Route[] = [
+/** The routes that every daemon has, besides `/_ping`. */
+const BUILTINS: readonly Route[] = [
   { method: "GET", path: "/version", job: "version" },
   { method: "GET", path: "/info", job: "info" },
   {
@@ -75,36 +91,47 @@ const ROUTES: readonly Route[] = [
   },
   { method: "GET", path: "/debug/vars", job: "stats" },
 ];
+const PING = "/_ping";
 
-/** A router for this engine's jobs, with the built-in routes. */
+/** A router for this engine's jobs. The built-in routes come after all that is added to it. */
 export function createRouter(engine: Engine, options: RouterOptions = {}): Router {
-  const { router } = new Dispatcher(engine, options);
-  const ping = {
-    "Content-Type": "text/plain; charset=utf-8",
-    "Api-Version": API_VERSION,
-    "Ostype": Deno.build.os,
-    "Docker-Experimental": "false",
-    "Cache-Control": "no-cache, no-store, must-revalidate",
-    "Pragma": "no-cache",
-    "Server": `Floodgate/${options.version ?? VERSION} (${Deno.build.os})`,
-  };
-  // Seven headers take the runtime longer to check than all else about a request. A copy has them.
-  const pong = new Response("OK", { headers: ping });
-  router.get("/_ping", () => pong.clone()); // For HEAD, Hono drops the body.
-  for (const route of ROUTES) router.job(route);
-  return router;
+  return new Dispatcher(engine, options).router;
 }
 
-const BODIED = ["POST", "PUT", "PATCH", "DELETE"];
-const METHODS = ["GET", "HEAD", ...BODIED];
+const METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+/** What pages of other origins may send, and read, besides what browsers let them (Fetch, 2.2.2). */
+const CORS = {
+  allowMethods: METHODS,
+  allowHeaders: [
+    "Accept",
+    "Authorization",
+    "Content-Type",
+    "X-Registry-Auth",
+    "X-Registry-Config",
+    "X-Request-Id",
+    "X-Requested-With",
+  ],
+  exposeHeaders: [
+    "Api-Version",
+    "Content-Length",
+    "Ostype",
+    "Retry-After",
+    "Server",
+    "X-Request-Id",
+  ],
+};
 /** From this version on errors are JSON; before, they are text. */
 const JSON_ERRORS = [1, 24];
-/** Bytes a second that a body has to come with on average, once its timeout has passed. */
-const MIN_RATE = 500;
+const JSON_LIMIT = 1024 * 1024;
+const BODIES_LIMIT = 256 * 1024 * 1024;
 
 /** What a {@linkcode Router} can besides what every Hono app can. */
 export interface JobRoutes {
-  /** Adds a row to the route table. */
+  /**
+   * Adds a row to the route table.
+   *
+   * @throws {TypeError} If the row cannot be, or is there already: it says which, and what is wrong.
+   */
   job(route: Route): Router;
 }
 
@@ -112,80 +139,342 @@ export interface JobRoutes {
 // By way of a function, because deno doc --lint would have all of Hono's types documented here.
 export type Router = ReturnType<(typeof import("./router.ts"))["newApp"]> & JobRoutes;
 
-type Fetch = Router["fetch"];
+type App = ReturnType<typeof newApp>;
+type Fetch = App["fetch"];
+type C = Context<{ Bindings: Bindings }>;
 
 /** Between Hono, which finds the route, and the engine, which runs its job. */
 class Dispatcher {
   readonly router: Router;
   #engine: Engine;
   #options: RouterOptions;
+  #app: App;
+  /** Hono's own. */
+  #dispatch: Fetch;
+  #matcher: Matcher;
+  /** The rows by their handlers, and their methods and shapes of paths. */
+  #rows = new Map<Found[0], Row>();
+  #shapes = new Set<string>();
+  #limits: BodyLimits;
+  /** Headers of all answers. */
+  #headers: Record<string, string>;
+  #wanted: (path: string) => boolean;
+  #sealed = false;
 
   constructor(engine: Engine, options: RouterOptions) {
     this.#engine = engine;
     this.#options = options;
-    const app = newApp();
-    const dispatch = app.fetch;
-    app.fetch = (request, env, context) => this.#fetch(dispatch, request, env, context);
-    app.notFound((c) => this.#notFound(c));
-    app.onError((error, c) => this.#error(error, c.env));
-    this.router = Object.assign(app, { job: (route: Route) => this.#add(route) });
-  }
-
-  #add(route: Route): Router {
-    const init = {
-      status: route.status ?? 200,
-      headers: { "Content-Type": route.contentType ?? "application/json" },
+    this.#limits = {
+      timeout: options.bodyTimeout ?? BODY_TIMEOUT,
+      together: options.bodiesLimit ?? Math.max(BODIES_LIMIT, options.bodyLimit ?? 0),
+      held: 0,
     };
-    new Response("", init); // Throws now, and not at the first request, if it can't be answered so.
-    const names = [...route.path.matchAll(/:(\w+)/g)].map(([, name]) => name);
-    this.router.on(route.method, route.path, (c) => this.#run(c, route, names, init));
-    return this.router;
+    this.#headers = {
+      "Server": `Floodgate/${options.version ?? VERSION} (${Deno.build.os})`,
+      "Api-Version": API_VERSION,
+      "Ostype": Deno.build.os,
+    };
+    this.#wanted = builtinsOf(options.builtins);
+    this.#matcher = new Matcher((request, found) => this.#around(request, found));
+    const app = this.#app = newApp(this.#matcher);
+    this.#dispatch = app.fetch;
+    app.notFound((c) => this.#notFound(c));
+    app.onError((error, c) => this.#failed(error, c.env as RequestBindings, c));
+    this.router = this.#equip(app, "/");
+    // For an app that this one is routed in: it copies the routes, and asks for nothing else of ours.
+    app.routes.push({ basePath: "/", path: "/*", method: "ALL", handler: this.#routed });
+    if (options.cors !== undefined) {
+      app.use(cors({ ...CORS, origin: options.cors === "*" ? "*" : [options.cors].flat() }));
+    }
+    const stop = engine.onJob((job, phase) => {
+      if (job.name !== "acceptconnections" || phase !== "end" || job.status !== Status.OK) return;
+      stop();
+      this.#opened();
+    });
   }
 
-  #fetch(
-    dispatch: Fetch,
+  /** Makes a Hono app, or what its `basePath` gives, one of ours. */
+  #equip(app: App, base: string): Router {
+    const { basePath } = app;
+    const { notFound, onError } = this.#app;
+    return Object.assign(app, {
+      fetch: this.#fetch,
+      job: (route: Route) => {
+        this.#add(app, mergePath(base, route.path), route);
+        return app;
+      },
+      basePath: (path: string) =>
+        this.#equip(basePath.call(app, path) as unknown as App, mergePath(base, path)),
+      // With a path before its routes, it is the same app.
+      notFound: (handler: Parameters<App["notFound"]>[0]) => (notFound(handler), app),
+      onError: (handler: Parameters<App["onError"]>[0]) => (onError(handler), app),
+    }) as unknown as Router;
+  }
+
+  #add(app: App, path: string, route: Route): void {
+    const row = new Row(route, path, this.#headers, this.#jsonLimit);
+    const shape = `${route.method} ${shapeOf(path)}`;
+    if (this.#shapes.has(shape)) {
+      throw new TypeError(`row ${route.method} ${path}: there is one for these requests already`);
+    }
+    this.#shapes.add(shape);
+    const handler = (c: C) => this.#run(c, row);
+    this.#rows.set(handler, row);
+    app.on(route.method, route.path, handler);
+  }
+
+  get #jsonLimit(): number {
+    const { bodyLimit = Infinity, jsonLimit = JSON_LIMIT } = this.#options;
+    return Math.min(bodyLimit, jsonLimit);
+  }
+
+  /** Adds the built-in routes, once all others are there. */
+  #seal(): void {
+    this.#sealed = true;
+    for (const route of BUILTINS) {
+      if (!this.#wanted(route.path)) continue;
+      if (this.#shapes.has(`${route.method} ${route.path}`)) continue;
+      this.router.job(route);
+    }
+    if (!this.#wanted(PING)) return;
+    const pong = new Response("OK", {
+      headers: {
+        "Content-Type": "text/plain; charset=utf-8",
+        ...this.#headers,
+        "Docker-Experimental": "false",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+      },
+    });
+    this.#app.get(PING, (c) => {
+      const env = c.env as RequestBindings;
+      // Seven headers take the runtime longer to check than all else about a request. A copy has them.
+      return env.alone ? env.made = pong.clone() : c.newResponse("OK", pong as never);
+    });
+  }
+
+  /** The gate has opened. */
+  #opened(): void {
+    if (!this.#sealed) this.#seal();
+    const missing = [...this.#rows.values()].filter(({ route }) =>
+      !BUILTINS.includes(route) && !this.#engine.has(route.job)
+    );
+    for (const { route: { method, path, job } } of missing) {
+      this.#engine.log("warn", `no such job registered: ${job}, of the row ${method} ${path}`);
+    }
+  }
+
+  #fetch: Fetch = (request, info, context) => this.#take(request, info, context);
+
+  #take(
     request: Request,
     info: object | undefined,
     context: Parameters<Fetch>[2],
+    routed?: { path: string; parent: Parent },
   ): Response | Promise<Response> {
-    const env = new RequestBindings(request, info, this.#options.bodyLimit ?? BODY_LIMIT);
+    if (!this.#sealed) this.#seal();
+    const env = new RequestBindings(request, info, this.#options.bodyLimit, routed);
     const started = this.#options.logging ? performance.now() : 0;
-    let answer: Response | Promise<Response>;
-    const problem = versionProblem(env.version);
-    if (problem) {
-      answer = this.#error(new TypedError("bad parameter", problem), env);
-    } else if (env.method === "OPTIONS" && !this.#handles("OPTIONS", env.path)) {
-      answer = this.#allow(env);
-    } else {
-      const body = BODIED.includes(env.method) ? request.body : null;
-      answer = body === null
-        ? dispatch(request, env, context)
-        : this.#dispatchBody(dispatch, request, body, env, context);
+    let answer: unknown;
+    try {
+      const limited = env.limited(this.#limits);
+      if (routed) routed.parent.c.req.raw = limited;
+      answer = this.#dispatch(limited, env, context);
+    } catch (error) {
+      answer = this.#failed(error, env);
     }
-    if (this.#options.cors === undefined && !this.#options.logging) return answer;
-    return this.#finish(request, env, answer, started);
+    if (!(answer instanceof Promise)) return this.#finish(env, answer, started);
+    return answer.then(
+      (response) => this.#finish(env, response, started),
+      (error) => this.#finish(env, this.#failed(error, env), started),
+    );
   }
 
-  async #finish(
-    request: Request,
-    env: Bindings,
-    answer: Response | Promise<Response>,
-    started: number,
-  ): Promise<Response> {
-    let response = await answer;
-    const { cors } = this.#options;
-    if (cors !== undefined) {
-      try {
-        allowOrigin(response.headers, cors);
-      } catch (error) {
-        if (!(error instanceof TypeError)) throw error;
-        // The headers of a redirect or of a fetched answer cannot be changed.
-        response = new Response(response.body, response);
-        allowOrigin(response.headers, cors);
+  /**
+   * What an app runs for all requests below the path that this one is routed at, in place of the copies
+   * of our routes that it has: here they have versions, limits and errors as they do at the top.
+   */
+  #routed: MiddlewareHandler = async (c, next) => {
+    const path = c.req.path.slice(basePath(c).replace(/\/$/, "").length) || "/";
+    let context: Parameters<Fetch>[2];
+    try {
+      context = c.executionCtx;
+    } catch {
+      // There is none, which Hono tells by throwing.
+    }
+    const response = await this.#take(c.req.raw, c.env, context, { path, parent: { c, next } });
+    if (!c.finalized) return c.newResponse(response.body, response as never);
+    c.res = undefined;
+    c.res = response;
+  };
+
+  /** What goes around the handlers of a request that is out of the ordinary. */
+  #around(env: RequestBindings, found: readonly Found[]): Around {
+    if (env.body !== undefined) {
+      // Before any middleware reads it.
+      for (const [handler] of found) {
+        const limit = this.#rows.get(handler)?.bodyLimit;
+        if (limit !== undefined) env.bodyLimit = limit;
       }
     }
+    const first: MiddlewareHandler[] = [];
+    if (env.method === "HEAD") first.push(withoutBody);
+    if (env.parent !== undefined) first.push(inherit);
+    const { problem } = env;
+    if (problem === undefined) return { first };
+    return {
+      first,
+      instead: () => {
+        throw new TypedError("bad parameter", problem);
+      },
+    };
+  }
+
+  #run(c: C, row: Row): Response | Promise<Response> {
+    const env = c.env as RequestBindings;
+    const { route, variables } = row;
+    if (row.stream && env.method === "HEAD") return this.#notAllowed(c, ["GET"]);
+    if (!this.#engine.has(route.job)) throw notRegistered(route.job);
+    const job = this.#engine.job(route.job, ...variables.map((name) => c.req.param(name) ?? ""));
+    job.quiet = true;
+    job.user = env.client?.subject;
+    job.abortWith(() => env.signal);
+    for (const name of row.query) {
+      for (const value of c.req.queries(name) ?? []) job.setenv(name, value);
+    }
+    env.job = job;
+    if (route.body === undefined || env.body === undefined) return this.#answer(c, job, row);
+    return this.#withBody(c, job, row);
+  }
+
+  /** By way of what Hono has kept of the body, where other handlers have read it. */
+  async #withBody(c: C, job: Job, row: Row): Promise<Response> {
+    if (row.route.body === "env") {
+      bodyToEnv(await c.req.text(), job);
+    } else if (Object.keys(c.req.bodyCache).length > 0) {
+      job.stdin.add(await c.req.bytes());
+    } else if (c.req.raw.body) {
+      job.stdin.add(c.req.raw.body);
+    }
+    return this.#answer(c, job, row);
+  }
+
+  #answer(c: C, job: Job, row: Row): Response | Promise<Response> {
+    const env = c.env as RequestBindings;
+    const answer = new Answer(c, job, row, this.#options.sendTimeout ?? SEND_TIMEOUT);
+    env.answer = answer;
+    job.stdout.add(answer);
+    const running = job.run();
+    // A job that has ended already is answered in the same go: no promise, and the fast way through
+    // the runtime, which is there for handlers that return a response at once.
+    if (job.status === Status.OK) {
+      const response = answer.end();
+      if (response !== undefined) return response;
+    }
+    running.then(() => answer.resolve(), (error) => {
+      if (answer.fail(error)) return;
+      // The status line is out: all that is left is to cut the answer short, and to say why here.
+      this.#engine.log("warn", `job ${job.name} failed in its answer: ${messageOf(error)}`, {
+        error,
+      });
+    });
+    // What fails before it has waited for anything is answered with a status; then the stream begins.
+    if (row.stream) AbortSignal.timeout(0).addEventListener("abort", () => answer.begin());
+    return answer.response;
+  }
+
+  async #notFound(c: C): Promise<Response> {
+    const env = c.env as RequestBindings;
+    const methods = METHODS.filter((method) => this.#handles(method, env.path));
+    const asked = env.method === "HEAD" ? "GET" : env.method;
+    // A handler may say "not found" of a path that it does handle.
+    if (methods.length > 0 && !methods.includes(asked)) {
+      if (env.method !== "OPTIONS") return this.#notAllowed(c, methods);
+      return c.body(null, 200, { ...this.#headers, Allow: [...methods, "OPTIONS"].join(", ") });
+    }
+    if (methods.length === 0) {
+      const { parent, oddVersion } = env;
+      if (parent !== undefined && this.#goesOn(parent)) {
+        await parent.next();
+        return parent.c.res;
+      }
+      const problem = oddVersion === undefined ? undefined : versionProblem(oddVersion);
+      if (problem !== undefined) {
+        return this.#failed(new TypedError("bad parameter", problem), env, c);
+      }
+    }
+    return this.#failed(noSuchPage(env.path), env, c);
+  }
+
+  /** Whether an app that this one is routed in has further handlers for the request, of its own. */
+  #goesOn({ c }: Parent): boolean {
+    const ours = new Set(this.#app.routes.map(({ handler }) => handler));
+    return matchedRoutes(c).slice(c.req.routeIndex + 1).some(({ handler }) => {
+      const { __COMPOSED_HANDLER: composed } = handler as { __COMPOSED_HANDLER?: typeof handler };
+      return !ours.has(composed ?? handler);
+    });
+  }
+
+  #notAllowed(c: C, methods: string[]): Response {
+    const env = c.env as RequestBindings;
+    const allow = methods.join(", ");
+    const message = `method ${env.method} is not allowed for ${env.path}, expected ${allow}`;
+    return this.#text(env, { status: 405, message }, { Allow: allow }, c);
+  }
+
+  /** Whether a path has a handler for just this method: middleware is for all of them. */
+  #handles(method: string, path: string): boolean {
+    return this.#matcher.match(method, path)[0].some(([[, route]]) => route.method === method);
+  }
+
+  /** The answer to a request that failed, for which the log has the whole error, and the client its id. */
+  #failed(error: unknown, env: RequestBindings, c?: C): Response {
+    let told: Told = toHttp(error);
+    env.told = told.cause;
+    const { response } = told;
+    if (response) return c ? c.newResponse(response.body, response as never) : response;
+    const headers: Record<string, string> = {};
+    if (told.retryAfter !== undefined) headers["Retry-After"] = String(told.retryAfter);
+    if (told.status === 500) {
+      const id = requestId(env, c);
+      headers["X-Request-Id"] = id;
+      const { method, path, job } = env;
+      this.#engine.log("error", `${method} ${path}: ${messageOf(error)}`, {
+        method,
+        path,
+        ...job && { job: job.name },
+        request: id,
+        error,
+      });
+      told = { ...told, message: told.message ?? `internal error, request ${id}` };
+    }
+    return this.#text(env, told, headers, c);
+  }
+
+  #text(
+    env: RequestBindings,
+    { status, message = "" }: Told,
+    extra: Record<string, string>,
+    c?: C,
+  ): Response {
+    const old = env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0;
+    const headers = {
+      ...this.#headers,
+      "Content-Type": old ? "text/plain; charset=utf-8" : "application/json",
+      ...extra,
+    };
+    return respond(c, old ? message + "\n" : JSON.stringify({ message }), { status, headers });
+  }
+
+  #finish(env: RequestBindings, answer: unknown, started: number): Response {
+    let response: Response;
+    if (answer instanceof Response) response = answer;
+    else response = this.#failed(new TypeError(`${this.#nameOf(env)} returned no Response`), env);
+    env.answer?.answered(response);
+    if (env.body !== undefined) response = this.#finishBody(env, env.body, response);
+    if (response !== env.made) response = withHeaders(response, this.#headers);
     if (this.#options.logging) {
-      this.#engine.log("info", `${request.method} ${env.path} ${response.status}`, {
+      this.#engine.log("info", `${env.method} ${env.path} ${response.status}`, {
         ms: Math.round((performance.now() - started) * 10) / 10,
         ...env.client && { user: env.client.subject },
       });
@@ -193,204 +482,79 @@ class Dispatcher {
     return response;
   }
 
-  /** Dispatches a request whose body is read no further than it may be, and not for ever. */
-  async #dispatchBody(
-    dispatch: Fetch,
-    request: Request,
-    body: ReadableStream<Uint8Array>,
-    env: RequestBindings,
-    context: Parameters<Fetch>[2],
-  ): Promise<Response> {
-    const source = body.getReader();
-    const limited = this.#limited(request, source, env);
-    try {
-      return await dispatch(limited, env, context);
-    } finally {
-      // What nobody has read, and no job will, is of no more use. The socket would wait for it.
-      if (!env.bodyAttached && limited.body?.locked === false) letGo(source);
+  #finishBody(env: RequestBindings, body: LimitedBody, response: Response): Response {
+    const { problem } = body;
+    // Whatever has caught the error on the way, and taken it for another.
+    if (problem !== undefined && env.told !== problem) {
+      const headers = new Headers(response.headers);
+      for (const name of OF_A_BODY) headers.delete(name);
+      response.body?.cancel();
+      const told = this.#failed(problem, env);
+      for (const [name, value] of told.headers) headers.set(name, value);
+      response = new Response(told.body, { status: told.status, headers });
     }
-  }
-
-  #limited(
-    request: Request,
-    source: ReadableStreamDefaultReader<Uint8Array>,
-    env: Bindings,
-  ): Request {
-    const announced = Number(request.headers.get("content-length") ?? 0);
-    const timeout = this.#options.bodyTimeout ?? BODY_TIMEOUT;
-    const started = performance.now();
-    let size = 0;
-    const body = new ReadableStream<Uint8Array>({
-      async pull(controller) {
-        // Looked at here and not before, because a handler may lift the limit.
-        if (Math.max(announced, size) > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
-        const read = source.read().catch(brokenOff);
-        // A body that may be of any length may take any time, as long as it goes forward.
-        const all = env.bodyLimit === Infinity
-          ? Infinity
-          : timeout + (size / MIN_RATE) * 1_000 - (performance.now() - started);
-        if (!await within(Math.min(timeout, all), read)) {
-          throw new TypedError("timeout", "the request body comes too slowly, or no more");
-        }
-        const { value, done } = await read;
-        if (done) return controller.close();
-        size += value.length;
-        if (size > env.bodyLimit) throw tooLarge(source, env.bodyLimit);
-        controller.enqueue(value);
-      },
-      cancel: (reason) => source.cancel(reason),
-    }, { highWaterMark: 0 });
-    // Not new Request(request, ...): that asks the native request for its signal.
-    const { method, headers } = request;
-    return new LimitedRequest(env, request.url, {
-      method,
-      headers,
-      body: body as ReadableStream<Uint8Array<ArrayBuffer>>,
-    });
-  }
-
-  #run(
-    c: Context<{ Bindings: Bindings }>,
-    route: Route,
-    names: string[],
-    init: ResponseInit,
-  ): Response | Promise<Response> {
-    const env = c.env as RequestBindings;
-    const { method } = env;
-    if (route.stream && method === "HEAD") return this.#notAllowed(env, "HEAD", ["GET"]);
-    if (!this.#engine.has(route.job)) throw notRegistered(route.job);
-    const job = this.#engine.job(route.job, ...names.map((name) => c.req.param(name) ?? ""));
-    job.quiet = true;
-    job.user = env.client?.subject;
-    job.abortWith(() => env.signal);
-    if (route.query !== undefined) {
-      for (const name of route.query) {
-        const value = c.req.query(name);
-        if (value !== undefined) job.setenv(name, value);
-      }
-    }
-    if (route.bodyLimit !== undefined) env.bodyLimit = route.bodyLimit;
-    let answer: Response | Promise<Response>;
-    if (route.body === "env") {
-      answer = bodyToEnv(c.req.raw, job).then(() => this.#answer(job, env, route, init));
-    } else {
-      if (route.body === "stdin" && c.req.raw.body) {
-        job.stdin.add(c.req.raw.body);
-        env.bodyAttached = true; // The job closes it.
-      }
-      answer = this.#answer(job, env, route, init);
-    }
-    return method === "HEAD" ? withoutBody(answer) : answer;
-  }
-
-  #answer(
-    job: Job,
-    env: Bindings,
-    { stream = false }: Route,
-    init: ResponseInit,
-  ): Response | Promise<Response> {
-    const answer = new Answer(job, init, stream, this.#options.sendTimeout ?? SEND_TIMEOUT, env);
-    job.stdout.add(answer);
-    const running = job.run();
-    // A job that has ended already is answered in the same go: no promise, and the fast way through
-    // the runtime, which is there for handlers that return a response at once.
-    if (job.status === Status.OK) return answer.end() ?? answer.response;
-    running.then(() => answer.resolve(), (error) => {
-      if (answer.fail(error)) return;
-      // The status line is out: all that is left is to cut the answer short, and to say why here.
-      this.#engine.log("warn", `job ${job.name} failed in its answer: ${messageOf(error)}`);
-    });
-    return answer.response;
-  }
-
-  #allow(env: Bindings): Response {
-    const methods = this.#methods(env.path);
-    if (methods.length === 0) return this.#error(noSuchPage(env.path), env);
-    return new Response(null, {
-      status: 200,
-      headers: { Allow: [...methods, "OPTIONS"].join(", ") },
-    });
-  }
-
-  #notFound(c: Context<{ Bindings: Bindings }>): Response {
-    const { method } = c.req.raw;
-    const methods = this.#methods(c.env.path);
-    // A handler may say "not found" of a path that it does handle.
-    if (methods.length === 0 || methods.includes(method === "HEAD" ? "GET" : method)) {
-      return this.#error(noSuchPage(c.env.path), c.env);
-    }
-    return this.#notAllowed(c.env, method, methods);
-  }
-
-  #notAllowed(env: Bindings, method: string, methods: string[]): Response {
-    const allow = methods.join(", ");
-    const response = this.#text(
-      env,
-      405,
-      `method ${method} is not allowed for ${env.path}, expected ${allow}`,
-    );
-    response.headers.set("Allow", allow);
+    const { completed } = env;
+    if (bodyKind(response) !== "stream") env.release();
+    else if (completed) completed.then(() => env.release(), () => env.release());
     return response;
   }
 
-  /** The methods that a path has handlers for. */
-  #methods(path: string): string[] {
-    return METHODS.filter((method) => this.#handles(method, path));
-  }
-
-  /** Whether a path has a handler for just this method: middleware is for all of them. */
-  #handles(method: string, path: string): boolean {
-    return this.router.router.match(method, path)[0].some(([[, route]]) => route.method === method);
-  }
-
-  #error(error: unknown, env: Bindings): Response {
-    if (isHttpException(error)) {
-      return error.res ?? this.#text(env, error.status, error.message);
-    }
-    const { status, message } = toHttp(error);
-    if (status === 500) this.#engine.log("error", `${env.path}: ${messageOf(error)}`);
-    return this.#text(env, status, message);
-  }
-
-  #text(env: Bindings, status: number, message: string): Response {
-    if (env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0) {
-      return new Response(message + "\n", {
-        status,
-        headers: { "Content-Type": "text/plain; charset=utf-8" },
-      });
-    }
-    return Response.json({ message }, { status });
+  #nameOf({ method, path }: RequestBindings): string {
+    const found = this.#matcher.match(method === "HEAD" ? "GET" : method, path)[0];
+    const [[, route]] = found.at(-1)!;
+    return `the handler of ${route.method} ${route.path}`;
   }
 }
 
-/** Lets pages of an origin, or of any if it is `*`, read an answer. */
-function allowOrigin(headers: Headers, origin: string): void {
-  headers.set("Access-Control-Allow-Origin", origin);
-  headers.set("Access-Control-Allow-Methods", [...METHODS, "OPTIONS"].join(", "));
-  headers.set(
-    "Access-Control-Allow-Headers",
-    "Origin, X-Requested-With, Content-Type, Accept, X-Registry-Auth",
-  );
-  if (origin !== "*") headers.append("Vary", "Origin");
+/** What every answer of Hono's to HEAD leaves open: the body that GET has, unread. */
+const withoutBody: MiddlewareHandler = async (c, next) => {
+  await next();
+  const { res } = c;
+  const length = lengthOf(res);
+  const headers = new Headers(res.headers);
+  if (length !== undefined && !headers.has("content-length") && !BODYLESS.includes(res.status)) {
+    headers.set("Content-Length", String(length));
+  }
+  await res.body?.cancel();
+  c.res = undefined;
+  c.res = new Response(null, { status: res.status, statusText: res.statusText, headers });
+};
+
+/** What middleware of an app has set and read is there in the app that is routed in it, and back. */
+const inherit: MiddlewareHandler = async (c, next) => {
+  const { c: parent } = (c.env as RequestBindings).parent!;
+  c.req.bodyCache = parent.req.bodyCache;
+  for (const [name, value] of Object.entries(parent.var)) c.set(name, value);
+  await next();
+  for (const [name, value] of Object.entries(c.var)) parent.set(name, value);
+};
+
+/** What describes a body, and not the answer that has it. */
+const OF_A_BODY = ["content-length", "content-type", "content-encoding", "content-range", "etag"];
+
+/**
+ * Which built-in routes there are to be, by their paths.
+ *
+ * @throws {TypeError} If a path is none of theirs, nor the beginning of one.
+ */
+function builtinsOf(wanted: boolean | readonly string[] = true): (path: string) => boolean {
+  if (typeof wanted === "boolean") return () => wanted;
+  const covers = (list: readonly string[], path: string) =>
+    list.some((one) => path === one || path.startsWith(`${one.replace(/\/$/, "")}/`));
+  const paths = [PING, ...BUILTINS.map(({ path }) => path)];
+  const unknown = wanted.find((one) => !paths.some((path) => covers([one], path)));
+  if (unknown !== undefined) {
+    throw new TypeError(
+      `builtins has "${unknown}", expected some of ${paths.join(", ")}, or the beginning of one`,
+    );
+  }
+  return (path) => covers(wanted, path);
 }
 
-/** @internal A Hono app that takes the path to route by from its env, which is a {@linkcode RequestBindings}. */
-export function newApp(): Hono<{ Bindings: Bindings }> {
+/** @internal A Hono app that finds its handlers by a {@linkcode RequestBindings}, which is its env. */
+export function newApp(matcher: Matcher): Hono<{ Bindings: Bindings }> {
   return new Hono({
-    getPath: (_request, given) => (given?.env as Bindings).path,
-    // Hono's own choice, but for the number of routes.
-    router: new SmartRouter({ routers: [new FewRoutes(), new TrieRouter()] }),
+    router: matcher,
+    getPath: (_request, given) => (matcher.request = given!.env as RequestBindings).path,
   });
-}
-
-/** With more routes than this, one regular expression of them all is slower than a tree. */
-const FEW = 250;
-
-/** Leaves many routes to the next router, as it does routes that it cannot express. */
-class FewRoutes<T> extends RegExpRouter<T> {
-  #routes = 0;
-  override add(method: string, path: string, handler: T): void {
-    if (++this.#routes > FEW) throw new UnsupportedPathError();
-    super.add(method, path, handler);
-  }
 }

@@ -45,11 +45,22 @@ export class JobError extends Error {
   override readonly name: string;
   /** Its exit status, never 0. */
   readonly status: Status;
-  /** The failure of the job `name`; `options.cause` is what its handler threw, if it did. */
-  constructor(name: string, status: Status, message: string, options?: ErrorOptions) {
+  /** What it said for its caller to read, by {@linkcode Job.error} with a text; undefined if it did not. */
+  readonly words?: string;
+  /**
+   * The failure of the job `name`; `options.cause` is what its handler threw, if it did, and
+   * `options.words` what it said for its caller to read.
+   */
+  constructor(
+    name: string,
+    status: Status,
+    message: string,
+    options?: ErrorOptions & { words?: string },
+  ) {
     super(message, options);
     this.name = name;
     this.status = status;
+    this.words = options?.words;
   }
 }
 

@@ -56,10 +56,10 @@ const symbols: Record<"request" | "response" | "lazy static body", symbol | unde
 };
 
 function innardOf(object: Request | Response, name: keyof typeof symbols): unknown {
-  const symbol = symbols[name] ??=
-    Object.getOwnPropertySymbols(object).find(({ description }) => description === name) ??
-      Symbol(name);
-  return (object as unknown as Innards)[symbol];
+  const symbol = symbols[name] ??= Object.getOwnPropertySymbols(object).find(({ description }) =>
+    description === name
+  );
+  return symbol && (object as unknown as Innards)[symbol];
 }
 
 /**
@@ -95,6 +95,18 @@ export function bodyKind(response: Response): "small" | "stream" | "long" {
   // To look at a body makes a stream of it, where there is one.
   return inner?.body === null && response.body === null ? "small" : "long";
 }
+
+/** The length of an answer's body in bytes, if it is whole; undefined of a stream. */
+export function lengthOf(response: Response): number | undefined {
+  const inner = innardOf(response, "response") as {
+    body?: { streamOrStatic?: { body?: unknown } } | null;
+  } | undefined;
+  const body = innardOf(response, "lazy static body") ?? inner?.body?.streamOrStatic?.body;
+  if (typeof body === "string") return encoder.encode(body).length;
+  if (body instanceof Uint8Array) return body.length;
+  return response.body === null ? 0 : undefined;
+}
+const encoder = new TextEncoder();
 
 const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
 let silenced = false;

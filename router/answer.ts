@@ -4,18 +4,13 @@
  * @module
  */
 
+import type { Context } from "npm:hono@^4.13";
 import type { Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { Sink } from "../engine/streams.ts";
 import { within } from "../engine/time.ts";
 import type { Bindings } from "./bindings.ts";
-
-/** Drops a body as Hono does for HEAD, so that no job waits for somebody who reads it. */
-export async function withoutBody(answer: Response | Promise<Response>): Promise<Response> {
-  const response = await answer;
-  response.body?.cancel();
-  return response;
-}
+import type { Row } from "./row.ts";
 
 const encoder = new TextEncoder();
 /**
@@ -26,31 +21,25 @@ const BUFFER = 65_536;
 
 /** A job's stdout as a response: whole when the job has ended, or a stream as soon as it must be. */
 export class Answer implements Sink {
-  #env: Bindings;
+  #c: Context<{ Bindings: Bindings }>;
   #job: Job;
-  #init: ResponseInit;
+  #row: Row;
   #timeout: number;
-  #streams: boolean;
   /** An answer that is one short text, as most are, is never taken apart into bytes here. */
   #text?: string;
   #chunks?: Uint8Array[];
   #size = 0;
   #response?: PromiseWithResolvers<Response>;
+  #settled = false;
+  #body?: ReadableStream<Uint8Array>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
   #gone?: { reason: unknown };
   #taken?: PromiseWithResolvers<void>;
 
-  constructor(
-    job: Job,
-    init: ResponseInit,
-    streams: boolean,
-    timeout: number,
-    env: Bindings,
-  ) {
-    this.#env = env;
+  constructor(c: Context<{ Bindings: Bindings }>, job: Job, row: Row, timeout: number) {
+    this.#c = c;
     this.#job = job;
-    this.#init = init;
-    this.#streams = streams;
+    this.#row = row;
     this.#timeout = timeout;
   }
 
@@ -64,7 +53,7 @@ export class Answer implements Sink {
 
   writeText(text: string): void | Promise<void> {
     // A text has at most three bytes a unit.
-    const whole = !this.#streams && this.#size === 0 && this.#text === undefined &&
+    const whole = !this.#row.stream && this.#size === 0 && this.#text === undefined &&
       text.length <= BUFFER / 3;
     if (!whole || this.#gone) return this.write(encoder.encode(text));
     if (text !== "") this.#text = text;
@@ -78,7 +67,7 @@ export class Answer implements Sink {
       this.#text = undefined;
     }
     this.#keep(chunk);
-    if (this.#streams || this.#size > BUFFER) return this.#start();
+    if (this.#row.stream || this.#size > BUFFER) return this.begin();
   }
 
   #keep(chunk: Uint8Array): void {
@@ -92,20 +81,25 @@ export class Answer implements Sink {
       if (!this.#gone) this.#controller.close();
       return undefined;
     }
-    if (this.#text !== undefined) return new Response(this.#text, this.#init);
-    if (!this.#chunks || this.#size === 0) return new Response(null, { status: 204 });
-    const body = joined(this.#chunks, this.#size);
-    return new Response(body as Uint8Array<ArrayBuffer>, this.#init);
+    this.#settled = true;
+    const body = this.#text ??
+      (this.#size === 0 ? null : joined(this.#chunks!, this.#size));
+    return this.#row.respond(this.#c, this.#job, body);
   }
 
   /** The same for whoever waits for {@linkcode Answer.response}. */
   resolve(): void {
-    const response = this.end();
-    if (response) this.#promise.resolve(response);
+    try {
+      const response = this.end();
+      if (response) this.#promise.resolve(response);
+    } catch (error) {
+      this.#promise.reject(error);
+    }
   }
 
   /** The job has failed. False if it is too late to answer so. */
   fail(error: unknown): boolean {
+    this.#settled = true;
     this.#promise.reject(error);
     if (!this.#controller) return true;
     if (this.#gone) return true; // The client went first, and the job failed of that.
@@ -113,22 +107,34 @@ export class Answer implements Sink {
     return false;
   }
 
-  #start(): void | Promise<void> {
-    const body = new ReadableStream<Uint8Array>({
+  /** Begins the answer as a stream, with what there is of it, unless it has begun or ended. */
+  begin(): void | Promise<void> {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.#body = new ReadableStream<Uint8Array>({
       start: (controller) => {
         this.#controller = controller;
       },
       pull: () => this.#taken?.resolve(),
       cancel: () => this.#leave(new DOMException("The client has left.", "AbortError")),
     }, new ByteLengthQueuingStrategy({ highWaterMark: BUFFER }));
-    this.#promise.resolve(
-      new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, this.#init),
-    );
+    this.#promise.resolve(this.#row.respond(this.#c, this.#job, this.#body));
+    if (this.#size === 0) return;
     const begun = joined(this.#chunks!, this.#size);
     this.#chunks = undefined;
     return this.#send(begun);
   }
 
+  /**
+   * The request was answered with this response. Where that is not made of this answer, because a handler
+   * has given it up, there is no use in the job any more.
+   */
+  answered(response: Response): void {
+    const unused = this.#body !== undefined && !this.#body.locked && response.body !== this.#body;
+    if (!this.#settled || unused) {
+      this.#leave(new DOMException("The request was answered without the job.", "AbortError"));
+    }
+  }
   #send(chunk: Uint8Array): void | Promise<void> {
     if (chunk.length > 0) this.#controller!.enqueue(chunk);
     if (this.#controller!.desiredSize! <= 0) return this.#room();
@@ -142,7 +148,7 @@ export class Answer implements Sink {
       const error = new TypedError("timeout", "the client does not take its answer");
       this.#leave(error);
       this.#controller!.error(error);
-      this.#env.cut();
+      this.#c.env.cut();
     }
     if (this.#gone) throw this.#gone.reason;
   }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type ErrorKind, JobError, messageOf, TypedError } from "../engine/errors.ts";
+import { type ErrorKind, JobError, TypedError } from "../engine/errors.ts";
 
 const STATUS_OF: Record<ErrorKind, number> = {
   "bad parameter": 400,
@@ -19,7 +19,7 @@ const STATUS_OF: Record<ErrorKind, number> = {
   "unavailable": 503,
 };
 
-/** The wording rules of the original, for errors that have no kind; the first that fits. */
+/** The wording rules of the original, for what a job has said; the first that fits. */
 const WORDING: readonly [string, number][] = [
   ["no such", 404],
   ["bad parameter", 400],
@@ -29,44 +29,61 @@ const WORDING: readonly [string, number][] = [
   ["hasn't been activated", 403],
 ];
 
-/** The status and the message of what a handler or a job threw. */
-export function toHttp(error: unknown): { status: number; message: string } {
+/** What a client is told. */
+export interface Told {
+  readonly status: number;
+  /** Undefined where the error's own words are not for clients. */
+  readonly message?: string;
+  /** In how many seconds to come back. */
+  readonly retryAfter?: number;
+  /** The whole answer, where the error brings one. */
+  readonly response?: Response;
+  /** The error that says so, where jobs that run jobs have failed of it. */
+  readonly cause?: unknown;
+}
+
+/** What a client is told of what a handler or a job threw. */
+export function toHttp(error: unknown): Told {
   // What the innermost job threw, where jobs run jobs; its last words, where it only said them.
   let cause = error;
   while (cause instanceof JobError && cause.cause instanceof Error) cause = cause.cause;
-  if (cause instanceof Error && !(cause instanceof JobError)) {
-    // By its kind and not its class, which a module that was loaded twice has twice.
-    const { kind } = cause as Partial<TypedError>;
-    if (kind !== undefined && Object.hasOwn(STATUS_OF, kind)) {
-      return { status: STATUS_OF[kind], message: cause.message };
-    }
+  if (cause instanceof JobError) {
+    const message = cause.words?.trim().split("\n", 1)[0] || undefined;
+    const lower = message?.toLowerCase() ?? "";
+    return { status: WORDING.find(([words]) => lower.includes(words))?.[1] ?? 500, message, cause };
   }
-  const text = messageOf(cause).trimStart().split("\n", 1)[0];
-  const message = /^at .*:\d+\)?$/.test(text) ? "internal error" : withoutPaths(text);
-  // "No such file or directory" is the system's wording about our files, not ours about the client's.
-  const lower = isSystemError(cause) ? "" : message.toLowerCase();
-  return { status: WORDING.find(([words]) => lower.includes(words))?.[1] ?? 500, message };
+  if (!(cause instanceof Error)) return { status: 500, cause };
+  // By what they have and not by their classes, which modules that were loaded twice have twice.
+  const { kind, retryAfter } = cause as Partial<TypedError & Busy>;
+  if (typeof kind === "string" && Object.hasOwn(STATUS_OF, kind)) {
+    return { status: STATUS_OF[kind], message: cause.message, retryAfter, cause };
+  }
+  if (isHttpException(cause)) {
+    const { status, message, res } = cause;
+    return { status, message, response: res && cause.getResponse(), cause };
+  }
+  return { status: 500, cause };
 }
 
-function isSystemError(error: unknown): boolean {
-  return Object.values(Deno.errors).some((kind) => error instanceof kind) ||
-    typeof (error as { code?: unknown } | undefined)?.code === "string";
+/** Hono's own error with a status. */
+interface HttpException extends Error {
+  readonly status: number;
+  readonly res?: Response;
+  getResponse(): Response;
 }
 
-/** Hono's own error with a status, without the module that it is in. */
-export function isHttpException(
-  error: unknown,
-): error is Error & { status: number; res?: Response } {
-  return error instanceof Error && "getResponse" in error && "status" in error;
+function isHttpException(error: Error): error is HttpException {
+  return "getResponse" in error && typeof error.getResponse === "function" &&
+    "status" in error && typeof error.status === "number";
 }
 
-/** A message nobody wrote for a client may name files of the host; those are nobody's business. */
-function withoutPaths(message: string): string {
-  // In quotes, after a scheme without a host, or by itself; not the path of a URL or of an image.
-  return message.replace(
-    /(?<=(["'`]))\/(?=.*\1)(?:(?!\1).)*|(?:\b[a-z][\w+.-]*:\/\/(?=\/)|(?<![\w./:-])|(?<=:)(?!\/\/))\/[^\s'"`,:;()[\]]+(?::\d+)*/gi,
-    "(path)",
-  );
+interface Busy {
+  readonly retryAfter: number;
+}
+
+/** There is too much to do, and it makes sense to come back. */
+export function busy(message: string, seconds = 1): TypedError & Busy {
+  return Object.assign(new TypedError("unavailable", message), { retryAfter: seconds });
 }
 
 export function noSuchPage(path: string): TypedError {

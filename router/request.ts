@@ -1,14 +1,24 @@
 /**
- * A request as the router passes it on: without the version in its path, and with its client.
+ * A request as the router passes it on: without the version in its path, with a body that is bounded,
+ * and with its client.
  *
  * @module
  */
 
 import { getPath } from "npm:hono@^4.13/utils/url";
+import type { Context } from "npm:hono@^4.13";
+import type { Next } from "npm:hono@^4.13/types";
+import type { Job } from "../engine.ts";
+import { TypedError } from "../engine/errors.ts";
+import type { Answer } from "./answer.ts";
 import type { Bindings, ClientCertificate } from "./bindings.ts";
+import { type BodyLimits, LimitedBody } from "./body.ts";
+import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">>;
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">> & {
+  completed?: Promise<void>;
+};
 
 /**
  * Where a request of Deno's has its signal, for `signal` as for `fetch`.
@@ -17,20 +27,38 @@ type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cu
 const SIGNAL = Object.getOwnPropertySymbols(Request.prototype)
   .find(({ description }) => description === "signal");
 
+/** Methods that no Request can be made with (Fetch, 2.2.1), though a server's requests have them. */
+const UNMAKEABLE = ["CONNECT", "TRACE", "TRACK"];
+
 /**
  * A request whose signal is asked for when somebody wants it. To ask the native loop for one costs more than
  * all else about a small body: it aborts after complete answers too, with an error and its stack.
  */
 export class LimitedRequest extends Request {
-  #env: Bindings;
+  #env: RequestBindings;
 
-  constructor(env: Bindings, url: string, init: RequestInit) {
+  constructor(env: RequestBindings, request: Request, body: ReadableStream<BodyPart>) {
+    // Not new Request(request, ...): that asks the native request for its signal.
+    const { url, headers } = request;
+    const { method } = env;
+    const makeable = !UNMAKEABLE.includes(method) && method === method.toUpperCase();
+    const init = { method: makeable ? method : "POST", headers, body };
     super(url, SIGNAL ? init : { ...init, signal: env.signal });
     this.#env = env;
+  }
+  override get method(): string {
+    return this.#env.method;
   }
   get [SIGNAL ?? Symbol("signal")](): AbortSignal {
     return this.#env.signal;
   }
+}
+type BodyPart = Uint8Array<ArrayBuffer>;
+
+/** The side of a request that an app has which the router is routed in. */
+export interface Parent {
+  readonly c: Context;
+  readonly next: Next;
 }
 
 /** Splits the version off a request's path, and passes on what the connection told of the client. */
@@ -38,27 +66,83 @@ export class RequestBindings implements Bindings {
   readonly path: string;
   readonly version?: string;
   readonly method: string;
-  bodyLimit: number;
-  /** Whether a job reads the body, perhaps after the answer has begun. */
-  bodyAttached = false;
-  #request: Request;
+  /** The request that came in, before anything was done to it. */
+  readonly request: Request;
+  /** What is wrong with its version, which is so whatever the path is. */
+  readonly problem?: string;
+  /** What may have been meant for a version, if no route has this path. */
+  readonly oddVersion?: string;
+  /** Whether there is one handler for it: when that runs, no other has set a header. */
+  alone = false;
+  /** The body that handlers get, where there is one. */
+  body?: LimitedBody;
+  /** The job that it runs, and what that writes. */
+  job?: Job;
+  answer?: Answer;
+  /** The answer, as it was made with all its headers. */
+  made?: Response;
+  /** The error that the client was told of. */
+  told?: unknown;
+  /** Where the router is routed in another app: that app's side. */
+  readonly parent?: Parent;
   #info: Connected | undefined;
+  #outer: RequestBindings | undefined;
+  #bodyLimit: number;
 
-  constructor(request: Request, info: object | undefined, bodyLimit: number) {
-    const path = getPath(request);
-    this.#request = request;
+  /**
+   * Takes a request in.
+   *
+   * @param info What the connection tells of it; the bindings of another router, where this one is mounted
+   * in that.
+   * @param bodyLimit How long its body may be; undefined for the other router's, or the default.
+   * @param routed Where this router is routed in another app: the path that is left, and that app's side.
+   */
+  constructor(
+    request: Request,
+    info: object | undefined,
+    bodyLimit: number | undefined,
+    routed?: { path: string; parent: Parent },
+  ) {
+    let path = routed ? routed.path : getPath(request);
+    this.parent = routed?.parent;
+    this.request = request;
     this.method = request.method;
     this.#info = info as Connected | undefined;
-    this.bodyLimit = bodyLimit;
-    const code = path.charCodeAt(2);
+    this.#outer = info instanceof RequestBindings ? info : undefined;
+    this.#bodyLimit = bodyLimit ?? DEFAULT_BODY_LIMIT;
+    if (this.#outer && bodyLimit !== undefined) this.#outer.bodyLimit = bodyLimit;
     // /v1 and the like; /version and /volumes are no versions.
-    if (path.charCodeAt(1) === 0x76 && code >= 0x30 && code <= 0x39) {
-      const end = path.indexOf("/", 2);
-      this.version = path.slice(2, end < 0 ? undefined : end);
-      this.path = end < 0 ? "/" : path.slice(end);
-    } else {
-      this.path = path;
+    let code = path.charCodeAt(1);
+    if (code === SLASH) {
+      // Clients that put a "/" after the address of the daemon send two.
+      const rest = path.replace(/^\/+/, "/");
+      if (isVersion(firstSegment(rest))) path = rest;
+      code = path.charCodeAt(1);
     }
+    if (code === 0x76 && isDigit(path.charCodeAt(2))) {
+      const first = firstSegment(path);
+      if (isVersion(first)) {
+        this.version = first.slice(1);
+        this.problem = versionProblem(this.version);
+        path = path.slice(1 + first.length) || "/";
+      } else {
+        this.oddVersion = first.slice(1);
+      }
+    }
+    this.path = path;
+  }
+
+  /** Whether Hono finds its handlers and that is all there is to it. */
+  get ordinary(): boolean {
+    return this.problem === undefined && this.body === undefined && this.method !== "HEAD" &&
+      this.parent === undefined;
+  }
+  get bodyLimit(): number {
+    return this.#outer ? this.#outer.bodyLimit : this.#bodyLimit;
+  }
+  set bodyLimit(bytes: number) {
+    if (this.#outer) this.#outer.bodyLimit = bytes;
+    else this.#bodyLimit = bytes;
   }
   get remoteAddr(): Deno.Addr | undefined {
     return this.#info?.remoteAddr;
@@ -67,9 +151,56 @@ export class RequestBindings implements Bindings {
     return this.#info?.client;
   }
   get signal(): AbortSignal {
-    return this.#info?.signal ?? this.#request.signal;
+    return this.#info?.signal ?? this.request.signal;
+  }
+  /** Resolves when its answer is complete; undefined where nothing tells. */
+  get completed(): Promise<void> | undefined {
+    return this.#info?.completed;
   }
   cut(): void {
     this.#info?.cut?.();
   }
+
+  /** The request for handlers. Its body, where it has one, is bounded from here on. */
+  limited(limits: BodyLimits): Request {
+    const { request } = this;
+    // For these there is none, whatever the client sends.
+    if (this.method === "GET" || this.method === "HEAD") return request;
+    if (this.#outer?.body) {
+      this.body = this.#outer.body;
+      return request;
+    }
+    const { body } = request;
+    if (body === null || body.locked || request.bodyUsed) return request;
+    const announced = Number(request.headers.get("content-length") ?? 0);
+    if (!URL.canParse(request.url)) throw new TypedError("bad parameter", "the URL is malformed");
+    this.body = new LimitedBody(body, announced, limits, () => this.bodyLimit);
+    return new LimitedRequest(this, request, this.body.stream);
+  }
+
+  /** Lets go of the body that this router has bounded, once the answer is complete. */
+  release(): void {
+    if (this.body !== this.#outer?.body) this.body?.release();
+  }
+}
+
+/** The longest body in bytes, unless a router or a route says otherwise. */
+const DEFAULT_BODY_LIMIT = 16 * 1024 * 1024;
+const SLASH = 0x2f;
+
+function firstSegment(path: string): string {
+  const end = path.indexOf("/", 1);
+  return path.slice(1, end < 0 ? undefined : end);
+}
+
+function isDigit(code: number): boolean {
+  return code >= 0x30 && code <= 0x39;
+}
+
+/** What a client, or middleware of Hono's, calls a request, if that is fit for a log; else a new id. */
+export function requestId({ request }: RequestBindings, c?: Context): string {
+  for (const id of [c?.get("requestId"), request.headers.get("x-request-id")]) {
+    if (typeof id === "string" && /^[\w.:=+/-]{1,128}$/.test(id)) return id;
+  }
+  return crypto.randomUUID();
 }

@@ -20,8 +20,10 @@ export interface Route {
   stream?: boolean;
   /** The answer's Content-Type. Default `application/json`. */
   contentType?: string;
-  /** The answer's status if the job succeeds and has written something. Default 200; else 204. */
+  /** The answer's status if the job succeeds. Default 200, or 204 if it has written nothing. */
   status?: number;
+  /** The statuses that the job may choose in its place, by {@linkcode Job.outcome}. */
+  answers?: Readonly<Record<number, unknown>>;
   /** The longest body in bytes, `Infinity` for any. Default: the router's. */
   bodyLimit?: number;
 }

@@ -1,0 +1,48 @@
+/**
+ * Patterns of paths, by Hono's own grammar.
+ *
+ * @module
+ */
+
+import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
+import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
+import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
+import { checkOptionalParameter, getPattern, splitRoutingPath } from "npm:hono@^4.13/utils/url";
+import { messageOf } from "../engine/errors.ts";
+import { isVersion } from "./versions.ts";
+
+/** The names of a pattern's variables, in order, the optional ones too. */
+export function variablesOf(pattern: string): string[] {
+  // Of the patterns that one with optional variables stands for, the last has them all.
+  const whole = checkOptionalParameter(pattern)?.at(-1) ?? pattern;
+  return splitRoutingPath(whole).flatMap((segment) => {
+    const found = getPattern(segment);
+    return found === null || found === "*" ? [] : [found[1]];
+  });
+}
+
+/** A pattern without the names of its variables: two that are the same match the same paths. */
+export function shapeOf(pattern: string): string {
+  return splitRoutingPath(pattern)
+    .map((segment) => segment.replace(/^:[^{}?]+/, ":"))
+    .join("/");
+}
+
+/** What keeps a pattern from being a route's, if anything. */
+export function patternProblem(pattern: string): string | undefined {
+  if (!pattern.startsWith("/")) return 'expected a path that begins with "/"';
+  if (isVersion(splitRoutingPath(pattern)[0])) {
+    return "routes answer with and without a version, expected a path without one";
+  }
+  try {
+    const names = variablesOf(pattern);
+    const twice = names.find((name, at) => names.indexOf(name) !== at);
+    if (twice !== undefined) return `the variable "${twice}" is there twice`;
+    // Hono looks at a pattern when the first request comes, and then no request is answered.
+    const router = new SmartRouter({ routers: [new RegExpRouter(), new TrieRouter()] });
+    router.add("GET", pattern, undefined);
+    router.match("GET", "/");
+  } catch (error) {
+    return messageOf(error);
+  }
+}
