@@ -93,7 +93,33 @@ const BUILTINS: readonly Route[] = [
 ];
 const PING = "/_ping";
 
-/** A router for this engine's jobs. The built-in routes come after all that is added to it. */
+/**
+ * A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. Its `job`
+ * adds a row to the route table; what Hono's methods give is a router too.
+ *
+ * @typeParam E The env of its handlers, such as `{ Variables: { user: string } }`.
+ */
+// By way of an index, because deno doc --lint would have all of Hono's types documented here.
+export type Router<E extends AppEnv = Record<never, never>> =
+  ((typeof import("./router/types.ts"))["kind"] & { E: E })["router"];
+
+/** What handlers find in `c.var`, besides what `c.env` has. */
+export interface AppEnv {
+  /** The variables, by their names. */
+  Variables?: object;
+}
+
+/**
+ * A router for this engine's jobs. The built-in routes come after all that is added to it.
+ *
+ * @typeParam E The env of its handlers: `{ Variables: { user: string } }` for `c.set("user", ...)`.
+ */
+export function createRouter(engine: Engine, options?: RouterOptions): Router;
+/** A router whose handlers have an env of the program's own. */
+export function createRouter<E extends AppEnv>(
+  engine: Engine,
+  options?: RouterOptions,
+): Router<E>;
 export function createRouter(engine: Engine, options: RouterOptions = {}): Router {
   return new Dispatcher(engine, options).router;
 }
@@ -124,20 +150,6 @@ const CORS = {
 const JSON_ERRORS = [1, 24];
 const JSON_LIMIT = 1024 * 1024;
 const BODIES_LIMIT = 256 * 1024 * 1024;
-
-/** What a {@linkcode Router} can besides what every Hono app can. */
-export interface JobRoutes {
-  /**
-   * Adds a row to the route table.
-   *
-   * @throws {TypeError} If the row cannot be, or is there already: it says which, and what is wrong.
-   */
-  job(route: Route): Router;
-}
-
-/** A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. */
-// By way of a function, because deno doc --lint would have all of Hono's types documented here.
-export type Router = ReturnType<(typeof import("./router.ts"))["newApp"]> & JobRoutes;
 
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
@@ -259,7 +271,7 @@ class Dispatcher {
     const missing = [...this.#rows.values()].filter(({ route }) =>
       !BUILTINS.includes(route) && !this.#engine.has(route.job)
     );
-    for (const { route: { method, path, job } } of missing) {
+    for (const { path, route: { method, job } } of missing) {
       this.#engine.log("warn", `no such job registered: ${job}, of the row ${method} ${path}`);
     }
   }
@@ -551,8 +563,8 @@ function builtinsOf(wanted: boolean | readonly string[] = true): (path: string) 
   return (path) => covers(wanted, path);
 }
 
-/** @internal A Hono app that finds its handlers by a {@linkcode RequestBindings}, which is its env. */
-export function newApp(matcher: Matcher): Hono<{ Bindings: Bindings }> {
+/** A Hono app that finds its handlers by a {@linkcode RequestBindings}, which is its env. */
+function newApp(matcher: Matcher): Hono<{ Bindings: Bindings }> {
   return new Hono({
     router: matcher,
     getPath: (_request, given) => (matcher.request = given!.env as RequestBindings).path,

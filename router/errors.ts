@@ -44,6 +44,14 @@ export interface Told {
 
 /** What a client is told of what a handler or a job threw. */
 export function toHttp(error: unknown): Told {
+  try {
+    return judged(error);
+  } catch {
+    return { status: 500, cause: error }; // A getter of it throws.
+  }
+}
+
+function judged(error: unknown): Told {
   // What the innermost job threw, where jobs run jobs; its last words, where it only said them.
   let cause = error;
   while (cause instanceof JobError && cause.cause instanceof Error) cause = cause.cause;

@@ -18,6 +18,8 @@ const BODIES: readonly unknown[] = [undefined, "stdin", "env"];
 /** A row that was checked. */
 export class Row {
   readonly route: Route;
+  /** Its path, with that of the app that it was added to. */
+  readonly path: string;
   /** The names of its path's variables, in order. */
   readonly variables: readonly string[];
   readonly query: readonly string[];
@@ -32,7 +34,7 @@ export class Row {
   /**
    * Checks a row.
    *
-   * @param path Its path, with that of the app that it was added to.
+   * @param path Its whole path.
    * @param shared Headers of all answers.
    * @param jsonLimit The longest JSON body in bytes, unless the row has its own.
    * @throws {TypeError} If the row cannot be: it names the row and what is wrong with it.
@@ -54,6 +56,7 @@ export class Row {
       throw wrong(`bodyLimit is ${route.bodyLimit}, expected bytes`);
     }
     this.route = route;
+    this.path = path;
     this.variables = variablesOf(path);
     this.query = route.query ?? [];
     this.stream = route.stream ?? false;

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { Hono } from "npm:hono@^4.13";
+import { cors } from "npm:hono@^4.13/cors";
 import { Engine, TypedError } from "../engine.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { createRouter } from "../router.ts";
@@ -33,6 +34,7 @@ Deno.test("createRouter answers /_ping with what clients negotiate on", async ()
         "ostype": Deno.build.os,
         "pragma": "no-cache",
         "server": `Floodgate/9.8.7 (${Deno.build.os})`,
+        ...method === "HEAD" && { "content-length": "2" },
       });
     }
   }
@@ -164,7 +166,7 @@ Deno.test("Router answers an unknown path with 404, as JSON or text", async () =
       const response = await router.request(`${prefix}/nope`, { method });
       await assertJsonError(response, 404, "page not found: /nope");
     }
-    for (const prefix of ["/v1.23", "/v1.9", "/v0.99"]) {
+    for (const prefix of ["/v1.23", "/v1.12"]) {
       const response = await router.request(`${prefix}/nope`, { method });
       await assertTextError(response, 404, "page not found: /nope");
     }
@@ -250,8 +252,8 @@ Deno.test("Router sends CORS headers where it was told to, with every answer", a
     const [method, path, status] of [
       ["GET", "/_ping", 200],
       ["GET", "/v1.24/version", 200],
-      ["OPTIONS", "/version", 200],
-      ["OPTIONS", "/nope", 404],
+      ["OPTIONS", "/version", 204],
+      ["OPTIONS", "/nope", 204],
       ["GET", "/nope", 404],
       ["PUT", "/version", 405],
       ["GET", "/v9.9/version", 400],
@@ -264,24 +266,50 @@ Deno.test("Router sends CORS headers where it was told to, with every answer", a
     await response.body?.cancel();
     assertEquals([path, response.status], [path, status]);
     const { headers } = response;
-    assertEquals(headers.get("access-control-allow-origin"), "*");
-    assertEquals(
-      headers.get("access-control-allow-headers"),
-      "Origin, X-Requested-With, Content-Type, Accept, X-Registry-Auth",
-    );
+    assertEquals([path, headers.get("access-control-allow-origin")], [path, "*"]);
+    if (method !== "OPTIONS") continue;
+    assertStringIncludes(headers.get("access-control-allow-headers")!, "Authorization");
     assertEquals(
       headers.get("access-control-allow-methods"),
-      "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+      "GET,HEAD,POST,PUT,PATCH,DELETE",
     );
-    assertEquals(headers.has("vary"), false);
   }
 });
 
-Deno.test("Router says that answers for one origin are no others'", async () => {
-  const { router } = make({ cors: "https://example.com" });
-  const { headers } = await router.request("/_ping", { headers: { Origin: "https://evil.com" } });
-  assertEquals(headers.get("access-control-allow-origin"), "https://example.com");
-  assertEquals(headers.get("vary"), "Origin");
+Deno.test("Router lets pages of several origins in, and says that answers are for them alone", async () => {
+  const origins = ["https://one.example", "https://two.example"];
+  for (const cors of [origins, "https://one.example"]) {
+    const { router } = make({ cors });
+    for (const origin of [...origins, "https://evil.example"]) {
+      const allowed = [cors].flat().includes(origin) ? origin : null;
+      for (const method of ["GET", "OPTIONS"]) {
+        const { headers } = await router.request("/_ping", { method, headers: { Origin: origin } });
+        assertEquals(headers.get("access-control-allow-origin"), allowed);
+        assertStringIncludes(headers.get("vary")!, "Origin");
+      }
+    }
+  }
+});
+
+Deno.test("Router gives OPTIONS to the middleware and the handlers that are there for it", async () => {
+  const { router } = make();
+  router.use("/api/*", cors({ origin: "https://one.example", allowHeaders: ["X-Mine"] }));
+  router.get("/api/x", (c) => c.text("x"));
+  router.all("/all", (c) => c.text(`all ${c.req.method}`));
+  router.options("/own", (c) => c.text("own", 200, { "Access-Control-Allow-Origin": "mine" }));
+  router.get("/own", (c) => c.text("x"));
+  const ask = (path: string) =>
+    router.request(path, {
+      method: "OPTIONS",
+      headers: { "Origin": "https://one.example", "Access-Control-Request-Method": "GET" },
+    });
+  const preflight = await ask("/v1.24/api/x");
+  assertEquals(preflight.status, 204);
+  assertEquals(preflight.headers.get("access-control-allow-origin"), "https://one.example");
+  assertEquals(preflight.headers.get("access-control-allow-headers"), "X-Mine");
+  assertEquals(await (await ask("/all")).text(), "all OPTIONS");
+  const own = await ask("/own");
+  assertEquals([own.headers.get("access-control-allow-origin"), await own.text()], ["mine", "own"]);
 });
 
 Deno.test("Router sends no CORS headers unless it was told to", async () => {
@@ -340,11 +368,44 @@ Deno.test("Router.job gives the listed query parameters to the env, and no other
   assertEquals((await (await echo({}).router.request("/echo?all=1")).json()).env, {});
 });
 
-Deno.test("Router.job refuses a route whose answers could not be sent", () => {
+Deno.test("Router.job refuses a row that cannot be, and says which and why", () => {
   const { router } = make();
-  const route = { method: "GET", path: "/x", job: "x" } as const;
-  for (const status of [99, 204, 304, 600]) assertThrows(() => router.job({ ...route, status }));
-  assertThrows(() => router.job({ ...route, contentType: "text/plain\nX-Other: 1" }));
+  const row = { method: "GET", path: "/x", job: "x" } as const;
+  const refused = (wrong: Record<string, unknown>, problem: string) =>
+    assertThrows(() => router.job({ ...row, ...wrong } as never), TypeError, problem);
+  for (const status of [99, 600]) {
+    refused({ status }, "row GET /x: ");
+    refused({ answers: { [status]: {} } }, "row GET /x: ");
+  }
+  refused({ contentType: "text/plain\nX-Other: 1" }, "row GET /x: ");
+  refused({ method: "FETCH" }, "row FETCH /x: the method is none of GET, HEAD, POST, ");
+  refused({ method: "get" }, "row get /x: the method is none of ");
+  refused({ body: "xml" }, 'row GET /x: body is "xml", expected "stdin" or "env"');
+  refused({ bodyLimit: -1 }, "row GET /x: bodyLimit is -1, expected bytes");
+  refused({ job: "" }, "row GET /x: it has no job");
+  refused({ path: "/:id{[}" }, "row GET /:id{[}: Invalid regular expression");
+  refused({ path: "/:id/:id" }, 'row GET /:id/:id: the variable "id" is there twice');
+  // None of which has left anything behind.
+  router.job(row);
+  for (const path of ["/x", "/things/:id"]) {
+    if (path !== "/x") router.job({ ...row, path });
+    refused({ path }, `row GET ${path}: there is one for these requests already`);
+  }
+  refused({ path: "/things/:name" }, "row GET /things/:name: there is one for these requests");
+  router.job({ ...row, method: "POST" });
+  router.job({ ...row, path: "/things/:id{[0-9]+}" });
+});
+
+Deno.test("Router.job names rows whose jobs no module has registered, when the gate opens", async () => {
+  const { engine, router, lines } = make();
+  engine.register("here", () => {});
+  router.job({ method: "GET", path: "/here", job: "here" });
+  router.basePath("/api").job({ method: "POST", path: "/there/:id", job: "missing" });
+  assertEquals(lines, []);
+  await engine.job("acceptconnections").run();
+  assertEquals(lines.filter((line) => line.startsWith("warn ")), [
+    "warn no such job registered: missing, of the row POST /api/there/:id",
+  ]);
 });
 
 Deno.test("Router.job marks its jobs as quiet and keeps them out of the events", async () => {
@@ -408,11 +469,9 @@ Deno.test("Router answers others while a handler waits for ever or fails", async
   using plain = await asking(server.port, "GET /plain/never", "Connection: close");
   await until(async () => (await ask(server.engine, "stats")).apis[0].listeners[0].requests === 2);
   for (let i = 0; i < 3; i++) {
-    assertEquals(await get("/throws"), [500, '{"message":"boom"}']);
-    assertEquals(await get("/late"), [500, '{"message":"late boom"}']);
-    assertEquals(await get("/plain/throws"), [500, '{"message":"boom"}']);
-    assertEquals(await get("/plain/late"), [500, '{"message":"late boom"}']);
-    assertEquals((await get("/plain/odd"))[0], 500);
+    for (const path of ["/throws", "/late", "/plain/throws", "/plain/late", "/plain/odd"]) {
+      assertEquals([path, (await get(path))[0]], [path, 500]);
+    }
     assertEquals(await get("/_ping"), [200, "OK"]);
   }
   release.resolve();

@@ -9,10 +9,21 @@ import {
   assertStrictEquals,
   assertStringIncludes,
 } from "@std/assert";
+import { timeout } from "npm:hono@^4.13/timeout";
 import { type Job, TypedError } from "../../engine.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending, settle, until } from "../support/daemon.ts";
-import { ask, asking, assertJsonError, echo, KIB, make, serve, soon } from "../support/router.ts";
+import {
+  ask,
+  asking,
+  assertInternal,
+  assertJsonError,
+  echo,
+  KIB,
+  make,
+  serve,
+  soon,
+} from "../support/router.ts";
 
 Deno.test("Router.job answers with the status and the content type that it was given", async () => {
   const { router } = echo({ status: 201, contentType: "text/plain" });
@@ -24,19 +35,109 @@ Deno.test("Router.job answers with the status and the content type that it was g
   await plain.body!.cancel();
 });
 
-Deno.test("Router.job answers 204 where the job has written nothing", async () => {
+Deno.test("Router.job answers 204, or as its row says, where the job has written nothing", async () => {
   for (const stream of [false, true]) {
-    for (const status of [undefined, 201]) {
+    for (const status of [undefined, 201, 204, 205, 304, 404]) {
       for (const handler of [() => {}, (job: Job) => stream ? undefined : job.print("")]) {
         const { engine, router } = make();
         engine.register("quiet", handler);
         router.job({ method: "GET", path: "/quiet", job: "quiet", stream, status });
         const response = await router.request("/quiet");
-        assertEquals([response.status, response.body], [204, null]);
+        assertEquals([response.status, response.body], [status ?? 204, null]);
         assertEquals(response.headers.has("content-type"), false);
       }
     }
   }
+});
+
+Deno.test("Router.job leaves out what a job writes where its status has no body", async () => {
+  for (const status of [204, 205, 304]) {
+    const { router } = echo({ status });
+    const response = await router.request("/echo");
+    assertEquals([response.status, response.body], [status, null]);
+  }
+});
+
+Deno.test("Router.job lets a job choose among the answers of its row", async () => {
+  const { engine, router } = make();
+  engine.register("start", async (job) => {
+    if (job.args[1] === "late") await settle();
+    if (job.args[0] !== "usual") {
+      job.outcome = { status: Number(job.args[0]), headers: { "X-Was": "running" } };
+    }
+    await job.print("{}");
+  });
+  router.job({
+    method: "POST",
+    path: "/start/:status/:when",
+    job: "start",
+    status: 201,
+    answers: { 202: {}, 304: {} },
+  });
+  for (const when of ["now", "late"]) {
+    for (const status of [202, 304]) {
+      const response = await router.request(`/start/${status}/${when}`, { method: "POST" });
+      const body = status === 304 ? "" : "{}";
+      assertEquals([response.status, await response.text()], [status, body]);
+      assertEquals(response.headers.get("x-was"), "running");
+    }
+    const usual = await router.request(`/start/usual/${when}`, { method: "POST" });
+    assertEquals([usual.status, await usual.json()], [201, {}]);
+    await assertInternal(await router.request(`/start/418/${when}`, { method: "POST" }));
+  }
+});
+
+Deno.test("Router.job aborts the job of an answer that a handler has given up", async () => {
+  const { engine, router } = make();
+  const aborted = Promise.withResolvers<unknown>();
+  engine.register("slow", (job) =>
+    new Promise((resolve) => {
+      job.signal.addEventListener("abort", () => {
+        aborted.resolve(job.signal.reason);
+        resolve();
+      });
+    }));
+  router.use("/slow", timeout(10));
+  router.job({ method: "GET", path: "/slow", job: "slow" });
+  await assertJsonError(await router.request("/slow"), 504, "Gateway Timeout");
+  const reason = await soon(aborted.promise);
+  assertInstanceOf(reason, DOMException);
+  assertEquals(reason.name, "AbortError");
+  await until(() => engine.stats.running === 0);
+});
+
+Deno.test("Router.job aborts the job of a stream that a handler has put something else for", async () => {
+  const { engine, router } = make();
+  engine.register("ticks", async (job) => {
+    while (!job.signal.aborted) await job.print("tick\n");
+  });
+  router.use("/ticks", async (c, next) => {
+    await next();
+    c.res = undefined;
+    c.res = c.text("instead");
+  });
+  router.job({ method: "GET", path: "/ticks", job: "ticks", stream: true });
+  assertEquals(await (await router.request("/ticks")).text(), "instead");
+  await until(() => engine.stats.running === 0);
+});
+
+Deno.test("Router.job begins a stream before the job writes, unless it fails at once", async () => {
+  const release = Promise.withResolvers<void>();
+  await using server = await serve(({ engine, router }) => {
+    engine.register("wait", async (job) => {
+      if (job.args[0] === "nobody") throw new TypedError("not found", "No such container: nobody");
+      await release.promise;
+      await job.print("0");
+    });
+    router.job({ method: "POST", path: "/:name/wait", job: "wait", stream: true });
+  });
+  const url = `http://127.0.0.1:${server.port}`;
+  const response = await fetch(`${url}/web/wait`, { method: "POST" });
+  assertEquals(response.status, 200);
+  release.resolve();
+  assertEquals(await response.text(), "0");
+  const missing = await fetch(`${url}/nobody/wait`, { method: "POST" });
+  await assertJsonError(missing, 404, "No such container: nobody");
 });
 
 Deno.test("Router.job keeps an answer of 64 KiB until the job has ended", async () => {

@@ -1,8 +1,15 @@
-import { assertEquals, assertMatch, assertNotMatch, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertNotMatch, assertStrictEquals } from "@std/assert";
 import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { HTTPException } from "npm:hono@^4.13/http-exception";
+import { requestId } from "npm:hono@^4.13/request-id";
 import { type ErrorKind, type Handler, type Job, TypedError } from "../../engine.ts";
-import { type App, assertJsonError, assertTextError, make } from "../support/router.ts";
+import {
+  type App,
+  assertInternal,
+  assertJsonError,
+  assertTextError,
+  make,
+} from "../support/router.ts";
 
 /** Makes a router with two routes that fail so: in a job, and in a handler of Hono's. */
 function failing(fail: (job?: Job) => unknown): App & { paths: string[] } {
@@ -55,7 +62,7 @@ Deno.test("Router knows the kind of an error that came from a module loaded twic
 Deno.test("Router takes a kind that it does not know for none", async () => {
   for (const kind of ["toString", "teapot"]) {
     const { router, paths } = thrower(() => Object.assign(new Error("hm"), { kind }));
-    for (const path of paths) await assertJsonError(await router.request(path), 500, "hm");
+    for (const path of paths) await assertInternal(await router.request(path));
   }
 });
 
@@ -93,31 +100,57 @@ const WORDING: [string, number][] = [
   ["the disk is full", 500],
 ];
 
-Deno.test("Router finds the status of an error without a kind by its wording", async () => {
+Deno.test("Router finds the status of what a job says by its wording", async () => {
   for (const [message, status] of WORDING) {
-    const { router, paths } = thrower(() => new Error(message));
-    for (const path of paths) {
-      await assertJsonError(await router.request(path), status, message);
-      await assertTextError(await router.request(`/v1.23${path}`), status, message);
-    }
-    const { engine, router: other } = make();
+    const { engine, router } = make();
     engine.register("fail", (job) => job.error(message));
-    other.job({ method: "GET", path: "/job", job: "fail" });
-    await assertJsonError(await other.request("/job"), status, message);
+    engine.register("outer", (job) => job.engine.job("fail").run());
+    for (const job of ["fail", "outer"]) router.job({ method: "GET", path: `/${job}`, job });
+    for (const job of ["fail", "outer"]) {
+      await assertJsonError(await router.request(`/${job}`), status, message);
+      await assertTextError(await router.request(`/v1.23/${job}`), status, message);
+    }
   }
 });
 
-Deno.test("Router answers the other errors with 500 and logs them", async () => {
-  for (
-    const [error, message] of [
-      [new Error("boom"), "boom"],
-      [new RangeError(""), "RangeError"],
-    ] as const
-  ) {
-    const { router, paths, lines } = thrower(() => error);
+Deno.test("Router takes no status from the wording of what was thrown, and keeps it to itself", async () => {
+  for (const [message] of [...WORDING, ["pool config conflict", 409] as const]) {
+    const { router, paths } = thrower(() => new Error(message));
     for (const path of paths) {
-      await assertJsonError(await router.request(path), 500, message);
-      assertStringIncludes(lines.join("\n"), `error ${path}: ${message}`);
+      await assertInternal(await router.request(path));
+      await assertInternal(await router.request(`/v1.23${path}`));
+    }
+    const { engine, router: other } = make();
+    engine.register("reports", (job) => job.error(new Error(message)));
+    engine.register("says-first", (job) => {
+      job.error(message);
+      throw new Error("and then");
+    });
+    engine.register("writes", async (job) => {
+      await job.stderr.write(message + "\n");
+      return 1;
+    });
+    const jobs = ["reports", "says-first", "writes"];
+    for (const job of jobs) other.job({ method: "GET", path: `/${job}`, job });
+    for (const job of jobs) await assertInternal(await other.request(`/${job}`));
+  }
+});
+
+Deno.test("Router logs the other errors whole, with what they answered", async () => {
+  for (const error of [new Error("boom"), new RangeError("", { cause: new Error("why") })]) {
+    const { router, paths, logged } = thrower(() => error);
+    for (const path of paths) {
+      const headers = { "X-Request-Id": "abc-1" };
+      const response = await router.request(`/v1.24${path}`, { headers });
+      assertEquals(await assertInternal(response), "abc-1");
+      const { level, message, fields } = logged.at(-1)!;
+      assertEquals([level, message], ["error", `GET ${path}: ${error.message || error.name}`]);
+      const { error: whole, ...rest } = fields!;
+      const job = path === "/job" ? { job: "fail" } : {};
+      assertEquals(rest, { method: "GET", path, ...job, request: "abc-1" });
+      let cause = whole;
+      while (cause !== error && cause instanceof Error) cause = cause.cause;
+      assertStrictEquals(cause, error);
     }
   }
   const { router, lines } = thrower(() => new TypedError("not found", "nothing there"));
@@ -125,34 +158,84 @@ Deno.test("Router answers the other errors with 500 and logs them", async () => 
   assertEquals(lines.filter((line) => line.startsWith("error ")), []);
 });
 
-Deno.test("Router answers 500 when what a job threw is no Error", async () => {
-  for (const [thrown, message] of [["boom", "boom"], [{}, "[object Object]"]] as const) {
-    const { router } = thrower(() => thrown);
-    await assertJsonError(await router.request("/job"), 500, message);
+Deno.test("Router makes a request's id where the client gives none that is fit for a log", async () => {
+  const { router } = thrower(() => new Error("boom"));
+  const ids = new Set<string>();
+  for (const id of [undefined, "", "a b", "x".repeat(129), "a\tb", "<b>"]) {
+    const headers: Record<string, string> = id === undefined ? {} : { "X-Request-Id": id };
+    ids.add(await assertInternal(await router.request("/plain", { headers })));
   }
+  assertEquals(ids.size, 6);
+  for (const id of ids) assertMatch(id, /^[\da-f-]{36}$/);
 });
 
+Deno.test("Router calls a request as the middleware of Hono does that gives it an id", async () => {
+  const app = make();
+  app.router.use(requestId());
+  app.router.get("/plain", () => {
+    throw new Error("boom");
+  });
+  const response = await app.router.request("/plain");
+  const id = response.headers.get("x-request-id");
+  assertEquals(await assertInternal(response), id);
+  assertEquals(app.logged.at(-1)?.fields?.request, id);
+});
+
+function fail(): never {
+  throw new Error("no text");
+}
+/** Things to throw that are no Errors, or only just. */
+const ODD: readonly (() => unknown)[] = [
+  () => "boom",
+  () => undefined,
+  () => null,
+  () => ({}),
+  () => Object.create(null),
+  () => ({
+    toString: fail,
+  }),
+  () => Object.defineProperty(new Error("x"), "message", { get: () => fail() }),
+  () => Object.defineProperty(new Error("x"), "kind", { get: () => fail() }),
+  () => Object.assign(new Error("x"), { getResponse: true, status: "teapot" }),
+  () => Response.error(),
+];
+
+for (const [at, thrown] of ODD.entries()) {
+  Deno.test(`Router answers 500 for odd things that were thrown (${at})`, async () => {
+    const { engine, router, paths } = thrower(thrown);
+    router.get("/sync", () => {
+      throw thrown();
+    });
+    router.use("/around/*", async (_c, next) => await next());
+    router.get("/around/x", () => {
+      throw thrown();
+    });
+    for (const path of [...paths, "/sync", "/around/x"]) {
+      await assertInternal(await router.request(path));
+    }
+    assertEquals(engine.stats.running, 0);
+  });
+}
+
 Deno.test("Router answers 500 for a job that ends with a status and no word", async () => {
-  const { engine, router } = make();
+  const { engine, router, lines } = make();
   engine.register("three", () => 3);
   engine.register("half", () => 0.5);
   router.job({ method: "GET", path: "/three", job: "three" });
   router.job({ method: "GET", path: "/half", job: "half" });
-  await assertJsonError(await router.request("/three"), 500, "three: exit status 3");
-  await assertJsonError(
-    await router.request("/half"),
-    500,
-    "half returned 0.5, expected an integer exit status",
-  );
+  for (const path of ["/three", "/half"]) await assertInternal(await router.request(path));
+  assertEquals(lines.filter((line) => line.startsWith("error ")), [
+    "error GET /three: three: exit status 3",
+    "error GET /half: half returned 0.5, expected an integer exit status",
+  ]);
 });
 
 Deno.test("Router answers an HTTPException of Hono's with its status and message", async () => {
-  const { router } = make();
-  router.get("/plain", () => {
-    throw new HTTPException(418, { message: "short and stout" });
-  });
-  await assertJsonError(await router.request("/plain"), 418, "short and stout");
-  await assertTextError(await router.request("/v1.23/plain"), 418, "short and stout");
+  const { router, paths } = thrower(() => new HTTPException(418, { message: "short and stout" }));
+  for (const path of paths) {
+    await assertJsonError(await router.request(path), 418, "short and stout");
+    await assertTextError(await router.request(`/v1.23${path}`), 418, "short and stout");
+  }
 });
 
 Deno.test("Router answers an HTTPException of Hono's with the answer that it brings", async () => {
@@ -214,26 +297,18 @@ Deno.test("Router names no file of the host and shows no stack in an error", asy
   }
 });
 
-Deno.test("Router leaves names and URLs with slashes in an error", async () => {
+Deno.test("Router answers with the first line of what a job says, as it is", async () => {
   for (
     const message of [
       "cannot pull http://example.com/v2/busybox:1.2: refused",
       "library/busybox:latest is of no use here",
-      "localhost:5000/busybox, 1/2 done, and/or / so",
+      "No such file: /srv/mine",
     ]
   ) {
-    const { router, paths } = thrower(() => new Error(message));
-    for (const path of paths) await assertJsonError(await router.request(path), 500, message);
-  }
-});
-
-Deno.test("Router answers with the first line of an error's message", async () => {
-  const { router, paths } = thrower(() =>
-    new Error("cannot open /etc/shadow: denied\n at foo (file:///a/b.ts:1:2)")
-  );
-  for (const path of paths) {
-    const { message } = JSON.parse(await assertDiscreet(await router.request(path), 500));
-    assertEquals(message, "cannot open (path): denied");
+    const { engine, router } = make();
+    engine.register("fail", (job) => job.error(`${message}\nmore of it`));
+    router.job({ method: "GET", path: "/job", job: "fail" });
+    assertEquals(await (await router.request("/job")).json(), { message });
   }
 });
 

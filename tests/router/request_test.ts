@@ -51,7 +51,7 @@ Deno.test("Router.job aborts the job with the request's own signal", async () =>
     const began = Promise.withResolvers<void>();
     engine.register("wait", (job) =>
       new Promise((resolve) => {
-        job.signal.addEventListener("abort", () => resolve(job.error(job.signal.reason)));
+        job.signal.addEventListener("abort", () => resolve(job.error(`${job.signal.reason}`)));
         began.resolve();
       }));
     router.job({ method: init.method as "GET" | "POST", path: "/wait", job: "wait" });
@@ -59,7 +59,7 @@ Deno.test("Router.job aborts the job with the request's own signal", async () =>
     const answer = router.request("/wait", { ...init, signal: leaving.signal });
     await began.promise;
     leaving.abort(new Error("enough"));
-    assertEquals(await (await soon(Promise.resolve(answer))).json(), { message: "enough" });
+    assertEquals(await (await soon(Promise.resolve(answer))).json(), { message: "Error: enough" });
   }
 });
 

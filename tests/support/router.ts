@@ -5,11 +5,11 @@
  * @module
  */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { registerBuiltins } from "../../builtins/builtins.ts";
 import { serve as serveOn } from "../../builtins/serveapi.ts";
 import type { ServeSettings } from "../../builtins/settings.ts";
-import { Engine } from "../../engine.ts";
+import { Engine, type LogLevel } from "../../engine.ts";
 import { within } from "../../engine/time.ts";
 import { createRouter, type Router, type RouterOptions } from "../../router.ts";
 import { Client } from "./client.ts";
@@ -20,15 +20,23 @@ export interface App {
   router: Router;
   /** What the engine has logged, a line each: the level and the message. */
   lines: string[];
+  /** The same, with the fields. */
+  logged: { level: LogLevel; message: string; fields?: Record<string, unknown> }[];
 }
 
 /** A router whose engine has the built-in jobs. */
 export function make(options: RouterOptions = {}): App {
   const lines: string[] = [];
-  const engine = new Engine({ log: (level, message) => void lines.push(`${level} ${message}`) });
+  const logged: App["logged"] = [];
+  const engine = new Engine({
+    log: (level, message, fields) => {
+      lines.push(`${level} ${message}`);
+      logged.push({ level, message, fields });
+    },
+  });
   const router = createRouter(engine, options);
   registerBuiltins(engine, { router });
-  return { engine, router, lines };
+  return { engine, router, lines, logged };
 }
 
 /** The same, served on a port. */
@@ -80,6 +88,16 @@ export async function ask(engine: Engine, name: "stats" | "info") {
 export async function assertJsonError(response: Response, status: number, message: string) {
   assertEquals(response.headers.get("content-type"), "application/json");
   assertEquals([response.status, await response.json()], [status, { message }]);
+}
+/** A 500 that tells nothing but the request's id, which this gives. */
+export async function assertInternal(response: Response): Promise<string> {
+  const text = await response.text();
+  const id = response.headers.get("x-request-id")!;
+  const json = response.headers.get("content-type") === "application/json";
+  const message = json ? JSON.parse(text).message : text.replace(/\n$/, "");
+  assertEquals([response.status, message], [500, `internal error, request ${id}`]);
+  assertMatch(id, /^[\w.-]+$/);
+  return id;
 }
 export async function assertTextError(response: Response, status: number, message: string) {
   assertEquals(response.headers.get("content-type"), "text/plain; charset=utf-8");
