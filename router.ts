@@ -23,7 +23,7 @@ import { mergePath } from "npm:hono@^4.13/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { bodyKind, lengthOf } from "./platform/http.ts";
+import { staticBody } from "./platform/http.ts";
 import { Answer } from "./router/answer.ts";
 import type { Bindings } from "./router/bindings.ts";
 import { type BodyLimits, bodyToEnv, type LimitedBody } from "./router/body.ts";
@@ -31,8 +31,8 @@ import { noSuchPage, notRegistered, toHttp, type Told } from "./router/errors.ts
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { shapeOf } from "./router/patterns.ts";
 import { type Parent, RequestBindings, requestId } from "./router/request.ts";
-import { BODY_TIMEOUT, SEND_TIMEOUT } from "./router/limits.ts";
-import { BODYLESS, respond, withHeaders } from "./router/respond.ts";
+import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
+import { respond, withHeaders } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
 import { Row } from "./router/row.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
@@ -148,8 +148,6 @@ const CORS = {
 };
 /** From this version on errors are JSON; before, they are text. */
 const JSON_ERRORS = [1, 24];
-const JSON_LIMIT = 1024 * 1024;
-const BODIES_LIMIT = 256 * 1024 * 1024;
 
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
@@ -196,7 +194,8 @@ class Dispatcher {
     // For an app that this one is routed in: it copies the routes, and asks for nothing else of ours.
     app.routes.push({ basePath: "/", path: "/*", method: "ALL", handler: this.#routed });
     if (options.cors !== undefined) {
-      app.use(cors({ ...CORS, origin: options.cors === "*" ? "*" : [options.cors].flat() }));
+      const origins = [options.cors].flat();
+      app.use(cors({ ...CORS, origin: origins.includes("*") ? "*" : origins }));
     }
     const stop = engine.onJob((job, phase) => {
       if (job.name !== "acceptconnections" || phase !== "end" || job.status !== Status.OK) return;
@@ -376,7 +375,7 @@ class Dispatcher {
     const answer = new Answer(c, job, row, this.#options.sendTimeout ?? SEND_TIMEOUT);
     env.answer = answer;
     job.stdout.add(answer);
-    const running = job.run();
+    const running = answer.ended = job.run();
     // A job that has ended already is answered in the same go: no promise, and the fast way through
     // the runtime, which is there for handlers that return a response at once.
     if (job.status === Status.OK) {
@@ -506,7 +505,7 @@ class Dispatcher {
       response = new Response(told.body, { status: told.status, headers });
     }
     const { completed } = env;
-    if (bodyKind(response) !== "stream") env.release();
+    if (staticBody(response) !== undefined) env.release();
     else if (completed) completed.then(() => env.release(), () => env.release());
     return response;
   }
@@ -522,12 +521,14 @@ class Dispatcher {
 const withoutBody: MiddlewareHandler = async (c, next) => {
   await next();
   const { res } = c;
-  const length = lengthOf(res);
+  const body = staticBody(res);
   const headers = new Headers(res.headers);
-  if (length !== undefined && !headers.has("content-length") && !BODYLESS.includes(res.status)) {
+  if (body != null && !headers.has("content-length")) {
+    const { length } = typeof body === "string" ? encoder.encode(body) : body;
     headers.set("Content-Length", String(length));
   }
-  await res.body?.cancel();
+  // A job whose answer it is may take its time to end.
+  res.body?.cancel().catch(() => {});
   c.res = undefined;
   c.res = new Response(null, { status: res.status, statusText: res.statusText, headers });
 };
@@ -540,6 +541,8 @@ const inherit: MiddlewareHandler = async (c, next) => {
   await next();
   for (const [name, value] of Object.entries(c.var)) parent.set(name, value);
 };
+
+const encoder = new TextEncoder();
 
 /** What describes a body, and not the answer that has it. */
 const OF_A_BODY = ["content-length", "content-type", "content-encoding", "content-range", "etag"];

@@ -26,14 +26,16 @@ import {
   parseAddresses,
 } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import { type BrowserRules, refusePages } from "../serve/browsers.ts";
+import { type BrowserRules, judgePages } from "../serve/browsers.ts";
 import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
+import { admit, checkAnswers } from "../serve/requests.ts";
 import type { Held, Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
 import {
   checkedSettings,
   given,
+  originsOf,
   readVariables,
   type ServeSettings,
   serveSettings,
@@ -174,7 +176,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
       await job.print(api.addresses.map((address) => address + "\n").join(""));
       call?.bound(api.addresses);
       const router = await api.boot(theRouter(call?.options.router ?? options.router, settings));
-      if (router) await api.serve((request, info) => router.fetch(request, info));
+      if (router) await api.serve(checkAnswers((request, info) => router.fetch(request, info)));
     } finally {
       await api.close();
       apis.delete(api);
@@ -394,7 +396,11 @@ class Api {
     const { headerTimeout, idleTimeout, sendTimeout } = this.#settings;
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const connections = new Connections({
-      handler: tcp ? refusePages(handler, this.#browserRules(place, asked)) : handler,
+      handler: admit(handler, {
+        scheme: tls ? "https" : "http",
+        unix: !tcp,
+        ...tcp && { problemOf: judgePages(this.#browserRules(place, asked)) },
+      }),
       timeouts: given<Timeouts>({ header: headerTimeout, idle: idleTimeout, send: sendTimeout }),
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
       ...tls && { serve: tls.serve },
@@ -414,7 +420,7 @@ class Api {
 
   #browserRules(place: Bound, asked: Address): BrowserRules {
     const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
-    const { allowedHosts = [], cors } = this.#settings;
+    const { allowedHosts = [] } = this.#settings;
     return given<BrowserRules>({
       scheme: this.#tls ? "https" : "http",
       // Nobody else's page can have a name that is in our certificate.
@@ -423,7 +429,7 @@ class Api {
         ...asked.proto === "tcp" ? [asked.host] : [],
         ...allowedHosts,
       ],
-      cors,
+      cors: originsOf(this.#settings),
     });
   }
 

@@ -15,8 +15,8 @@ import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
 import { HOLD } from "../listenbuffer.ts";
 import type { RouterOptions } from "../router.ts";
-import { BODY_LIMIT, SEND_TIMEOUT } from "../router/limits.ts";
-import { readHost, readOrigin } from "../serve/browsers.ts";
+import { BODIES_LIMIT, BODY_LIMIT, JSON_LIMIT, SEND_TIMEOUT } from "../router/limits.ts";
+import { readHost, readOrigins } from "../serve/browsers.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT } from "../serve/connections.ts";
 import type { CertificateFiles } from "../serve/tls.ts";
 
@@ -64,7 +64,10 @@ const text: Kind<string> = { expected: "a text", parse: (text) => text };
 
 const path: Kind<string> = { ...text, expected: "a path" };
 
-const origin: Kind<string> = { expected: "an origin, or * for any", parse: readOrigin };
+const origins: Kind<string> = {
+  expected: "origins, or * for any",
+  parse: (text) => readOrigins(text).join(","),
+};
 
 const host: Kind<string> = { expected: "a name or a number", parse: readHost };
 
@@ -222,8 +225,10 @@ export const SETTINGS = {
     flag: "api-cors-header",
     takes: "VALUE",
     variable: "CorsHeaders",
-    kind: origin,
-    help: "Allow browsers' requests from this origin, or `*` for any",
+    kind: origins,
+    list: true,
+    help:
+      "Allow browsers' requests from this origin, or from several with commas between them, or `*` for any; repeatable",
   },
   enableCors: {
     variable: "EnableCors",
@@ -273,6 +278,22 @@ export const SETTINGS = {
     kind: size,
     default: BODY_LIMIT,
     help: "Longest request body; more is 413",
+  },
+  jsonLimit: {
+    flag: "json-limit",
+    takes: "SIZE",
+    variable: "JsonLimit",
+    kind: size,
+    default: JSON_LIMIT,
+    help: "Longest JSON body of a route that takes its members for variables; more is 413",
+  },
+  bodiesLimit: {
+    flag: "bodies-limit",
+    takes: "SIZE",
+    variable: "BodiesLimit",
+    kind: size,
+    default: BODIES_LIMIT,
+    help: "All request bodies together that are being read; more is 503",
   },
   serverVersion: {
     variable: "Version",
@@ -412,8 +433,8 @@ export interface ServeSettings {
   insecure?: boolean;
   /** Answer requests for these hosts too, on plain tcp. Default: the address, and localhost. */
   allowedHosts?: readonly string[];
-  /** The origin whose pages may use the API, or `*` for any. Default: only our own. */
-  cors?: string;
+  /** The origins whose pages may use the API, or `*` for any. Default: only our own. */
+  cors?: string | readonly string[];
   /** For a client's first request, in milliseconds; 0: no limit. Default 10 000. */
   headerTimeout?: number;
   /** Between requests, in milliseconds; 0: no limit. Default 60 000. */
@@ -424,6 +445,10 @@ export interface ServeSettings {
   maxConnections?: number;
   /** The longest request body in bytes. Default 16 MiB. For the default router, as are those below. */
   bodyLimit?: number;
+  /** The longest JSON body of a route that takes its members for variables. Default 1 MiB. */
+  jsonLimit?: number;
+  /** All request bodies together that are being read, in bytes. Default 256 MiB. */
+  bodiesLimit?: number;
   /** The version that the `Server` header names. Default: Floodgate's own. */
   serverVersion?: string;
   /** Log each request, at level info. Default false. */
@@ -448,8 +473,21 @@ export function serveSettings(values: Values, nameOf: (setting: Setting) => stri
 
 /** What the default router is told by settings. */
 export function routerOptions(settings: ServeSettings): RouterOptions {
-  const { serverVersion, cors, bodyLimit, sendTimeout, logging } = settings;
-  return given({ version: serverVersion, cors, bodyLimit, sendTimeout, logging });
+  const { serverVersion, bodyLimit, jsonLimit, bodiesLimit, sendTimeout, logging } = settings;
+  return given({
+    version: serverVersion,
+    cors: originsOf(settings),
+    bodyLimit,
+    jsonLimit,
+    bodiesLimit,
+    sendTimeout,
+    logging,
+  });
+}
+
+/** The origins whose pages may use the API; undefined for none. */
+export function originsOf({ cors }: ServeSettings): string[] | undefined {
+  return cors === undefined ? undefined : readOrigins([cors].flat().join(","));
 }
 
 /** Options without those that have no value: TypeScript tells the two apart. */

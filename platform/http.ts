@@ -83,30 +83,41 @@ const SMALL = 65_536;
  * and nothing tells.
  */
 export function bodyKind(response: Response): "small" | "stream" | "long" {
-  const inner = innardOf(response, "response") as {
-    body?: { streamOrStatic?: { body?: unknown } } | null;
-  } | undefined;
-  const held = inner?.body?.streamOrStatic;
-  const body = innardOf(response, "lazy static body") ?? held?.body;
+  const body = staticBody(response);
+  if (body === undefined) return "stream";
   // A unit of a text is at most three bytes.
-  if (typeof body === "string") return body.length <= SMALL / 3 ? "small" : "long";
-  if (body instanceof Uint8Array) return body.length <= SMALL ? "small" : "long";
-  if (held instanceof ReadableStream) return "stream";
-  // To look at a body makes a stream of it, where there is one.
-  return inner?.body === null && response.body === null ? "small" : "long";
+  const small = body === null || body.length <= (typeof body === "string" ? SMALL / 3 : SMALL);
+  return small ? "small" : "long";
 }
 
-/** The length of an answer's body in bytes, if it is whole; undefined of a stream. */
-export function lengthOf(response: Response): number | undefined {
+/** A body that an answer holds whole. */
+export type StaticBody = string | Uint8Array;
+
+/** The body that an answer holds whole, null if it has none, and undefined if it is a stream. */
+export function staticBody(response: Response): StaticBody | null | undefined {
   const inner = innardOf(response, "response") as {
     body?: { streamOrStatic?: { body?: unknown } } | null;
   } | undefined;
   const body = innardOf(response, "lazy static body") ?? inner?.body?.streamOrStatic?.body;
-  if (typeof body === "string") return encoder.encode(body).length;
-  if (body instanceof Uint8Array) return body.length;
-  return response.body === null ? 0 : undefined;
+  if (typeof body === "string" || body instanceof Uint8Array) return body;
+  // To look at a body makes a stream of it, where there is one.
+  return inner?.body === null && response.body === null ? null : undefined;
 }
-const encoder = new TextEncoder();
+
+/** The URL of a request, which the request itself does not keep: it may be given another. */
+export function urlOf(request: Request): string {
+  const inner = innardOf(request, "request") as { url?: () => string } | undefined;
+  return typeof inner?.url === "function" ? inner.url() : request.url;
+}
+
+/**
+ * Gives a request another URL, for itself and its copies. A new Request would take the other's body over,
+ * and cost all that makes the native ones fast. It has to be before anything asks the request for its URL.
+ */
+export function setUrl(request: Request, url: string): void {
+  const inner = innardOf(request, "request") as { url?: () => string } | undefined;
+  if (inner) inner.url = () => url;
+}
 
 const legacyAbort = "Deno.serve: request.signal aborts on successful responses";
 let silenced = false;

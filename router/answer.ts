@@ -21,6 +21,8 @@ const BUFFER = 65_536;
 
 /** A job's stdout as a response: whole when the job has ended, or a stream as soon as it must be. */
 export class Answer implements Sink {
+  /** Settles when the job has ended. */
+  ended?: Promise<unknown>;
   #c: Context<{ Bindings: Bindings }>;
   #job: Job;
   #row: Row;
@@ -116,7 +118,11 @@ export class Answer implements Sink {
         this.#controller = controller;
       },
       pull: () => this.#taken?.resolve(),
-      cancel: () => this.#leave(new DOMException("The client has left.", "AbortError")),
+      cancel: () => {
+        this.#leave(new DOMException("The client has left.", "AbortError"));
+        // Until it has ended, the job is in work.
+        return this.ended?.then(() => {}, () => {});
+      },
     }, new ByteLengthQueuingStrategy({ highWaterMark: BUFFER }));
     this.#promise.resolve(this.#row.respond(this.#c, this.#job, this.#body));
     if (this.#size === 0) return;

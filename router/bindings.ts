@@ -18,7 +18,7 @@ export interface Bindings {
   readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
-  /** Ends the connection at once, whatever it has not sent yet. */
+  /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
   cut(): void;
 }
 

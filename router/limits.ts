@@ -6,6 +6,10 @@
 
 /** The longest request body, in bytes. */
 export const BODY_LIMIT = 16 * 1024 * 1024;
+/** The longest JSON body of a route that takes its members for variables, in bytes. */
+export const JSON_LIMIT = 1024 * 1024;
+/** All request bodies together that are being read, of those with a limit, in bytes. */
+export const BODIES_LIMIT = 256 * 1024 * 1024;
 /** How long a client may send nothing of a body it has announced, in milliseconds. */
 export const BODY_TIMEOUT = 60_000;
 /** How long a client may take nothing of an answer that is ready, in milliseconds. */

@@ -8,7 +8,6 @@
 
 import { TypedError } from "../engine/errors.ts";
 import { headerOf } from "../platform/http.ts";
-import type { RequestHandler } from "./handler.ts";
 
 /** Whose requests are let through. */
 export interface BrowserRules {
@@ -19,8 +18,8 @@ export interface BrowserRules {
    * page of another's cannot have one of ours. Undefined: any, where a certificate proves the name.
    */
   hosts?: readonly string[];
-  /** The origin whose pages are let through, or `*` for all. Default: only our own. */
-  cors?: string;
+  /** The origins whose pages are let through, or `*` for all. Default: only our own. */
+  cors?: readonly string[];
 }
 
 /**
@@ -40,33 +39,34 @@ export function readHost(text: string): string {
 }
 
 /**
- * Reads the origin of pages, or `*` for all (RFC 6454).
+ * Reads the origins of pages, with commas or spaces between them, or `*` for all (RFC 6454).
  *
- * @throws {TypedError} ("bad parameter") If no browser would name it this way.
+ * @throws {TypedError} ("bad parameter") If no browser would name one this way.
  */
-export function readOrigin(text: string): string {
-  const { origin, protocol, host } = URL.parse(text) ?? {};
-  // Schemes that URLs know no origin of are those of browsers' extensions.
-  if (text === "*" || text === (origin === "null" && host ? `${protocol}//${host}` : origin)) {
-    return text;
-  }
+export function readOrigins(text: string): string[] {
+  const origins = text.split(/[\s,]+/).filter((origin) => origin !== "");
+  const wrong = origins.length === 0 ? text : origins.find((origin) => {
+    const { origin: own, protocol, host } = URL.parse(origin) ?? {};
+    // Schemes that URLs know no origin of are those of browsers' extensions.
+    return origin !== (own === "null" && host ? `${protocol}//${host}` : own) &&
+      (origin !== "*" || origins.length > 1);
+  });
+  if (wrong === undefined) return origins;
   throw new TypedError(
     "bad parameter",
-    `origin "${text}": expected one as browsers write it, such as https://pages.example, or * for any`,
+    `origin "${wrong}": expected one as browsers write it, such as https://pages.example, or * for any`,
   );
 }
 
-/** A handler that refuses other pages' requests with 403, and gives the rest to `handler`. */
-export function refusePages(handler: RequestHandler, rules: BrowserRules): RequestHandler {
-  const problemOf = judge(rules);
-  return (request, info) => {
-    const problem = problemOf(request);
-    if (problem === undefined) return handler(request, info);
-    return Response.json({ message: problem }, { status: 403 });
-  };
-}
+/**
+ * What keeps a request out, if anything: a page of another's has sent it.
+ *
+ * @param host Whom the request is for: its Host, or the authority of its target; null where it names none.
+ */
+export type Judge = (request: Request, host: string | null) => string | undefined;
 
-function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => string | undefined {
+/** Judges requests by whose pages may send them. */
+export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
   const names = new Set(hosts?.map(readHost));
   const numbers = names.has("0.0.0.0") || names.has("[::]");
   for (const name of [...names]) {
@@ -77,22 +77,25 @@ function judge({ scheme, hosts, cors }: BrowserRules): (request: Request) => str
     const name = hostname(host);
     return name !== undefined && (names.has(name) || numbers && NUMBER.test(name));
   };
+  const all = cors.includes("*");
   // Nearly all requests to a daemon are for the same host.
   let last: string | undefined;
-  return (request) => {
-    // HTTP/1.0 has none, and no browser speaks that. HTTP/2 has it in the URL.
-    const host = headerOf(request, "host");
+  return (request, host) => {
+    // HTTP/1.0 has none, and no browser speaks that.
     if (hosts !== undefined && host !== null && host !== last) {
       if (!known(host)) {
         return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host (AllowedHosts)`;
       }
       last = host;
     }
-    if (cors === "*") return undefined;
+    if (all) return undefined;
     const origin = headerOf(request, "origin");
     if (origin !== null) {
-      const own = host === null ? new URL(request.url).origin : `${scheme}://${host}`;
-      if (origin === cors || origin === own) return undefined;
+      if (origin === `${scheme}://${host}` || cors.includes(origin)) return undefined;
+      // What ends TLS in front of us speaks another scheme with browsers, and perhaps at another port.
+      const theirs = URL.parse(origin)?.host;
+      const own = theirs && (hosts === undefined ? theirs === host : known(theirs));
+      if (own && headerOf(request, "sec-fetch-site") === "same-origin") return undefined;
       return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header (CorsHeaders)`;
     }
     // Set by browsers where a page makes a request that names no origin: an image, a form, a link.
@@ -106,7 +109,7 @@ const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f
 const NUMBER = /^(\d+(\.\d+){3}|\[.*\])$/;
 
 /** The host of a Host header, the way URLs write it; undefined if it is none. */
-function hostname(host: string): string | undefined {
+export function hostname(host: string): string | undefined {
   // What else a URL may have would be read as if it were there.
   if (/[\s/\\?#@]/.test(host)) return undefined;
   return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");

@@ -457,6 +457,7 @@ class Info implements RequestInfo {
   #connection: Connection;
   #request: Request;
   #abort?: AbortController;
+  #completed?: PromiseWithResolvers<void>;
   #done = false;
 
   constructor(connection: Connection, request: Request, client?: ClientCertificate) {
@@ -468,7 +469,12 @@ class Info implements RequestInfo {
     return this.#connection.remoteAddr;
   }
   cut(): void {
-    this.#connection.owner.cut(this.#connection);
+    // The connection is the next request's by then.
+    if (!this.#done) this.#connection.owner.cut(this.#connection);
+  }
+  get completed(): Promise<void> {
+    if (this.#done) return Promise.resolve();
+    return (this.#completed ??= Promise.withResolvers()).promise;
   }
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
@@ -485,6 +491,7 @@ class Info implements RequestInfo {
   /** The answer is complete. */
   done(): void {
     this.#done = true;
+    this.#completed?.resolve();
     if (this.#abort) this.#connection.watched?.delete(this);
   }
   /** The client has left, unless the answer is complete. */

@@ -14,7 +14,9 @@ export interface RequestInfo {
   readonly client?: ClientCertificate;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
-  /** Ends the connection at once, whatever it has not sent yet. */
+  /** Resolves when the answer is complete, or when the client has left. */
+  readonly completed: Promise<void>;
+  /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
   cut(): void;
 }
 

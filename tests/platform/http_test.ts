@@ -1,5 +1,12 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { bodyKind, headerOf, nativeServe, type Served } from "../../platform/http.ts";
+import {
+  bodyKind,
+  headerOf,
+  nativeServe,
+  type Served,
+  setUrl,
+  urlOf,
+} from "../../platform/http.ts";
 import { ANYWHERE } from "../../platform/sockets.ts";
 import { project, run, settle } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
@@ -102,6 +109,25 @@ needs(
     await pair.ask();
     await pair.reads("OK");
     assertEquals(await seen.promise, ["localhost", null]);
+    await pair.served.shutdown();
+  },
+);
+
+needs(
+  "a native request keeps its URL in Symbol(request).url(), for its copies too",
+  "on unix sockets and behind --tlsverify c.req.url begins with http+unix:",
+  async () => {
+    const seen = Promise.withResolvers<string[]>();
+    using pair = await Pair.make((request) => {
+      const before = urlOf(request);
+      setUrl(request, "https://other.example/y?z");
+      seen.resolve([before, request.url, request.clone().url, new Request(request).url]);
+      return new Response("OK");
+    });
+    await pair.ask();
+    await pair.reads("OK");
+    const other = "https://other.example/y?z";
+    assertEquals(await seen.promise, ["http://localhost/", other, other, other]);
     await pair.served.shutdown();
   },
 );

@@ -1,26 +1,17 @@
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { TypedError } from "../../engine.ts";
-import { type BrowserRules, readHost, readOrigin, refusePages } from "../../serve/browsers.ts";
+import { type BrowserRules, judgePages, readHost, readOrigins } from "../../serve/browsers.ts";
 import { Browser, CHROMIUM } from "../support/browser.ts";
 import { Client } from "../support/client.ts";
 import { Daemon, installer, project, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
 /** The answer to a request with these headers: "OK", or why it is refused. */
-async function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): Promise<string> {
-  const info = {
-    remoteAddr: { transport: "unix", path: "/" } as const,
-    signal: new AbortController().signal,
-    cut() {},
-  };
-  const handler = refusePages(() => new Response("OK"), { scheme: "http", ...rules });
+function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): string {
   // The URL is nobody's: what counts is what the client says.
-  const response = await handler(new Request("http://url.invalid/x", { headers }), info);
-  if (response.status === 200) return await response.text();
-  assertEquals(response.status, 403);
-  assertEquals(response.headers.get("content-type"), "application/json");
-  const { message } = await response.json();
-  return message;
+  const request = new Request("http://url.invalid/x", { headers });
+  const judge = judgePages({ scheme: "http", ...rules });
+  return judge(request, request.headers.get("host")) ?? "OK";
 }
 
 const LOCAL = ["127.0.0.1"];
@@ -51,63 +42,54 @@ const HOSTS: [string[], string[], string[]][] = [
   ],
 ];
 for (const [hosts, good, bad] of HOSTS) {
-  Deno.test(`refusePages at ${hosts.join(" and ")} takes its own names in Host, and no others`, async () => {
-    for (const host of good) assertEquals([host, await verdict({ hosts }, { host })], [host, "OK"]);
+  Deno.test(`judgePages at ${hosts.join(" and ")} takes its own names in Host, and no others`, async () => {
+    for (const host of good) assertEquals([host, verdict({ hosts }, { host })], [host, "OK"]);
     for (const host of bad) {
-      const problem = await verdict({ hosts }, { host });
+      const problem = verdict({ hosts }, { host });
       assertStringIncludes(problem, `host "${host}" is not a name of this daemon`);
     }
   });
 }
 
-Deno.test("refusePages refuses a Host that only looks like one of its own", async () => {
+Deno.test("judgePages refuses a Host that only looks like one of its own", async () => {
   // deno-fmt-ignore
-  const malformed = ["", ":2375", "evil@localhost", "localhost/evil", "localhost#evil", "localhost?evil",
+  const malformed = [":2375", "evil@localhost", "localhost/evil", "localhost#evil", "localhost?evil",
     "localhost\\evil", "localhost:port", "localhost:99999", "localhost evil", "localhost, evil.example",
     "[::1", "::1]:2375", "http://localhost"];
   for (const host of malformed) {
-    assertMatch(await verdict({ hosts: LOCAL }, { host }), /^host ".*" is not a name/, host);
+    assertMatch(verdict({ hosts: LOCAL }, { host }), /^host ".*" is not a name/, host);
   }
 });
 
-Deno.test("refusePages names what lets others in as a flag and as a setting", async () => {
-  assertMatch(await verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
+Deno.test("judgePages names what lets others in as a flag and as a setting", async () => {
+  assertMatch(verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
   const origin = "http://evil.example";
-  assertMatch(await verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
+  assertMatch(verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
 });
 
-Deno.test("refusePages takes a request without a Host, which no browser sends", async () => {
-  assertEquals(await verdict({ hosts: LOCAL }, {}), "OK");
-  assertMatch(await verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);
+Deno.test("judgePages takes a request without a Host, which no browser sends", async () => {
+  assertEquals(verdict({ hosts: LOCAL }, {}), "OK");
+  assertMatch(verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);
 });
 
-Deno.test("refusePages remembers the last Host and no more", async () => {
-  const handler = refusePages(() => new Response(), { scheme: "http", hosts: LOCAL });
-  const info = {
-    remoteAddr: { transport: "unix", path: "/" } as const,
-    signal: new AbortController().signal,
-    cut() {},
-  };
-  const statuses = [];
-  for (const host of ["evil.example", "localhost", "evil.example", "localhost"]) {
-    const request = new Request("http://url.invalid/", { headers: { host } });
-    statuses.push((await handler(request, info)).status);
-  }
-  assertEquals(statuses, [403, 200, 403, 200]);
+Deno.test("judgePages remembers the last Host and no more", async () => {
+  const judge = judgePages({ scheme: "http", hosts: LOCAL });
+  const request = new Request("http://url.invalid/");
+  const verdicts = ["evil.example", "localhost", "evil.example", "localhost"]
+    .map((host) => judge(request, host) === undefined);
+  assertEquals(verdicts, [false, true, false, true]);
 });
 
-Deno.test("refusePages leaves the Host alone where a certificate proves it", async () => {
+Deno.test("judgePages leaves the Host alone where a certificate proves it", async () => {
   const https = { scheme: "https", hosts: undefined } as const;
-  assertEquals(await verdict(https, { host: "any.example" }), "OK");
+  assertEquals(verdict(https, { host: "any.example" }), "OK");
   assertEquals(
-    await verdict(https, { host: "any.example:2376", origin: "https://any.example:2376" }),
+    verdict(https, { host: "any.example:2376", origin: "https://any.example:2376" }),
     "OK",
   );
   for (const origin of ["http://any.example:2376", "https://any.example", "https://evil.example"]) {
-    assertMatch(await verdict(https, { host: "any.example:2376", origin }), /^pages of /, origin);
+    assertMatch(verdict(https, { host: "any.example:2376", origin }), /^pages of /, origin);
   }
-  // HTTP/2 has no Host; its URL says where the client went.
-  assertEquals(await verdict({ ...https, scheme: "http" }, { origin: "http://url.invalid" }), "OK");
 });
 
 const ORIGINS: [string, Partial<BrowserRules>, Record<string, string>, boolean][] = [
@@ -121,28 +103,28 @@ const ORIGINS: [string, Partial<BrowserRules>, Record<string, string>, boolean][
   ["a sandbox's", {}, { origin: "null" }, false],
   ["an empty one", {}, { origin: "" }, false],
   ["two", {}, { origin: "http://localhost:2375, http://evil.example" }, false],
-  ["the allowed one", { cors: "https://ui.example" }, { origin: "https://ui.example" }, true],
-  ["one below the allowed", { cors: "https://ui.example" }, {
+  ["the allowed one", { cors: ["https://ui.example"] }, { origin: "https://ui.example" }, true],
+  ["one below the allowed", { cors: ["https://ui.example"] }, {
     origin: "https://evil.ui.example",
   }, false],
-  ["one that starts like the allowed", { cors: "https://ui.example" }, {
+  ["one that starts like the allowed", { cors: ["https://ui.example"] }, {
     origin: "https://ui.example.evil.example",
   }, false],
-  ["its own beside an allowed one", { cors: "https://ui.example" }, {
+  ["its own beside an allowed one", { cors: ["https://ui.example"] }, {
     origin: "http://localhost:2375",
   }, true],
-  ["any where all are allowed", { cors: "*" }, { origin: "https://evil.example" }, true],
-  ["a sandbox's where all are allowed", { cors: "*" }, { origin: "null" }, true],
+  ["any where all are allowed", { cors: ["*"] }, { origin: "https://evil.example" }, true],
+  ["a sandbox's where all are allowed", { cors: ["*"] }, { origin: "null" }, true],
   [
     "the allowed one, which the browser calls another site",
-    { cors: "https://ui.example" },
+    { cors: ["https://ui.example"] },
     { origin: "https://ui.example", "sec-fetch-site": "cross-site" },
     true,
   ],
 ];
 for (const [what, rules, headers, good] of ORIGINS) {
-  Deno.test(`refusePages ${good ? "takes" : "refuses"} an Origin: ${what}`, async () => {
-    const answer = await verdict({ hosts: LOCAL, ...rules }, {
+  Deno.test(`judgePages ${good ? "takes" : "refuses"} an Origin: ${what}`, async () => {
+    const answer = verdict({ hosts: LOCAL, ...rules }, {
       host: "localhost:2375",
       ...headers,
     });
@@ -151,9 +133,35 @@ for (const [what, rules, headers, good] of ORIGINS) {
   });
 }
 
-Deno.test("refusePages goes by Sec-Fetch-Site where a page's request has no Origin", async () => {
+Deno.test("judgePages takes its own page behind a proxy that ends TLS", () => {
+  const hosts = [...LOCAL, "api.example"];
+  const from = (origin: string, host: string, site = "same-origin", rules = {}) =>
+    verdict({ hosts, ...rules }, { host, origin, "sec-fetch-site": site });
+  for (const host of ["api.example", "127.0.0.1:2375"]) {
+    for (
+      const origin of ["https://api.example", "https://api.example:8443", "http://api.example"]
+    ) {
+      assertEquals([host, origin, from(origin, host)], [host, origin, "OK"]);
+    }
+  }
+  for (const site of ["cross-site", "same-site", "none", ""]) {
+    assertMatch(from("https://api.example", "api.example", site), /^pages of https/);
+  }
+  for (const origin of ["https://evil.example", "null", "https://x.api.example"]) {
+    assertMatch(from(origin, "api.example"), /^pages of /);
+  }
+  // Where any Host will do, because a certificate proves it, it has to be the same.
+  const proven = { scheme: "https", hosts: undefined };
+  assertEquals(from("http://any.example", "any.example", "same-origin", proven), "OK");
+  assertMatch(from("http://evil.example", "any.example", "same-origin", proven), /^pages of /);
+});
+
+Deno.test("judgePages goes by Sec-Fetch-Site where a page's request has no Origin", async () => {
   const of = (site: string, cors?: string) =>
-    verdict({ hosts: LOCAL, cors }, { host: "localhost", "sec-fetch-site": site });
+    verdict({ hosts: LOCAL, cors: cors === undefined ? [] : [cors] }, {
+      host: "localhost",
+      "sec-fetch-site": site,
+    });
   for (const site of ["same-origin", "none"]) assertEquals(await of(site), "OK");
   for (const site of ["cross-site", "same-site", "", "SAME-ORIGIN", "none, cross-site"]) {
     assertEquals(await of(site), "pages of other sites may not use this daemon");
@@ -162,12 +170,12 @@ Deno.test("refusePages goes by Sec-Fetch-Site where a page's request has no Orig
   }
 });
 
-Deno.test("refusePages with all origins allowed still refuses a Host of others", async () => {
+Deno.test("judgePages with all origins allowed still refuses a Host of others", async () => {
   const headers = { host: "evil.example", origin: "http://evil.example" };
-  assertMatch(await verdict({ hosts: LOCAL, cors: "*" }, headers), /^host "evil.example"/);
+  assertMatch(verdict({ hosts: LOCAL, cors: ["*"] }, headers), /^host "evil.example"/);
 });
 
-Deno.test("readHost and readOrigin refuse what would never fit", () => {
+Deno.test("readHost and readOrigins refuse what would never fit", () => {
   for (
     const [text, host] of [["Api.Example:80", "api.example"], ["::1", "[::1]"], ["a_b", "a_b"]]
   ) {
@@ -178,12 +186,17 @@ Deno.test("readHost and readOrigin refuse what would never fit", () => {
     assertEquals(error.kind, "bad parameter");
   }
   for (const text of ["*", "https://ui.example", "http://[::1]:8044", "moz-extension://a-b"]) {
-    assertEquals(readOrigin(text), text);
+    assertEquals(readOrigins(text), [text]);
+  }
+  const two = ["https://a.example", "http://b.example:8000"];
+  for (const between of [" ", ",", ", "]) assertEquals(readOrigins(two.join(between)), two);
+  for (const text of ["https://a.example, ui.example", "* https://a.example"]) {
+    assertThrows(() => readOrigins(text), TypedError, "expected one as browsers write it");
   }
   // deno-fmt-ignore
   for (const text of ["", "null", "ui.example", "https://ui.example/", "https://ui.example:443", "https://UI.example",
-    "https://a.example https://b.example", "https://a.example,https://b.example", "data:text/html,x"]) {
-    const error = assertThrows(() => readOrigin(text), TypedError, `origin "${text}": expected one`);
+    "data:text/html"]) {
+    const error = assertThrows(() => readOrigins(text), TypedError, `origin "${text}": expected one`);
     assertEquals(error.kind, "bad parameter");
   }
 });
