@@ -23,7 +23,7 @@ import { mergePath } from "npm:hono@^4.13/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { staticBody } from "./platform/http.ts";
+import { addHeaders, staticBody } from "./platform/http.ts";
 import { Answer } from "./router/answer.ts";
 import type { Bindings } from "./router/bindings.ts";
 import { type BodyLimits, bodyToEnv, type LimitedBody } from "./router/body.ts";
@@ -32,7 +32,7 @@ import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { shapeOf } from "./router/patterns.ts";
 import { type Parent, RequestBindings, requestId } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
-import { respond, withHeaders } from "./router/respond.ts";
+import { respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
 import { Row } from "./router/row.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
@@ -168,6 +168,7 @@ class Dispatcher {
   #limits: BodyLimits;
   /** Headers of all answers. */
   #headers: Record<string, string>;
+  #headerList: [string, string][];
   #wanted: (path: string) => boolean;
   #sealed = false;
 
@@ -184,6 +185,7 @@ class Dispatcher {
       "Api-Version": API_VERSION,
       "Ostype": Deno.build.os,
     };
+    this.#headerList = Object.entries(this.#headers);
     this.#wanted = builtinsOf(options.builtins);
     this.#matcher = new Matcher((request, found) => this.#around(request, found));
     const app = this.#app = newApp(this.#matcher);
@@ -244,7 +246,7 @@ class Dispatcher {
     this.#sealed = true;
     for (const route of BUILTINS) {
       if (!this.#wanted(route.path)) continue;
-      if (this.#shapes.has(`${route.method} ${route.path}`)) continue;
+      if (this.#shapes.has(`${route.method} ${shapeOf(route.path)}`)) continue;
       this.router.job(route);
     }
     if (!this.#wanted(PING)) return;
@@ -483,7 +485,7 @@ class Dispatcher {
     else response = this.#failed(new TypeError(`${this.#nameOf(env)} returned no Response`), env);
     env.answer?.answered(response);
     if (env.body !== undefined) response = this.#finishBody(env, env.body, response);
-    if (response !== env.made) response = withHeaders(response, this.#headers);
+    if (response !== env.made) addHeaders(response, this.#headerList);
     if (this.#options.logging) {
       this.#engine.log("info", `${env.method} ${env.path} ${response.status}`, {
         ms: Math.round((performance.now() - started) * 10) / 10,
@@ -557,7 +559,9 @@ function builtinsOf(wanted: boolean | readonly string[] = true): (path: string) 
   const covers = (list: readonly string[], path: string) =>
     list.some((one) => path === one || path.startsWith(`${one.replace(/\/$/, "")}/`));
   const paths = [PING, ...BUILTINS.map(({ path }) => path)];
-  const unknown = wanted.find((one) => !paths.some((path) => covers([one], path)));
+  const unknown = wanted.find((one) =>
+    !one.startsWith("/") || !paths.some((path) => covers([one], path))
+  );
   if (unknown !== undefined) {
     throw new TypeError(
       `builtins has "${unknown}", expected some of ${paths.join(", ")}, or the beginning of one`,

@@ -1,4 +1,5 @@
-import { messageOf } from "./errors.ts";
+import { messageOf, TypedError } from "./errors.ts";
+import { compactJson, elementsOf, membersOf } from "./json.ts";
 
 /** An ordered set of strings by name. A key may be set again: the last value wins, all are kept. */
 export class Env {
@@ -33,18 +34,23 @@ export class Env {
   }
 
   /**
-   * The value as a decimal integer; 0 where it is not one.
+   * The value as an integer, however JSON may write it: `512`, `512.0`, `5.12e2`; 0 where it is empty
+   * or unset.
    *
-   * @throws {RangeError} If it is an integer that a number cannot hold exactly; `get` still gives
-   * all its digits.
+   * @throws {TypedError} ("bad parameter") If it is none, or one that a number cannot hold exactly;
+   * `get` still gives all its digits.
    */
   getInt(key: string): number {
     const text = this.get(key).trim();
-    if (!/^[+-]?\d+$/.test(text)) return 0;
-    const value = Number(text);
-    if (Number.isSafeInteger(value)) return value + 0;
-    throw new RangeError(
-      `${key}=${text} is out of range, expected an integer between ${Number.MIN_SAFE_INTEGER} and ${Number.MAX_SAFE_INTEGER}`,
+    if (text === "") return 0;
+    const value = integerOf(text);
+    if (value !== undefined && Number.isSafeInteger(value)) return value + 0;
+    const problem = value === undefined ? "is no integer" : "is out of range";
+    throw new TypedError(
+      "bad parameter",
+      `${key}=${
+        text.slice(0, 40)
+      } ${problem}, expected one between ${Number.MIN_SAFE_INTEGER} and ${Number.MAX_SAFE_INTEGER}`,
     );
   }
   /**
@@ -59,13 +65,15 @@ export class Env {
     this.set(key, String(value));
   }
 
-  /** A JSON array as a list (elements that are no strings as their JSON text), else one string. */
+  /**
+   * A JSON array as a list (elements that are no strings as their JSON text), else the values that were
+   * set, of which a single empty one is none.
+   */
   getList(key: string): string[] {
-    const text = this.get(key);
-    if (text === "") return [];
-    const parsed = tryParse(text, keepDigits);
-    if (!Array.isArray(parsed?.value)) return [text];
-    return parsed.value.map((item) => typeof item === "string" ? item : toJson(item));
+    const values = this.#values.get(key) ?? [];
+    const elements = elementsOf(values.at(-1) ?? "");
+    if (elements === undefined) return values.length === 1 && values[0] === "" ? [] : [...values];
+    return elements.map((element) => element.startsWith('"') ? JSON.parse(element) : element);
   }
   /** Sets a JSON array of strings. */
   setList(key: string, value: readonly string[]): void {
@@ -98,8 +106,12 @@ export class Env {
 
   /** A JSON object as an Env of its own; undefined where unset or anything else. */
   getSubEnv(key: string): Env | undefined {
-    const parsed = tryParse(this.get(key));
-    return isObject(parsed?.value) ? Env.decode(this.get(key)) : undefined;
+    try {
+      return Env.decode(this.get(key));
+    } catch (error) {
+      if (error instanceof SyntaxError) return undefined; // The question was whether it is one.
+      throw error;
+    }
   }
   /** Sets the JSON object of another Env. */
   setSubEnv(key: string, value: Env): void {
@@ -135,73 +147,49 @@ export class Env {
     let text = "{";
     for (const [key, value] of this) {
       if (text !== "{") text += ",";
-      text += JSON.stringify(key) + ":" +
-        (tryParse(value) ? compact(value) : JSON.stringify(value));
+      text += JSON.stringify(key) + ":" + (compactJson(value) ?? JSON.stringify(value));
     }
     return text + "}";
   }
   /**
-   * The Env of a JSON object's members, by {@linkcode Env.setAuto}. Numbers keep their digits. Keys
-   * that are integers come first, as in every JavaScript object.
+   * The Env of a JSON object's members: null is left out, a string is taken as it is, and anything else
+   * as its JSON text, without the white space between tokens. Numbers keep their digits.
    *
-   * @throws {SyntaxError} If the text is not a JSON object.
+   * @throws {SyntaxError} If the text is not a JSON object, one of more than 100 000 members, or one
+   * that is nested more than 10 000 deep.
    */
   static decode(text: string): Env {
-    let value: unknown;
-    try {
-      value = parseJson(text, keepDigits);
-    } catch (error) {
-      throw new SyntaxError(`expected a JSON object: ${messageOf(error)}`, { cause: error });
-    }
-    if (!isObject(value) || isRawJSON(value)) {
-      throw new SyntaxError(`expected a JSON object, got ${compact(text).slice(0, 40)}`);
-    }
     const env = new Env();
-    for (const [key, member] of Object.entries(value)) env.setAuto(key, member);
+    for (const [key, value] of membersOf(text)) {
+      if (value.startsWith('"')) env.set(key, JSON.parse(value));
+      else if (value !== "null") env.set(key, value);
+    }
     return env;
   }
 }
 
-// JSON.parse source text access (ES2026): a number that JavaScript would print differently from how
-// it was written is kept as it was written.
-const { parse: parseJson, rawJSON, isRawJSON } = JSON as unknown as {
-  parse(text: string, reviver?: Reviver): unknown;
-  rawJSON(text: string): unknown;
-  isRawJSON(value: unknown): boolean;
-};
-type Reviver = (key: string, value: unknown, context: { source?: string }) => unknown;
-function keepDigits(_key: string, value: unknown, context: { source?: string }): unknown {
-  return typeof value === "number" && context.source !== undefined &&
-      String(value) !== context.source
-    ? rawJSON(context.source)
-    : value;
+/** The integer that a number stands for as JSON may write it; undefined if it is none. */
+function integerOf(text: string): number | undefined {
+  const [, sign, whole, fraction = "", exponent = "0"] =
+    /^([+-]?)(\d+)(?:\.(\d*))?(?:[eE]([+-]?\d{1,9}))?$/.exec(text) ?? [];
+  if (whole === undefined) return undefined;
+  const digits = whole + fraction;
+  // Where the decimal point is, counted from the first digit.
+  const point = whole.length + Number(exponent);
+  for (let at = Math.max(point, 0); at < digits.length; at++) {
+    if (digits[at] !== "0") return undefined;
+  }
+  const significant = point <= 0 ? "" : digits.slice(0, point);
+  const zeros = point - significant.length;
+  if (Number(significant) === 0) return 0;
+  return zeros > 20 ? Infinity : Number(`${sign}${significant}${"0".repeat(Math.max(zeros, 0))}`);
 }
+
+const { rawJSON } = JSON as unknown as { rawJSON(text: string): unknown };
 
 function toJson(value: unknown): string {
   return JSON.stringify(
     value,
     (_key, part) => typeof part === "bigint" ? rawJSON(`${part}`) : part,
   );
-}
-
-function tryParse(text: string, reviver?: Reviver): { value: unknown } | undefined {
-  try {
-    return { value: parseJson(text, reviver) };
-  } catch {
-    return undefined; // The question was whether it is JSON, and it is not.
-  }
-}
-
-/** JSON text without the white space between its tokens. */
-function compact(json: string): string {
-  // A token at a time: a pattern for a whole string overflows the stack where that has megabytes.
-  let quoted = false;
-  return json.replace(/\\.|"|\s+/g, (token) => {
-    if (token === '"') quoted = !quoted;
-    return quoted || token === '"' ? token : "";
-  });
-}
-
-function isObject(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

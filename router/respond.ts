@@ -37,17 +37,3 @@ export function respond(
   }
   return response;
 }
-
-/** An answer with these headers, of which it may have some. */
-export function withHeaders(response: Response, headers: Record<string, string>): Response {
-  try {
-    for (const name in headers) {
-      if (!response.headers.has(name)) response.headers.set(name, headers[name]);
-    }
-    return response;
-  } catch (error) {
-    if (!(error instanceof TypeError)) throw error;
-    // The headers of a redirect or of a fetched answer cannot be changed; those of a copy can.
-    return withHeaders(new Response(response.body, response), headers);
-  }
-}

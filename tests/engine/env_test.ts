@@ -6,6 +6,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import { Env } from "../../engine/env.ts";
+import { TypedError } from "../../engine/errors.ts";
 import { envOf, HUGE } from "../support/engine.ts";
 
 Deno.test("Env.get gives the last value set, and nothing where unset", () => {
@@ -76,20 +77,49 @@ Deno.test("Env.getInt gives the integer", () => {
   }
 });
 
-Deno.test("Env.getInt gives 0 where the value is not a number", () => {
-  const env = new Env();
-  assertEquals(env.getInt("unset"), 0);
-  for (const text of ["", "abc", "12abc", "1.5", "1e3", "0x10", "1 2", "--1", "NaN", "Infinity"]) {
-    env.set("a", text);
-    assertEquals(env.getInt("a"), 0, text);
+Deno.test("Env.getInt gives the integer that JSON has written in another way", () => {
+  const cases: [string, number][] = [
+    ["1.6777216e+07", 16_777_216],
+    ["512.0", 512],
+    ["1e3", 1_000],
+    ["-1.5E1", -15],
+    ["1200e-2", 12],
+    ["0.0", 0],
+    ["-0e9", 0],
+    ["0e999999999", 0],
+    ["0.000001e6", 1],
+    ["100000e-5", 1],
+    ["9007199254740991.000", Number.MAX_SAFE_INTEGER],
+    ["9.007199254740991e15", Number.MAX_SAFE_INTEGER],
+  ];
+  for (const [number, value] of cases) {
+    assertStrictEquals(envOf({ a: number }).getInt("a"), value, number);
+    assertStrictEquals(Env.decode(`{"a": ${number}}`).getInt("a"), value, number);
   }
 });
 
-Deno.test("Env.getInt throws a RangeError that names an integer it cannot hold", () => {
+Deno.test("Env.getInt gives 0 where nothing is set", () => {
+  const env = envOf({ a: "", b: " " });
+  assertEquals(["a", "b", "unset"].map((key) => env.getInt(key)), [0, 0, 0]);
+});
+
+Deno.test("Env.getInt refuses what is no integer, as the client's mistake", () => {
   const env = new Env();
-  for (const text of ["9007199254740992", "-9007199254740992", HUGE]) {
+  // deno-fmt-ignore
+  for (const text of ["abc", "12abc", "1.5", "15e-1", "0x10", "1 2", "--1", "NaN", "Infinity", "true", "[1]",
+    "1e", ".", "1e-1", "0.10e0"]) {
     env.set("a", text);
-    assertThrows(() => env.getInt("a"), RangeError, `a=${text} is out of range`);
+    const error = assertThrows(() => env.getInt("a"), TypedError, `a=${text} is no integer`);
+    assertEquals(error.kind, "bad parameter");
+  }
+});
+
+Deno.test("Env.getInt refuses an integer that it cannot hold", () => {
+  const env = new Env();
+  // deno-fmt-ignore
+  for (const text of ["9007199254740992", "-9007199254740992", HUGE, "1e16", "1e999999999", "9007199254740992.0"]) {
+    env.set("a", text);
+    assertThrows(() => env.getInt("a"), TypedError, `a=${text} is out of range`);
     assertEquals(env.get("a"), text);
   }
 });
@@ -124,6 +154,14 @@ Deno.test("Env.getList gives a JSON array, or a single string, or nothing", () =
   assertEquals(env.getList("object"), ['{"a":1}']);
   assertEquals(env.getList("none"), []);
   assertEquals(env.getList("unset"), []);
+});
+
+Deno.test("Env.getList gives all values that were set, unless the last is a list", () => {
+  const env = envOf({ a: "x" });
+  env.set("a", "y");
+  assertEquals(env.getList("a"), ["x", "y"]);
+  env.setList("a", ["z"]);
+  assertEquals(env.getList("a"), ["z"]);
 });
 
 Deno.test("Env.getList gives elements that are no strings as their JSON text, digit for digit", () => {
@@ -302,5 +340,5 @@ Deno.test("Env.decode and Env.encode keep numbers digit for digit, nested too", 
   assertEquals(env.get("c"), `[${HUGE},{"d":${HUGE}}]`);
   assertEquals(env.encode(), text);
   assertEquals(Env.decode(env.encode()).encode(), text);
-  assertThrows(() => env.getInt("a"), RangeError);
+  assertThrows(() => env.getInt("a"), TypedError, "out of range");
 });

@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import {
+  addHeaders,
   bodyKind,
   headerOf,
   nativeServe,
@@ -110,6 +111,28 @@ needs(
     await pair.reads("OK");
     assertEquals(await seen.promise, ["localhost", null]);
     await pair.served.shutdown();
+  },
+);
+
+needs(
+  "an answer keeps its headers in Symbol(response).headerList, also where they cannot be changed",
+  "all answers of plain Hono routes take longer, and a redirect fails for want of a Server header",
+  async () => {
+    const answers = [
+      new Response("text"),
+      Response.json({}, { headers: { "X-Mine": "own" } }),
+      new Response(null, { status: 204 }),
+      Response.redirect("http://localhost/"),
+    ];
+    for (const answer of answers) {
+      addHeaders(answer, [["X-Mine", "added"], ["X-Other", "added"]]);
+      using pair = await Pair.make(() => answer);
+      await pair.ask();
+      const text = (await pair.reads("\r\n\r\n")).toLowerCase();
+      const mine = answer === answers[1] ? "own" : "added";
+      assertEquals(text.match(/^x-(mine|other): \w*/gm), [`x-mine: ${mine}`, "x-other: added"]);
+      await pair.served.shutdown();
+    }
   },
 );
 

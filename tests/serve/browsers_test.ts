@@ -42,7 +42,7 @@ const HOSTS: [string[], string[], string[]][] = [
   ],
 ];
 for (const [hosts, good, bad] of HOSTS) {
-  Deno.test(`judgePages at ${hosts.join(" and ")} takes its own names in Host, and no others`, async () => {
+  Deno.test(`judgePages at ${hosts.join(" and ")} takes its own names in Host, and no others`, () => {
     for (const host of good) assertEquals([host, verdict({ hosts }, { host })], [host, "OK"]);
     for (const host of bad) {
       const problem = verdict({ hosts }, { host });
@@ -51,7 +51,7 @@ for (const [hosts, good, bad] of HOSTS) {
   });
 }
 
-Deno.test("judgePages refuses a Host that only looks like one of its own", async () => {
+Deno.test("judgePages refuses a Host that only looks like one of its own", () => {
   // deno-fmt-ignore
   const malformed = [":2375", "evil@localhost", "localhost/evil", "localhost#evil", "localhost?evil",
     "localhost\\evil", "localhost:port", "localhost:99999", "localhost evil", "localhost, evil.example",
@@ -61,18 +61,18 @@ Deno.test("judgePages refuses a Host that only looks like one of its own", async
   }
 });
 
-Deno.test("judgePages names what lets others in as a flag and as a setting", async () => {
+Deno.test("judgePages names what lets others in as a flag and as a setting", () => {
   assertMatch(verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
   const origin = "http://evil.example";
   assertMatch(verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
 });
 
-Deno.test("judgePages takes a request without a Host, which no browser sends", async () => {
+Deno.test("judgePages takes a request without a Host, which no browser sends", () => {
   assertEquals(verdict({ hosts: LOCAL }, {}), "OK");
   assertMatch(verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);
 });
 
-Deno.test("judgePages remembers the last Host and no more", async () => {
+Deno.test("judgePages remembers the last Host and no more", () => {
   const judge = judgePages({ scheme: "http", hosts: LOCAL });
   const request = new Request("http://url.invalid/");
   const verdicts = ["evil.example", "localhost", "evil.example", "localhost"]
@@ -80,7 +80,7 @@ Deno.test("judgePages remembers the last Host and no more", async () => {
   assertEquals(verdicts, [false, true, false, true]);
 });
 
-Deno.test("judgePages leaves the Host alone where a certificate proves it", async () => {
+Deno.test("judgePages leaves the Host alone where a certificate proves it", () => {
   const https = { scheme: "https", hosts: undefined } as const;
   assertEquals(verdict(https, { host: "any.example" }), "OK");
   assertEquals(
@@ -123,7 +123,7 @@ const ORIGINS: [string, Partial<BrowserRules>, Record<string, string>, boolean][
   ],
 ];
 for (const [what, rules, headers, good] of ORIGINS) {
-  Deno.test(`judgePages ${good ? "takes" : "refuses"} an Origin: ${what}`, async () => {
+  Deno.test(`judgePages ${good ? "takes" : "refuses"} an Origin: ${what}`, () => {
     const answer = verdict({ hosts: LOCAL, ...rules }, {
       host: "localhost:2375",
       ...headers,
@@ -170,7 +170,7 @@ Deno.test("judgePages goes by Sec-Fetch-Site where a page's request has no Origi
   }
 });
 
-Deno.test("judgePages with all origins allowed still refuses a Host of others", async () => {
+Deno.test("judgePages with all origins allowed still refuses a Host of others", () => {
   const headers = { host: "evil.example", origin: "http://evil.example" };
   assertMatch(verdict({ hosts: LOCAL, cors: ["*"] }, headers), /^host "evil.example"/);
 });

@@ -1,0 +1,274 @@
+/**
+ * JSON as it was written (RFC 8259): checked in one pass that builds nothing, so that what a text costs is
+ * bounded by its length, and cut into the parts of its outermost value, with all the digits of numbers.
+ *
+ * @module
+ */
+
+/** How deep a value may be nested, as in Go's encoding/json. */
+const MAX_DEPTH = 10_000;
+/** How many members the outermost object may have: each becomes a variable. */
+const MAX_MEMBERS = 100_000;
+
+/**
+ * The members of a JSON object, by their names, each as its JSON text without white space between tokens.
+ * Of members of the same name the last counts, at the first one's place.
+ *
+ * @throws {SyntaxError} If the text is no JSON object, or one of too many members.
+ */
+export function membersOf(text: string): Map<string, string> {
+  try {
+    return readMembers(new Reader(text));
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    throw new SyntaxError(`expected a JSON object: ${error.message}`);
+  }
+}
+
+function readMembers(reader: Reader): Map<string, string> {
+  if (reader.peek() !== OPEN_BRACE) throw reader.unexpected('"{"');
+  const members = new Map<string, string>();
+  reader.at++;
+  if (reader.peek() === CLOSE_BRACE) reader.at++;
+  else {
+    do {
+      const name = JSON.parse(reader.name());
+      members.set(name, reader.value());
+      if (members.size > MAX_MEMBERS) throw new SyntaxError(`more than ${MAX_MEMBERS} members`);
+    } while (reader.next(CLOSE_BRACE));
+  }
+  reader.end();
+  return members;
+}
+
+/** The elements of a JSON array, each as its JSON text; undefined if the text is none. */
+export function elementsOf(text: string): string[] | undefined {
+  return attempt(() => {
+    const reader = new Reader(text);
+    if (reader.peek() !== OPEN_BRACKET) return undefined;
+    const elements: string[] = [];
+    reader.at++;
+    if (reader.peek() === CLOSE_BRACKET) reader.at++;
+    else {
+      do elements.push(reader.value()); while (reader.next(CLOSE_BRACKET));
+    }
+    reader.end();
+    return elements;
+  });
+}
+
+/** A JSON text without white space between its tokens; undefined if it is none. */
+export function compactJson(text: string): string | undefined {
+  return attempt(() => new Reader(text).whole());
+}
+
+function attempt<T>(read: () => T): T | undefined {
+  try {
+    return read();
+  } catch (error) {
+    if (error instanceof SyntaxError) return undefined; // The question was whether it is JSON.
+    throw error;
+  }
+}
+
+const [OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET, COLON, COMMA, QUOTE, BACKSLASH] = [
+  ...'{}[]:,"\\',
+].map((char) => char.charCodeAt(0));
+const [ZERO, NINE, MINUS, PLUS, DOT] = [..."09-+."].map((char) => char.charCodeAt(0));
+const ESCAPES = new Set([...'"\\/bfnrt'].map((char) => char.charCodeAt(0)));
+
+/** Reads a JSON text from its beginning to its end. */
+class Reader {
+  at = 0;
+  #text: string;
+  /** Whether white space was passed since this was last unset. */
+  #spaced = false;
+
+  constructor(text: string) {
+    this.#text = text;
+  }
+
+  /** The next character that is no white space, NaN at the end. It is where the reader is then. */
+  peek(): number {
+    const text = this.#text;
+    for (;;) {
+      const code = text.charCodeAt(this.at);
+      if (code !== 0x20 && code !== 0x0a && code !== 0x0d && code !== 0x09) return code;
+      this.#spaced = true;
+      this.at++;
+    }
+  }
+
+  /** The name of a member, with its quotes, and the colon after it. */
+  name(): string {
+    if (this.peek() !== QUOTE) throw this.unexpected("a name in quotes");
+    const start = this.at;
+    this.#string();
+    const name = this.#text.slice(start, this.at);
+    if (this.peek() !== COLON) throw this.unexpected('":"');
+    this.at++;
+    return name;
+  }
+
+  /** Whether there is a comma; else there has to be this. */
+  next(close: number): boolean {
+    const code = this.peek();
+    if (code !== COMMA && code !== close) {
+      throw this.unexpected(`"," or "${String.fromCharCode(close)}"`);
+    }
+    this.at++;
+    return code === COMMA;
+  }
+
+  /** A value, whatever is in it, without white space between its tokens. */
+  value(): string {
+    this.peek();
+    const start = this.at;
+    this.#spaced = false;
+    this.#skip();
+    return this.#spaced
+      ? withoutSpace(this.#text, start, this.at)
+      : this.#text.slice(start, this.at);
+  }
+
+  /** The one value that is the whole text. */
+  whole(): string {
+    const value = this.value();
+    this.end();
+    return value;
+  }
+
+  end(): void {
+    if (this.at < this.#text.length && !Number.isNaN(this.peek())) {
+      throw this.unexpected("the end");
+    }
+  }
+
+  /** Passes over a value. What is open is kept here, and not on the stack of calls. */
+  #skip(): void {
+    const open: number[] = [];
+    for (;;) {
+      const code = this.peek();
+      if (code === OPEN_BRACE || code === OPEN_BRACKET) {
+        this.at++;
+        const close = code === OPEN_BRACE ? CLOSE_BRACE : CLOSE_BRACKET;
+        if (this.peek() !== close) {
+          if (open.push(close) > MAX_DEPTH) {
+            throw new SyntaxError(`nested more than ${MAX_DEPTH} deep`);
+          }
+          if (close === CLOSE_BRACE) this.name();
+          continue;
+        }
+        this.at++;
+      } else if (code === QUOTE) this.#string();
+      else if (code === MINUS || isDigit(code)) this.#number();
+      else this.#word();
+      for (;;) {
+        if (open.length === 0) return;
+        const close = open[open.length - 1];
+        if (this.next(close)) {
+          if (close === CLOSE_BRACE) this.name();
+          break;
+        }
+        open.pop();
+      }
+    }
+  }
+
+  #string(): void {
+    const text = this.#text;
+    for (let at = this.at + 1;; at++) {
+      const code = text.charCodeAt(at);
+      if (code === QUOTE) {
+        this.at = at + 1;
+        return;
+      }
+      if (code === BACKSLASH) {
+        const escape = text.charCodeAt(++at);
+        if (escape === 0x75 && /^[\da-f]{4}$/i.test(text.slice(at + 1, at + 5))) at += 4;
+        else if (!ESCAPES.has(escape)) {
+          this.at = at;
+          throw this.unexpected("an escape sequence");
+        }
+      } else if (!(code >= 0x20)) {
+        this.at = at;
+        throw this.unexpected("a string that ends");
+      }
+    }
+  }
+
+  #number(): void {
+    const text = this.#text;
+    const digits = () => {
+      if (!isDigit(text.charCodeAt(this.at))) throw this.unexpected("a digit");
+      while (isDigit(text.charCodeAt(this.at))) this.at++;
+    };
+    if (text.charCodeAt(this.at) === MINUS) this.at++;
+    if (text.charCodeAt(this.at) === ZERO) this.at++;
+    else digits();
+    if (text.charCodeAt(this.at) === DOT) {
+      this.at++;
+      digits();
+    }
+    const exponent = text.charCodeAt(this.at);
+    if (exponent === 0x65 || exponent === 0x45) {
+      const sign = text.charCodeAt(++this.at);
+      if (sign === MINUS || sign === PLUS) this.at++;
+      digits();
+    }
+  }
+
+  #word(): void {
+    const word = ["true", "false", "null"].find((word) => this.#text.startsWith(word, this.at));
+    if (word === undefined) throw this.unexpected("a value");
+    this.at += word.length;
+  }
+
+  unexpected(wanted: string): SyntaxError {
+    const found = this.at < this.#text.length ? shown(this.#text.slice(this.at, this.at + 40)) : "";
+    return new SyntaxError(
+      `expected ${wanted} at character ${this.at + 1}, got ${found || "the end of the text"}`,
+    );
+  }
+}
+
+function isDigit(code: number): boolean {
+  return code >= ZERO && code <= NINE;
+}
+
+/** The beginning of a text, for a message. */
+function shown(text: string): string {
+  return text.slice(0, 40).replace(/\s+/g, " ").trim();
+}
+
+/** How many characters are copied at a time. */
+const BLOCK = 8_192;
+
+/** JSON that is known to be good, without white space between its tokens. */
+function withoutSpace(text: string, start: number, end: number): string {
+  // By blocks, because a text of many small parts takes many times the memory of what is in it.
+  let compact = "";
+  const block = new Uint16Array(BLOCK);
+  let used = 0;
+  let quoted = false;
+  for (let at = start; at < end; at++) {
+    const code = text.charCodeAt(at);
+    if (quoted && code === BACKSLASH) {
+      block[used++] = code;
+      if (used === BLOCK) {
+        compact += String.fromCharCode.apply(null, block as unknown as number[]);
+        used = 0;
+      }
+      block[used++] = text.charCodeAt(++at);
+    } else {
+      if (code === QUOTE) quoted = !quoted;
+      else if (!quoted && code <= 0x20) continue;
+      block[used++] = code;
+    }
+    if (used === BLOCK) {
+      compact += String.fromCharCode.apply(null, block as unknown as number[]);
+      used = 0;
+    }
+  }
+  return compact + String.fromCharCode(...block.subarray(0, used));
+}
