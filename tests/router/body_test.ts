@@ -1,19 +1,26 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { Hono, type MiddlewareHandler } from "npm:hono@^4.13";
+import { bodyLimit } from "npm:hono@^4.13/body-limit";
+import { HTTPException } from "npm:hono@^4.13/http-exception";
+import { proxy } from "npm:hono@^4.13/proxy";
+import { validator } from "npm:hono@^4.13/validator";
 import http2 from "node:http2";
 import { Authority } from "../support/certificates.ts";
 import { FakeClock } from "../support/clock.ts";
-import { isPending } from "../support/daemon.ts";
+import { isPending, settle, until } from "../support/daemon.ts";
 import {
+  ask,
   asking,
   assertJsonError,
   assertTextError,
   echo,
+  header,
   KIB,
   make,
   serve,
 } from "../support/router.ts";
 import { Served } from "../support/served.ts";
-import { settings } from "../support/tls.ts";
+import { clientOf, settings } from "../support/tls.ts";
 
 Deno.test('Router.job with body "env" sets what the JSON object has', async () => {
   const { router } = echo({ method: "POST", body: "env", query: ["name"] });
@@ -253,6 +260,300 @@ Deno.test("Router gives up on a body that trickles, unless its route lifts the l
     assertEquals((await response).status, status);
     await (await response).body?.cancel();
   }
+});
+
+Deno.test("Router gives up on a body that stops after it came fast", async () => {
+  using clock = new FakeClock();
+  const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 60_000 });
+  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    start: (controller) => controller.enqueue(new Uint8Array(15 * KIB * KIB)),
+    async pull(controller) {
+      await new Promise((resolve) => setTimeout(resolve, 55_000));
+      controller.enqueue(new Uint8Array(1));
+    },
+  });
+  const response = Promise.resolve(router.request("/echo", { method: "POST", body }));
+  // What came at once pays for the minute in which it came, and for no other.
+  await clock.pass(119_999);
+  assert(await isPending(response));
+  await clock.pass(1);
+  const message = "the request body comes too slowly, or no more";
+  await assertJsonError(await response, 408, message);
+});
+
+Deno.test("Router counts no time in which it does not wait for the client", async () => {
+  using clock = new FakeClock();
+  const { engine, router } = make({ bodyTimeout: 1_000 });
+  engine.register("slow", async (job) => {
+    let size = 0;
+    for await (const chunk of job.stdin.readable) {
+      size += chunk.length;
+      await new Promise((resolve) => setTimeout(resolve, 900));
+    }
+    await job.print(`${size}`);
+  });
+  router.job({ method: "POST", path: "/slow", job: "slow", body: "stdin" });
+  const body = ReadableStream.from(Array.from({ length: 10 }, () => new Uint8Array(10)));
+  const response = router.request("/slow", { method: "POST", body });
+  await clock.pass(9_000);
+  assertEquals(await (await response).text(), "100");
+});
+
+Deno.test("Router bounds all bodies together that it reads at a time", async () => {
+  const { engine, router } = make({ bodyLimit: 1_000, bodiesLimit: 2_000 });
+  const go = Promise.withResolvers<void>();
+  engine.register("hold", async (job) => {
+    const text = await job.stdin.text();
+    await go.promise;
+    await job.print(`${text.length}`);
+  });
+  engine.register("pass", async (job) => job.print(`${(await job.stdin.text()).length}`));
+  router.job({ method: "POST", path: "/hold", job: "hold", body: "stdin" });
+  router.job({ method: "POST", path: "/pass", job: "pass", body: "stdin", bodyLimit: Infinity });
+  const post = (path: string, size: number) =>
+    router.request(path, { method: "POST", body: "x".repeat(size) });
+  const held = [post("/hold", 900), post("/hold", 900)];
+  await until(() => engine.stats.running === 2);
+  await settle();
+  const refused = await post("/hold", 300);
+  assertEquals(refused.headers.get("retry-after"), "1");
+  await assertJsonError(refused, 503, "too many request bodies at once");
+  // One that may be of any length is not kept, and does not count.
+  assertEquals(await (await post("/pass", 5_000)).text(), "5000");
+  go.resolve();
+  for (const answer of held) assertEquals(await (await answer).text(), "900");
+  assertEquals(await (await post("/hold", 1_000)).text(), "1000");
+});
+
+// What becomes of a body after the handler.
+
+for (const way of ["tcp", "HTTP/2"]) {
+  Deno.test(`Router keeps a body until its answer is complete, over ${way}`, async () => {
+    await using stack = new AsyncDisposableStack();
+    const authority = stack.use(await Authority.make());
+    const secure = way === "HTTP/2" ? settings(await authority.server()) : {};
+    const served = stack.use(await Served.bind(secure));
+    const { engine, router } = served;
+    engine.register("copy", async (job) => {
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+    });
+    router.post("/echo", (c) => c.body(c.req.raw.body!));
+    router.post("/clone", (c) => c.body(c.req.raw.clone().body!));
+    router.post("/pipe", (c) => {
+      const job = engine.job("copy");
+      job.quiet = true;
+      job.stdin.add(c.req.raw.body!);
+      const out = job.stdout.addPipe();
+      job.run();
+      return c.body(out as ReadableStream<Uint8Array<ArrayBuffer>>);
+    });
+    router.post("/later", (c) => {
+      const { body } = c.req.raw;
+      return c.body(
+        new ReadableStream({
+          async start(controller) {
+            await settle();
+            for await (const chunk of body!) controller.enqueue(chunk);
+            controller.close();
+          },
+        }),
+      );
+    });
+    router.mount("/mounted", (request: Request) => new Response(request.body));
+    router.route("/sub", new Hono().post("/echo", (c) => c.body(c.req.raw.body!)));
+    router.job({ method: "POST", path: "/job", job: "copy", body: "stdin", stream: true });
+    await served.accept();
+    const { port } = served.target as Deno.NetAddr;
+    using client = way === "HTTP/2" ? clientOf(authority) : Deno.createHttpClient({});
+    const url = `${way === "HTTP/2" ? "https" : "http"}://localhost:${port}`;
+    const upstream = new Hono().post(
+      "/proxy",
+      (c) => proxy(`${url}/echo`, { ...c.req, client } as never),
+    );
+    const text = "some text, of which there is more than one chunk\n".repeat(5_000);
+    for (
+      const path of [
+        "/echo",
+        "/clone",
+        "/pipe",
+        "/later",
+        "/mounted/x",
+        "/sub/echo",
+        "/job",
+        "/v1.24/echo",
+      ]
+    ) {
+      const response = await fetch(url + path, { method: "POST", body: text, client });
+      const got = await response.text();
+      assertEquals([path, response.status, got.length], [path, 200, text.length]);
+      assert(got === text, path);
+    }
+    const proxied = await upstream.request("/proxy", { method: "POST", body: text });
+    assert(await proxied.text() === text);
+  });
+}
+
+Deno.test("Router fails reads of a body that come after the answer is complete", async () => {
+  const late = Promise.withResolvers<unknown>();
+  const go = Promise.withResolvers<void>();
+  await using server = await serve(({ router }) => {
+    router.post("/text", (c) => {
+      go.promise.then(() => c.req.text()).then(late.resolve, late.reject);
+      return c.text("before");
+    });
+  });
+  using client = await asking(server.port, "POST /text", "Content-Length: 4");
+  await client.send("body");
+  await client.sees(/before$/);
+  go.resolve();
+  await assertRejects(
+    () => late.promise,
+    TypeError,
+    "the request was answered: its body is gone",
+  );
+  // And the connection is in step.
+  client.rest = "";
+  await client.send(header("GET /_ping"));
+  await client.sees(/\r\n\r\nOK$/);
+});
+
+Deno.test("Router fails reads of a body that its stream has not taken", async () => {
+  const late = Promise.withResolvers<unknown>();
+  await using server = await serve(({ router }) => {
+    router.post("/stream", (c) => {
+      const body = ReadableStream.from([new TextEncoder().encode("streamed")]);
+      c.env.signal.addEventListener("abort", () => {});
+      setTimeout(async () => {
+        // The answer is on the wire by then.
+        await answered.promise;
+        await until(async () =>
+          (await ask(server.engine, "stats")).apis[0].listeners[0].active === 0
+        );
+        c.req.text().then(late.resolve, late.reject);
+      });
+      return c.body(body);
+    });
+  });
+  const answered = Promise.withResolvers<void>();
+  using client = await asking(server.port, "POST /stream", "Content-Length: 4");
+  await client.send("body");
+  await client.sees(/streamed[^]*\r\n0\r\n\r\n$/);
+  answered.resolve();
+  await assertRejects(() => late.promise, TypeError, "its body is gone");
+});
+
+// Limits that hold whatever reads the body.
+
+const TOO_LONG = "the request body is longer than 10 bytes";
+
+Deno.test("Router limits bodies of every method", async () => {
+  await using server = await serve(({ engine, router }) => {
+    engine.register("never", () => {});
+    router.job({ method: "GET", path: "/row", job: "never" });
+    router.all("/text", async (c) => c.text(`${c.req.method} ${(await c.req.text()).length}`));
+    router.options("/own", async (c) => c.text(await c.req.text()));
+  }, { bodyLimit: 10 });
+  // deno-fmt-ignore
+  for (const method of ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "FOO", "PROPFIND", "TRACE", "post"]) {
+    const ask = async (length: number) => {
+      using client = await asking(
+        server.port,
+        `${method} /text`,
+        `Content-Length: ${length}`,
+        "Connection: close",
+      );
+      await client.send("x".repeat(length));
+      return await client.ended();
+    };
+    assertMatch(await ask(10), new RegExp(`^HTTP/1.1 200 [^]*\r\n\r\n${method} 10$`), method);
+    assertMatch(await ask(11), new RegExp(`^HTTP/1.1 413 [^]*${TOO_LONG}"\\}$`), method);
+  }
+  assertEquals(server.lines.filter((line) => line.startsWith("error ")), []);
+});
+
+Deno.test("Router answers 413 whatever has caught the error of too long a body", async () => {
+  const { engine, router } = make({ bodyLimit: 10, jsonLimit: 10 });
+  engine.register("args", (job) => job.print("{}"));
+  router.use("*", async (c, next) => {
+    c.header("X-Before", "1");
+    await next();
+  });
+  router.post("/json", validator("json", (value) => value), (c) => c.text("read"));
+  router.post("/form", validator("form", (value) => value), (c) => c.text("read"));
+  router.post("/caught", async (c) => {
+    const json = await c.req.json().catch(() => ({}));
+    return c.json(json);
+  });
+  router.post("/exception", async (c) => {
+    try {
+      return c.text(await c.req.text());
+    } catch (cause) {
+      throw new HTTPException(422, { message: "unreadable", cause });
+    }
+  });
+  router.post("/response", async (c) => {
+    await c.req.text().catch(() => {});
+    throw new HTTPException(422, { res: new Response("gzip?", { headers: { ETag: "x" } }) });
+  });
+  router.use("/row", validator("json", (value) => value));
+  router.job({ method: "POST", path: "/row", job: "args", body: "env" });
+  const json = { "Content-Type": "application/json" };
+  const form = { "Content-Type": "application/x-www-form-urlencoded" };
+  for (const path of ["/json", "/form", "/caught", "/exception", "/response", "/row"]) {
+    const headers = path === "/form" ? form : json;
+    const body = path === "/form" ? "a=".padEnd(20, "b") : JSON.stringify("x".repeat(20));
+    for (const prefix of ["", "/v1.23"]) {
+      const response = await router.request(prefix + path, { method: "POST", headers, body });
+      assertEquals([path, response.headers.get("x-before")], [path, "1"]);
+      assertEquals(response.headers.has("etag"), false);
+      if (prefix) await assertTextError(response, 413, TOO_LONG);
+      else await assertJsonError(response, 413, TOO_LONG);
+    }
+  }
+  const broken = await router.request("/json", { method: "POST", headers: json, body: "{" });
+  assertEquals(broken.status, 400);
+});
+
+Deno.test("Router.job reads what other handlers have read of a body", async () => {
+  const { engine, router } = make();
+  engine.register("echo", async (job) => {
+    await job.print(JSON.stringify([job.env.toObject(), await job.stdin.text()]));
+  });
+  const readers: [string, MiddlewareHandler][] = [
+    ["json", validator("json", (value) => value)],
+    ["json2", async (c, next) => (await c.req.json(), await next())],
+    ["text", async (c, next) => (await c.req.text(), await next())],
+    ["bytes", async (c, next) => (await c.req.arrayBuffer(), await next())],
+    ["blob", async (c, next) => (await c.req.blob(), await next())],
+    ["none", (_c, next) => next()],
+    ["limit", bodyLimit({ maxSize: 1_000 })],
+  ];
+  for (const [name, reader] of readers) {
+    for (const body of ["env", "stdin"] as const) {
+      router.use(`/${name}/${body}`, reader);
+      router.job({ method: "POST", path: `/${name}/${body}`, job: "echo", body });
+    }
+  }
+  const headers = { "Content-Type": "application/json" };
+  const body = '{"a": "b"}';
+  for (const [name] of readers) {
+    const env = await router.request(`/${name}/env`, { method: "POST", headers, body });
+    assertEquals([name, await env.json()], [name, [{ a: "b" }, ""]]);
+    const stdin = await router.request(`/${name}/stdin`, { method: "POST", headers, body });
+    assertEquals([name, JSON.parse((await stdin.json())[1])], [name, { a: "b" }]);
+  }
+});
+
+Deno.test("Router lifts a row's limit for the middleware before it, too", async () => {
+  const { engine, router } = make({ bodyLimit: 10 });
+  engine.register("size", async (job) => job.print(`${(await job.stdin.text()).length}`));
+  router.use("/any", async (c, next) => {
+    await c.req.text();
+    await next();
+  });
+  router.job({ method: "POST", path: "/any", job: "size", body: "stdin", bodyLimit: Infinity });
+  const ask = (body: string) => router.request("/any", { method: "POST", body });
+  assertEquals(await (await ask("x".repeat(1_000))).text(), "1000");
 });
 
 const WEEK = 7 * 24 * 3_600_000;
