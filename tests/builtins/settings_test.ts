@@ -107,7 +107,7 @@ Deno.test("readVariables reads what each variable holds, and nothing where it is
       reusePort: false,
       insecure: true,
       allowedHosts: ["api.example", "192.0.2.1"],
-      cors: "https://pages.example",
+      cors: ["https://pages.example"],
       maxConnections: 7,
       serverVersion: "1.2.3",
       logging: true,

@@ -3,7 +3,7 @@ import { Authority } from "../support/certificates.ts";
 import { Client, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
-import { clientOf, settings, verifyTest } from "../support/tls.ts";
+import { clientOf, settings } from "../support/tls.ts";
 
 /** A way to a daemon, and what it has in front of it. */
 interface Way {
@@ -80,7 +80,7 @@ async function ask(way: Way, line: string, ...headers: string[]): Promise<[numbe
   return [status, body];
 }
 
-verifyTest("admit routes by the target of a request, whatever its Host is", async () => {
+Deno.test("admit routes by the target of a request, whatever its Host is", async () => {
   await using stack = new AsyncDisposableStack();
   for (const way of await ways(stack)) {
     const { name, scheme, unix } = way;
@@ -137,7 +137,7 @@ verifyTest("admit routes by the target of a request, whatever its Host is", asyn
   }
 });
 
-verifyTest("admit answers a malformed Host with 400 where there is a body, too", async () => {
+Deno.test("admit answers a malformed Host with 400 where there is a body, too", async () => {
   await using stack = new AsyncDisposableStack();
   for (const way of await ways(stack)) {
     using client = await way.connect();
@@ -157,7 +157,7 @@ verifyTest("admit answers a malformed Host with 400 where there is a body, too",
   }
 });
 
-verifyTest("admit gives HTTP/2 the URL that its client has asked for", async () => {
+Deno.test("admit gives HTTP/2 the URL that its client has asked for", async () => {
   await using authority = await Authority.make();
   const server = await authority.server();
   await using served = await Served.bind(settings(server));
