@@ -49,14 +49,15 @@ export class LineWriter {
   /**
    * Writes a line, its newline included; at once, if that does not block.
    *
+   * @param line The line, or what makes it once the notice is made: both may tell the time.
    * @param notice What to write before it if lines were lost, given how many. Default: nothing.
    */
-  write(line: string, notice?: (lost: number) => string): void {
+  write(line: string | (() => string), notice?: (lost: number) => string): void {
     if (notice && this.#lost > 0 && this.#queued <= QUEUE / 2) {
       if (!this.#put(notice(this.#lost))) return void this.#lost++;
       this.#lost = 0;
     }
-    if (!this.#put(line)) this.#lost++;
+    if (!this.#put(typeof line === "string" ? line : line())) this.#lost++;
   }
 
   /** Whether a line was written, or is going to be. */

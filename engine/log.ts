@@ -28,12 +28,12 @@ export interface LoggerOptions {
 export function createLogger(options: LoggerOptions = {}): Logger {
   const { level: lowest = "info" } = options;
   const least = LEVELS.indexOf(lowest);
-  const write = options.write ??
-    ((line: string) => stderr.write(line, (lost) => format("warn", lostLines(lost))));
   const format = options.format === "json" ? toJson : toText;
+  const notice = (lost: number) => format("warn", lostLines(lost));
   const log: Logger = (level, message, fields) => {
     if (LEVELS.indexOf(level) < least) return;
-    write(format(level, message, fields));
+    if (options.write) options.write(format(level, message, fields));
+    else stderr.write(() => format(level, message, fields), notice);
   };
   return Object.assign(log, { level: lowest });
 }

@@ -41,7 +41,7 @@ const FOLDERS = [
 /** Whether a module declares types and no more, so that nothing is left of it where it runs. */
 function isOfTypes(module: string): boolean {
   return /^export (interface|type) /m.test(module) &&
-    !/^export (?!(interface|type) )/m.test(module);
+    !/^export (?!(interface|type|declare) )/m.test(module);
 }
 
 /** The files of the program and the examples, whether or not they are imported by name. */
