@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
-import { Daemon, installer, untilHeld } from "../support/daemon.ts";
+import { descriptorsProblem, writability } from "../../platform/descriptors.ts";
+import { Daemon, installer, until, untilHeld } from "../support/daemon.ts";
 
 Deno.test("main survives more clients than it may have descriptors", async () => {
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--max-connections", "10000"], {
@@ -35,4 +36,31 @@ Deno.test("main holds more clients than it may have descriptors, and leaves some
     assertEquals((await client.ask(PING)).status, 200);
     client.close();
   }));
+});
+
+Deno.test("writability tells whether a write to a pipe would block", {
+  ignore: descriptorsProblem() !== undefined,
+}, async () => {
+  await using child = new Deno.Command("cat", { stdin: "piped", stdout: "null" }).spawn();
+  const fd = Number(
+    [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => name).find((name) => {
+      try {
+        return Deno.readLinkSync(`/proc/self/fd/${name}`) ===
+          Deno.readLinkSync(`/proc/${child.pid}/fd/0`);
+      } catch {
+        return false; // It was closed meanwhile.
+      }
+    }),
+  );
+  const writable = writability(fd);
+  assertEquals(writable(), true);
+  child.kill("SIGSTOP");
+  const writer = child.stdin.getWriter();
+  const written = writer.write(new Uint8Array(1_000_000));
+  await until(() => writable() === false);
+  child.kill("SIGCONT");
+  await written;
+  await until(() => writable() === true);
+  await writer.close();
+  await child.status;
 });
