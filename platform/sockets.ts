@@ -274,7 +274,9 @@ export function closeDescriptor(fd: number): void {
 }
 
 /** What a connection is known by: the addresses of both its ends. */
-export function endsOf({ localAddr, remoteAddr }: Deno.Conn): string {
+export function endsOf(
+  { localAddr, remoteAddr }: Pick<Deno.Conn, "localAddr" | "remoteAddr">,
+): string {
   if (localAddr.transport === "unix") return formatUnix(localAddr.path);
   return `${formatTcp(localAddr as Deno.NetAddr)} ${formatTcp(remoteAddr as Deno.NetAddr)}`;
 }

@@ -9,16 +9,21 @@ import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
 import {
-  bodyKind,
+  cameByHttp2,
   nativeServe,
   type Serve,
   type Served,
   type ServedInfo,
   silenceLegacyAbort,
+  type StaticBody,
+  staticBody,
 } from "../platform/http.ts";
-import type { RequestHandler, RequestInfo } from "./handler.ts";
+import { endsOf, shutConnections } from "../platform/sockets.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
 import { SEND_TIMEOUT } from "../router/limits.ts";
+import { Delivery } from "./delivery.ts";
+import type { RequestHandler, RequestInfo } from "./handler.ts";
+import { Workload } from "./workload.ts";
 
 /** How long a client may take for its first request, in milliseconds. */
 export const HEADER_TIMEOUT = 10_000;
@@ -38,7 +43,7 @@ export interface Timeouts {
   header?: number;
   /** Between the end of an answer and the end of the next request's header. Default 60 000. */
   idle?: number;
-  /** For taking an answer of which nothing tells whether that is done. Default 300 000. */
+  /** For taking some 64 KiB more of an answer, or its end. Default 300 000. */
   send?: number;
 }
 
@@ -53,6 +58,8 @@ export interface ConnectionsOptions {
    * given more time than an idle connection is. Default: never.
    */
   pressed?: () => boolean;
+  /** What they may have in work together with other connections. Default: those of {@linkcode Workload}. */
+  workload?: Workload;
   /** Serves HTTP on a connection. Default: Deno's native loop, in the clear or with its own TLS. */
   serve?: Serve<AnyInfo>;
   /** Where connections that end badly are logged, at level debug. Default: nowhere. */
@@ -77,7 +84,9 @@ export interface ConnectionStats {
   timedOut: number;
   /** Idle connections ended because others had to wait. */
   shed: number;
-  /** Connections cut in the middle of an answer: the client did not take it, or the drain was over. */
+  /** Requests answered 503 because too many were in work, or too much of answers was not taken. */
+  overload: number;
+  /** Answers cut in the middle: the client did not take them, or the drain was over. */
   cut: number;
 }
 
@@ -93,11 +102,27 @@ const PRESSED_HEADER_TIMEOUT = 1_000;
 const LINGER = 250;
 /** The same for a connection that has sent no whole request yet: it is in the middle of one, or new. */
 const FIRST_LINGER = 1_000;
-/**
- * How long connections may take to be gone once they are cut, in milliseconds. A closing one cannot
- * be cut any more (the native loop forgets it), and ends with the process.
- */
+/** How long connections may take to be gone once they are cut, in milliseconds. */
 const CUT_TIMEOUT = 500;
+/** How long connections that were let in by other rules may take to end, in milliseconds. */
+const RETIRED_TIMEOUT = 5_000;
+/** How late a look at the connections may be before the process counts as stalled, in milliseconds. */
+const LATE = 100;
+/** While too much of answers is not taken, a client that takes nothing for so long is cut, in milliseconds. */
+const PRESSED_SEND_TIMEOUT = 1_000;
+/**
+ * What a small answer is at most, in bytes: the buffers of a socket take it at once, whatever its client does.
+ * By HTTP/2 up to 200 of them can wait for a client that takes none (the limit of streams in hyper).
+ */
+const SMALL = 65_536;
+const SMALL_BY_HTTP2 = 2_048;
+
+/** Why an answer ends that its client does not take. */
+class NotTaken extends Error {
+  constructor() {
+    super("the client does not take its answer");
+  }
+}
 
 /** Serves connections and keeps them within bounds. */
 export class Connections {
@@ -111,23 +136,33 @@ export class Connections {
    */
   #open: Connection[] = [];
   #timer?: AbortSignal;
+  /** When the timer is due, by `performance.now()`. */
+  #due = 0;
+  /** For how many milliseconds the process stood still, as far as that kept us from looking. */
+  #stalled = 0;
+  #skipped = false;
   #empty?: () => void;
   #pressed: () => boolean;
   /** When the drain began. */
   #drained = Infinity;
+  /** Those that are closing and have to be cut: only their sockets can be, and all at once costs least. */
+  #stuck: Connection[] = [];
+  #workload?: Workload;
   /**
    * @internal The time of the last look at the connections, in milliseconds: good enough for what
-   * happens between two looks, and far cheaper than the clock.
+   * happens between two looks, and far cheaper than the clock. It stands still with the process: what a
+   * client sent meanwhile was in time, and is to be read before it is judged.
    */
   clock = performance.now();
   /** @internal The counts that {@linkcode stats} adds the open ones to. */
-  readonly counts = { requests: 0, timedOut: 0, shed: 0, cut: 0 };
+  readonly counts = { requests: 0, timedOut: 0, shed: 0, overload: 0, cut: 0 };
 
   /** Serves nothing yet. */
   constructor(options: ConnectionsOptions) {
     const { timeouts = {} } = options;
     this.#handler = options.handler;
     this.#serve = options.serve;
+    this.#workload = options.workload;
     this.#pressed = options.pressed ?? (() => false);
     this.#log = options.log ?? (() => {});
     this.#timeouts = {
@@ -148,6 +183,10 @@ export class Connections {
   get lastAnswers(): boolean {
     return this.#drained !== Infinity || this.#pressed();
   }
+  /** @internal What is in work. */
+  get workload(): Workload {
+    return this.#workload ??= new Workload();
+  }
 
   /**
    * Gets ready to serve.
@@ -161,10 +200,10 @@ export class Connections {
 
   /** Serves a connection until it is closed. Never rejects: what one client does is no other's business. */
   serve(conn: Deno.Conn): Promise<void> {
-    this.clock = performance.now();
+    this.#tick();
     const connection = new Connection(conn, this, this.#handler);
     connection.place = this.#open.push(connection) - 1;
-    if (this.#open.length === 1) this.#watch();
+    if (this.#open.length === 1) this.#watch(this.#interval);
     // No async functions: an idle connection should hold as little as it can, and their frames are
     // more than all else here.
     return connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(
@@ -193,26 +232,32 @@ export class Connections {
    * `limit` milliseconds by cutting it.
    */
   async drain(limit: number): Promise<void> {
-    this.#drained = performance.now();
+    this.#tick();
+    this.#drained = this.clock;
     this.#timer?.removeEventListener("abort", this.#look);
     this.#timer = undefined; // More often, from now on.
-    if (this.#open.length > 0) this.#watch();
+    if (this.#open.length > 0) this.#watch(this.#interval);
     if (await this.#emptied(limit)) return;
     this.cutAll();
     await this.#emptied(CUT_TIMEOUT);
   }
 
-  /** Ends the connections that there are now, busy ones after their answer. */
+  /**
+   * Ends the connections that there are now: quiet ones at once, busy ones after their answers, which
+   * they get 5 s for. By HTTP/2 they are told so, and send no more requests.
+   */
   retire(): void {
+    this.#tick();
     for (const connection of this.#open) {
-      connection.retired = true;
-      if (connection.active === 0) connection.leave();
+      connection.retired = this.clock;
+      connection.leave();
     }
   }
 
   /** Ends all connections at once. */
   cutAll(): void {
     for (const connection of this.#open) this.#end(connection, "cut");
+    this.#shutStuck();
   }
 
   /** Whether all connections have ended within so many milliseconds. */
@@ -232,100 +277,189 @@ export class Connections {
     return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
   }
 
-  /** Looks at the connections from time to time, as long as there are any. */
-  #watch(): void {
+  /** Looks at the connections after so many milliseconds, as long as there are any. */
+  #watch(delay: number): void {
     // Not setInterval: the first timer of that kind loads 4 MiB in 11 ms, for which the first client
     // would wait.
-    if (!this.#timer || this.#timer.aborted) this.#timer = AbortSignal.timeout(this.#interval);
+    if (!this.#timer || this.#timer.aborted) {
+      this.#timer = AbortSignal.timeout(delay);
+      this.#due = performance.now() + delay;
+    }
     this.#timer.addEventListener("abort", this.#look);
   }
 
+  /** Sets the clock. True if the process stood still until now. */
+  #tick(): boolean {
+    const now = performance.now();
+    // Without connections there is no timer that could be late.
+    const late = this.#open.length > 0 && now - this.#due > LATE;
+    if (late) {
+      this.#stalled += now - this.#due;
+      this.#due = now;
+    }
+    this.clock = now - this.#stalled;
+    return late;
+  }
+
   #look = () => {
-    this.#watch();
-    this.#sweep();
+    // What came while the process stood still is in the sockets yet: the loop has to read it first.
+    this.#skipped = this.#tick() && !this.#skipped;
+    this.#watch(this.#skipped ? Math.min(LATE, this.#interval) : this.#interval);
+    if (!this.#skipped) this.#sweep();
   };
 
   #sweep(): void {
-    const now = this.clock = performance.now();
+    const now = this.clock;
     const drainTime = now - this.#drained; // Negative where there is no drain.
+    const { idle, send } = this.#timeouts;
+    // While others wait for a place, no client gets longer for its answer than for its next request.
+    const patience = this.#pressed() ? Math.min(send, idle) : send;
     for (const connection of this.#open) {
-      if (!connection.quiet) continue;
       const quiet = now - connection.since;
-      const linger = connection.state === "new" ? FIRST_LINGER : LINGER;
-      if (drainTime > linger && quiet > linger) connection.leave();
-      else if (quiet > this.#patience(connection)) {
-        this.#end(connection, connection.untaken ? "cut" : "timedOut");
+      if (now - connection.retired > RETIRED_TIMEOUT) {
+        this.#end(connection, "cut");
+      } else if (connection.active > 0) {
+        const stalled = connection.stalled(
+          now - (connection.holdsTooMuch ? Math.min(PRESSED_SEND_TIMEOUT, patience) : patience),
+        );
+        for (const delivery of stalled) this.cut(connection, delivery);
+      } else if (connection.state === "closing") {
+        if (quiet > patience) this.#end(connection, "cut");
+      } else {
+        const linger = connection.state === "new" ? FIRST_LINGER : LINGER;
+        if (drainTime > linger && quiet > linger) connection.leave();
+        else if (quiet > (connection.state === "new" ? this.#timeouts.header : idle)) {
+          this.#end(connection, "timedOut");
+        }
       }
     }
     if (this.#pressed()) this.#shed(Math.max(1, this.#open.length / 8));
-  }
-
-  /** How long a connection may be quiet. */
-  #patience({ state, untaken }: Connection): number {
-    const { header, idle, send } = this.#timeouts;
-    if (state === "new") return header;
-    // While others wait for a place, no client gets longer for an answer that may have been taken.
-    return untaken && !this.#pressed() ? Math.max(send, idle) : idle;
+    if (this.workload.held > this.workload.maxHeld) this.#cutHolders();
+    this.#shutStuck();
   }
 
   /** Ends up to `count` connections that can go, the longest idle first. */
   #shed(count: number): void {
-    const now = performance.now();
-    const idle = this.#open.filter((connection) =>
-      connection.quiet && !connection.untaken &&
-      (connection.state === "idle" || now - connection.since > PRESSED_HEADER_TIMEOUT)
+    this.#tick();
+    const now = this.clock;
+    const idle = this.#open.filter(({ state, since }) =>
+      state === "idle" || state === "new" && now - since > PRESSED_HEADER_TIMEOUT
     ).sort((a, b) => a.since - b.since);
     for (const connection of idle.slice(0, count)) this.#end(connection, "shed");
   }
 
-  /** @internal Ends a connection in the middle of what it does. */
-  cut(connection: Connection): void {
-    this.#end(connection, "cut");
+  /** Cuts answers that are not taken until no more than is allowed waits, the greatest first. */
+  #cutHolders(): void {
+    const stalled = this.#open.flatMap((connection) =>
+      connection.stalled(this.clock - PRESSED_SEND_TIMEOUT)
+        .map((delivery) => ({ connection, delivery }))
+    ).sort((a, b) => b.delivery.held - a.delivery.held);
+    for (const { connection, delivery } of stalled) {
+      if (this.workload.held <= this.workload.maxHeld) return;
+      this.cut(connection, delivery);
+    }
   }
 
-  #end(connection: Connection, why: "timedOut" | "shed" | "cut"): void {
-    if (connection.end()) this.counts[why]++;
+  /**
+   * @internal Ends an answer in the middle: with its connection, unless other requests are in work
+   * there, which takes HTTP/2.
+   */
+  cut(connection: Connection, delivery?: Delivery<Info>): void {
+    if (delivery === undefined || connection.active - connection.abandoned <= 1) {
+      this.#end(connection, "cut");
+      return;
+    }
+    if (!connection.abandon(delivery, new NotTaken())) return;
+    this.counts.cut++;
+  }
+
+  /** @internal Ends a connection on which nothing can be sent any more. */
+  drop(connection: Connection): void {
+    this.#end(connection);
+  }
+
+  #end(connection: Connection, why?: "timedOut" | "shed" | "cut"): void {
+    const end = connection.end();
+    if (end === "gone") return;
+    if (why) this.counts[why]++;
+    if (end === "stuck") this.#stuck.push(connection);
+  }
+
+  /**
+   * Ends those that were told to close and whose clients do not take what was sent before: the native loop
+   * has forgotten them, so their sockets are shut down. A unix socket cannot be found; one of those ends
+   * with its client, or the process.
+   */
+  #shutStuck(): void {
+    if (this.#stuck.length === 0) return;
+    shutConnections(new Set(this.#stuck.flatMap(({ ends }) => ends ?? [])));
+    this.#stuck = [];
   }
 
   #failed = (error: unknown): Response => {
-    this.#log("error", `request handler: ${messageOf(error)}`);
+    // It was said where it was found out.
+    if (!(error instanceof NotTaken)) this.#log("error", `request handler: ${messageOf(error)}`);
     return new Response(null, { status: 500 });
   };
 }
 
 const onListen = () => {};
+const gone = () => new DOMException("The client has left.", "AbortError");
 
 class Connection {
   /** Where it is among those that are open. */
   place = -1;
   state: ConnectionState = "new";
-  /** Requests whose answers are not complete. */
+  /** Requests in work: their answers are not complete, or what makes those has not let go. */
   active = 0;
+  /** How many of those were given up: nothing more is sent of their answers. */
+  abandoned = 0;
   /** When something last began or ended. */
   since: number;
-  /** Its next answer is to be its last. */
-  retired = false;
-  /** It has a long answer, which the client may or may not have taken. */
-  untaken = false;
+  /** Since when its answers are to be its last. */
+  retired = Infinity;
+  /** Answers on their way, where that is looked at; made when there is one. */
+  #deliveries?: Delivery<Info>[];
   /** Requests whose handlers look at their signal; made when one does. */
   watched?: Set<Info>;
   readonly remoteAddr: Deno.Addr;
   readonly owner: Connections;
+  #localAddr: Deno.Addr;
   #handler: RequestHandler;
   #server?: Served;
   #cancel?: () => void;
+  #cut = false;
+  /** Whether it speaks HTTP/2; undefined until its second request. */
+  #http2?: boolean;
+  /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
+  #crippled = false;
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
     // Not the connection itself, which is of no use once it is served.
     this.remoteAddr = conn.remoteAddr;
+    this.#localAddr = conn.localAddr;
     this.since = owner.clock;
     this.owner = owner;
     this.#handler = handler;
   }
 
-  /** Whether it waits for its client alone. */
-  get quiet(): boolean {
-    return this.state === "idle" || this.state === "new";
+  /** @internal The time, for deliveries. */
+  get clock(): number {
+    return this.owner.clock;
+  }
+  /** @internal More, or less, waits here for the client. */
+  hold(bytes: number): void {
+    this.held += bytes;
+    this.owner.workload.held += bytes;
+  }
+  /** How many bytes of answers wait here for the client. */
+  held = 0;
+
+  /** What its socket is known by; undefined if it is a unix socket, of which there are many of a name. */
+  get ends(): string | undefined {
+    const { remoteAddr } = this;
+    if (remoteAddr.transport !== "tcp") return undefined;
+    return endsOf({ localAddr: this.#localAddr, remoteAddr });
   }
 
   run(
@@ -361,6 +495,7 @@ class Connection {
   closed(): void {
     this.state = "closed";
     for (const info of this.watched ?? []) info.leave();
+    for (const delivery of this.#deliveries?.slice() ?? []) delivery.cancel(gone());
   }
 
   /** Ends it when its answers are sent: at once where there are none. */
@@ -371,31 +506,65 @@ class Connection {
     this.#server?.shutdown().catch(() => {});
   }
 
-  /** Ends it, quiet as it is. */
+  /** Ends it as soon as it is quiet. */
   leave(): void {
-    // In the middle of a TLS handshake, the native loop would wait for the rest of it.
-    if (this.state === "new") this.end();
+    // In the middle of a TLS handshake, the native loop would wait for the rest of it. And a unix socket
+    // that is closing cannot be cut.
+    if (this.state === "new" || this.state === "idle" && this.ends === undefined) this.end();
     else this.close();
   }
 
-  /** Ends it at once, whatever it does. False if it is beyond that. */
-  end(): boolean {
-    if (this.state === "closing" || this.state === "closed") return false;
+  /**
+   * Ends it at once, whatever it does.
+   *
+   * @returns `gone` if it has ended by itself, `stuck` if only its socket can be shut down.
+   */
+  end(): "ended" | "gone" | "stuck" {
+    if (this.#cut || this.state === "closed") return "gone";
+    this.#cut = true;
+    const closing = this.state === "closing";
     this.state = "closing";
     try {
       this.#cancel?.();
+      return "ended";
     } catch (error) {
-      // It ended between our look and now.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
-      return false;
+      // Where it was not told to close, it ended between our look and now.
+      return closing ? "stuck" : "gone";
     }
+  }
+
+  /** Whether more answers wait here than one connection may have. A single one may be of any size. */
+  get holdsTooMuch(): boolean {
+    return this.held > this.owner.workload.maxConnectionHeld && this.#deliveries!.length > 1;
+  }
+
+  /** The answers of which the client has taken nothing since then. */
+  stalled(then: number): Delivery<Info>[] {
+    return this.#deliveries?.filter(({ waiting, since }) => waiting && since < then) ?? [];
+  }
+
+  /** Gives an answer up. False if it was given up before. */
+  abandon(delivery: Delivery<Info>, reason: Error): boolean {
+    if (!delivery.abandon(reason)) return false;
+    this.abandoned++;
     return true;
   }
 
   #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
+    const { workload, counts } = this.owner;
+    if (this.state === "idle") this.#http2 ??= cameByHttp2();
+    counts.requests++;
+    if (
+      this.active >= workload.maxConnectionRequests || workload.requests >= workload.maxRequests
+    ) {
+      this.since = this.owner.clock;
+      if (this.state === "new") this.state = "idle";
+      return this.#overload();
+    }
     this.active++;
+    workload.requests++;
     if (this.state === "idle" || this.state === "new") this.state = "active";
-    this.owner.counts.requests++;
     const info = new Info(this, request, native.client);
     let answer: Response | Promise<Response>;
     try {
@@ -413,38 +582,93 @@ class Connection {
     return this.#answer(answer, native, info);
   }
 
-  #answer(response: Response, native: AnyInfo, info: Info): Response {
-    const last = this.retired || this.owner.lastAnswers;
-    if (last) {
-      // The native loop does not read this; it is told to close once the answer is complete.
-      try {
-        response.headers.set("connection", "close");
-      } catch {
-        // The headers of a fetched response cannot be changed; the client finds out by the close.
-      }
-    }
-    const kind = bodyKind(response);
-    if (kind === "small") {
-      // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
-      this.#answered(info);
-      if (last) this.close();
-      return response;
-    }
-    const answered = () => {
-      this.#answered(info, kind === "long");
-      // Not one that may have to be cut: once told to close, it cannot be.
-      if (last && kind === "stream") this.close();
-    };
-    native.completed.then(answered, () => {
-      info.leave();
-      answered();
+  #overload(): Response {
+    this.owner.counts.overload++;
+    return Response.json({ message: "too much is in work, try again" }, {
+      status: 503,
+      headers: { "Retry-After": "1" },
     });
-    return response;
   }
 
-  #answered(info: Info, untaken = false): void {
+  #answer(response: Response, native: AnyInfo, info: Info): Response {
+    const last = this.retired !== Infinity || this.owner.lastAnswers;
+    const body = staticBody(response);
+    const size = body === undefined
+      ? Infinity
+      // A unit of a text is at most three bytes.
+      : body === null
+      ? 0
+      : typeof body === "string"
+      ? body.length * 3
+      : body.length;
+    if (size === 0 || !last && size <= (this.#http2 ? SMALL_BY_HTTP2 : SMALL)) {
+      // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
+      this.#answered(info);
+      if (last) this.#last(response);
+      return response;
+    }
+    const { workload } = this.owner;
+    if (
+      body != null && (this.held > 0 && this.held + size > workload.maxConnectionHeld ||
+        workload.held > 0 && workload.held + size > workload.maxHeld)
+    ) {
+      this.#answered(info);
+      return this.#overload();
+    }
+    return this.#deliver(response, body ?? undefined, native, info, last);
+  }
+
+  /** Says of an answer that it is the last, and closes behind it. */
+  #last(response: Response): void {
+    try {
+      // The native loop does not read this; it is told to close once the answer is complete.
+      response.headers.set("connection", "close");
+    } catch {
+      // The headers of a fetched response cannot be changed; the client finds out by the close.
+    }
+    this.close();
+  }
+
+  #deliver(
+    response: Response,
+    body: StaticBody | undefined,
+    native: AnyInfo,
+    info: Info,
+    last: boolean,
+  ): Response {
+    let delivery: Delivery<Info>;
+    try {
+      delivery = info.delivery = new Delivery(response, body, info, last, this);
+    } catch (error) {
+      this.#answered(info);
+      throw error;
+    }
+    (this.#deliveries ??= []).push(delivery);
+    if (last) delivery.response.headers.set("connection", "close");
+    native.completed.then(() => delivery.complete(), () => {
+      info.leave();
+      delivery.cancel(gone());
+    });
+    return delivery.response;
+  }
+
+  /** @internal An answer is over. */
+  over(delivery: Delivery<Info>): void {
+    this.#deliveries!.splice(this.#deliveries!.indexOf(delivery), 1);
+    this.#answered(delivery.info);
+    // Not before, because it cannot be cut any more once it was told to close.
+    if (delivery.last) this.close();
+    if (delivery.abandoned) {
+      this.abandoned--;
+      this.#crippled = true;
+    }
+    // HTTP/2 has no more room for the stream that was given up, until the client takes it.
+    if (this.#crippled && this.active === 0) this.owner.drop(this);
+  }
+
+  #answered(info: Info): void {
     this.active--;
-    this.untaken = untaken;
+    this.owner.workload.requests--;
     this.since = this.owner.clock;
     if (this.active === 0 && this.state === "active") this.state = "idle";
     info.done();
@@ -454,6 +678,8 @@ class Connection {
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
   readonly client?: ClientCertificate;
+  /** Its answer, where that is looked at. */
+  delivery?: Delivery<Info>;
   #connection: Connection;
   #request: Request;
   #abort?: AbortController;
@@ -470,7 +696,7 @@ class Info implements RequestInfo {
   }
   cut(): void {
     // The connection is the next request's by then.
-    if (!this.#done) this.#connection.owner.cut(this.#connection);
+    if (!this.#done) this.#connection.owner.cut(this.#connection, this.delivery);
   }
   get completed(): Promise<void> {
     if (this.#done) return Promise.resolve();
@@ -496,6 +722,6 @@ class Info implements RequestInfo {
   }
   /** The client has left, unless the answer is complete. */
   leave(): void {
-    if (!this.#done) this.#abort?.abort(new DOMException("The client has left.", "AbortError"));
+    if (!this.#done) this.#abort?.abort(gone());
   }
 }

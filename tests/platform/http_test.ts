@@ -1,11 +1,13 @@
+import { connect } from "node:http2";
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import {
   addHeaders,
-  bodyKind,
+  cameByHttp2,
   headerOf,
   nativeServe,
   type Served,
   setUrl,
+  staticBody,
   urlOf,
 } from "../../platform/http.ts";
 import { ANYWHERE } from "../../platform/sockets.ts";
@@ -178,26 +180,62 @@ needs(
 );
 
 needs(
-  "bodyKind tells short answers, streams, and what is long or not known",
-  "connections count as idle too early, or not before --send-timeout, and requests take a sixth longer",
+  "staticBody gives the body that an answer holds whole, and uses nothing up",
+  "requests take a sixth longer, and answers that are not taken are not seen",
   async () => {
-    const text = "\u20ac".repeat(65_536 / 3);
-    const kinds = (...answers: Response[]) => answers.map(bodyKind);
-    const short = [new Response("OK"), Response.json({}), new Response("OK", { status: 404 })];
     const headers = { "Content-Type": "application/json", "Server": "Floodgate" };
-    short.push(new Response("{}", { headers }), new Response("{}", { headers }).clone());
-    short.push(new Response(text), new Response(new Uint8Array(65_536)));
-    short.push(new Response(null, { status: 204 }), Response.redirect("http://localhost"));
-    short.push(new Response(""), new Response(new URLSearchParams("a=b")));
-    assertEquals(kinds(...short), short.map(() => "small"));
-    const long = [new Response(text + "."), new Response(new Uint8Array(65_537), { headers })];
-    long.push(Response.json(text));
-    assertEquals(kinds(...long), long.map(() => "long"));
+    const bytes = new Uint8Array(70_000);
+    const answers = [
+      new Response("OK"),
+      new Response("OK", { status: 404 }),
+      new Response("OK", { headers }),
+      new Response("OK", { headers }).clone(),
+    ];
+    assertEquals(answers.map(staticBody), ["OK", "OK", "OK", "OK"]);
+    assertEquals(staticBody(Response.json({})), "{}");
+    assertEquals(staticBody(new Response(new URLSearchParams("a=b"))), "a=b");
+    assertEquals(staticBody(new Response(bytes, { headers })), bytes);
+    const none = [
+      new Response(null),
+      new Response(null, { status: 204 }),
+      Response.redirect("http://localhost"),
+    ];
+    assertEquals(none.map(staticBody), [null, null, null]);
     const streams = [new Response(new ReadableStream()), new Response(new Blob(["OK"]))];
-    assertEquals(kinds(...streams), streams.map(() => "stream"));
+    assertEquals(streams.map(staticBody), [undefined, undefined]);
     // Nothing of them was used up.
-    assertEquals(await short[3].text(), "{}");
+    assertEquals(await answers[3].text(), "OK");
     await Promise.all(streams.map((answer) => answer.body!.cancel()));
+  },
+);
+
+needs(
+  "cameByHttp2 tells HTTP/2 from HTTP/1 while a request is handed over",
+  "every connection is taken for HTTP/2, whose answers take longer",
+  async () => {
+    const seen: boolean[] = [];
+    const handler = () => {
+      seen.push(cameByHttp2());
+      return new Response("OK");
+    };
+    using one = await Pair.make(handler);
+    await one.ask();
+    await one.reads("OK");
+    using listener = Deno.listen(ANYWHERE);
+    const session = connect(`http://127.0.0.1:${listener.addr.port}`);
+    const served = nativeServe()(
+      await listener.accept(),
+      { addEventListener() {} },
+      handler,
+      () => Response.error(),
+      () => {},
+    );
+    const answered = new Promise((resolve) => session.request().on("response", resolve));
+    await answered;
+    assertEquals(seen, [false, true]);
+    session.destroy();
+    await served.finished.catch(() => {}); // The client does not say goodbye.
+    await one.served.shutdown();
   },
 );
 
