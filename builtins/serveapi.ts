@@ -32,6 +32,7 @@ import type { RequestHandler } from "../serve/handler.ts";
 import { admit, checkAnswers } from "../serve/requests.ts";
 import type { Held, Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
+import { Workload } from "../serve/workload.ts";
 import {
   checkedSettings,
   given,
@@ -140,6 +141,8 @@ export interface ApiStats {
   gate: Activation["state"];
   /** At how many connections accepting pauses; undefined if at none. */
   maxConnections?: number;
+  /** What its connections have in work together: requests, and bytes of answers that wait for clients. */
+  work: { requests: number; maxRequests: number; held: number };
   /** Those of each address. */
   listeners: ListenerStats[];
 }
@@ -249,6 +252,8 @@ class Api {
   #activation: Activation;
   #listening: Listening[] = [];
   #limit: ConnectionLimit | undefined;
+  /** Shared by the listeners. */
+  #workload: Workload;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
@@ -288,6 +293,7 @@ class Api {
     }
     const { maxConnections } = settings;
     this.#limit = maxConnections === undefined ? limit() : new ConnectionLimit(maxConnections);
+    this.#workload = new Workload(settings);
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
   }
@@ -307,9 +313,11 @@ class Api {
       const { active: _, ...accepting } = buffer.stats;
       return { address: place.address, ...accepting, ...connections.stats };
     });
+    const { requests, maxRequests, held } = this.#workload;
     return {
       gate: this.#activation.state,
       ...this.#limit && { maxConnections: this.#limit.max },
+      work: { requests, maxRequests, held },
       listeners,
     };
   }
@@ -402,6 +410,7 @@ class Api {
         ...tcp && { problemOf: judgePages(this.#browserRules(place, asked)) },
       }),
       timeouts: given<Timeouts>({ header: headerTimeout, idle: idleTimeout, send: sendTimeout }),
+      workload: this.#workload,
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
       ...tls && { serve: tls.serve },
       log: job.engine.log,

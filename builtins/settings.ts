@@ -19,6 +19,7 @@ import { BODIES_LIMIT, BODY_LIMIT, JSON_LIMIT, SEND_TIMEOUT } from "../router/li
 import { readHost, readOrigins } from "../serve/browsers.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT } from "../serve/connections.ts";
 import type { CertificateFiles } from "../serve/tls.ts";
+import { MAX_CONNECTION_REQUESTS } from "../serve/workload.ts";
 
 /** What the values of a setting look like. */
 export interface Kind<T> {
@@ -260,8 +261,7 @@ export const SETTINGS = {
     kind: duration,
     default: SEND_TIMEOUT,
     ...UNLIMITED,
-    help:
-      "For taking an answer that the daemon cannot see being taken: one of more than 64 KiB that a plain Hono route gives whole",
+    help: "For taking some 64 KiB more of an answer; a client that takes longer is cut",
   },
   maxConnections: {
     flag: "max-connections",
@@ -270,6 +270,22 @@ export const SETTINGS = {
     kind: count(1),
     default: "what descriptors allow",
     help: "At this many idle ones are ended, and clients wait",
+  },
+  maxRequests: {
+    flag: "max-requests",
+    takes: "N",
+    variable: "MaxRequests",
+    kind: count(1),
+    default: "what memory allows",
+    help: "At this many in work, more are answered 503",
+  },
+  maxConnectionRequests: {
+    flag: "max-connection-requests",
+    takes: "N",
+    variable: "MaxConnectionRequests",
+    kind: count(1),
+    default: MAX_CONNECTION_REQUESTS,
+    help: "The same for those of one connection, which takes HTTP/2",
   },
   bodyLimit: {
     flag: "body-limit",
@@ -439,10 +455,14 @@ export interface ServeSettings {
   headerTimeout?: number;
   /** Between requests, in milliseconds; 0: no limit. Default 60 000. */
   idleTimeout?: number;
-  /** For taking an answer of which nothing tells whether that is done, in ms. Default 300 000. */
+  /** For taking some 64 KiB more of an answer, or its end, in milliseconds; 0: no limit. Default 300 000. */
   sendTimeout?: number;
   /** At this many connections idle ones are ended, and clients wait. Default: what descriptors allow. */
   maxConnections?: number;
+  /** At this many requests in work, more are answered 503. Default: what memory allows. */
+  maxRequests?: number;
+  /** The same for the requests of one connection, which takes HTTP/2. Default 100. */
+  maxConnectionRequests?: number;
   /** The longest request body in bytes. Default 16 MiB. For the default router, as are those below. */
   bodyLimit?: number;
   /** The longest JSON body of a route that takes its members for variables. Default 1 MiB. */

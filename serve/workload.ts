@@ -13,7 +13,7 @@ export interface WorkloadOptions {
    * process can have, at least 256 and at most 65 536.
    */
   maxRequests?: number;
-  /** How many of those may have come by one connection, which takes HTTP/2 to be more than one. Default 100. */
+  /** How many of those may have come by one connection; with HTTP/1 it is one anyway. Default 100. */
   maxConnectionRequests?: number;
 }
 
@@ -21,7 +21,8 @@ const KIB = 1_024;
 const MIB = 1_024 * KIB;
 /** A request, its job and its answer take some 20 KiB, and what the job needs. */
 const MEMORY_A_REQUEST = 256 * KIB;
-const MAX_CONNECTION_REQUESTS = 100;
+/** How many requests of one connection may be in work. */
+export const MAX_CONNECTION_REQUESTS = 100;
 
 /**
  * Counts the requests in work, and the bytes of answers that clients have not taken. A request is in
@@ -33,25 +34,25 @@ export class Workload {
   readonly maxRequests: number;
   /** How many requests of one connection may be in work. */
   readonly maxConnectionRequests: number;
-  /** How many bytes of whole answers may wait for clients: a sixteenth of the memory, within bounds. */
+  /** How many bytes of whole answers may wait for clients: a sixteenth of the memory, 64 to 512 MiB. */
   readonly maxHeld: number;
-  /** How many of those may be one connection's, unless it is a single answer. */
+  /** How many of those may be one connection's, unless it is a single answer: an eighth. */
   readonly maxConnectionHeld: number;
   /** How many requests are in work. */
   requests = 0;
   /** How many bytes of answers wait for clients. */
   held = 0;
 
-  /** Nothing in work yet. */
+  /** Nothing is in work yet. */
   constructor(options: WorkloadOptions = {}) {
     const memory = memoryLimit();
-    this.maxRequests = options.maxRequests ?? within(256, memory / MEMORY_A_REQUEST, 65_536);
+    this.maxRequests = options.maxRequests ?? bounded(256, memory / MEMORY_A_REQUEST, 65_536);
     this.maxConnectionRequests = options.maxConnectionRequests ?? MAX_CONNECTION_REQUESTS;
-    this.maxHeld = within(64 * MIB, memory / 16, 512 * MIB);
+    this.maxHeld = bounded(64 * MIB, memory / 16, 512 * MIB);
     this.maxConnectionHeld = this.maxHeld / 8;
   }
 }
 
-function within(least: number, value: number, most: number): number {
+function bounded(least: number, value: number, most: number): number {
   return Math.floor(Math.min(Math.max(least, value), most));
 }

@@ -89,11 +89,12 @@ export class Served implements AsyncDisposable {
     const job = this.engine.job("stats");
     job.quiet = true;
     const { apis } = await job.json() as DaemonStats;
-    const { listeners } = apis[0]!;
+    const { listeners, work } = apis[0]!;
     const sum = (key: keyof ConnectionStats) =>
       listeners.reduce((sum, listener) => sum + listener[key], 0);
     return {
       listeners: listeners as Total["listeners"],
+      work,
       open: sum("open"),
       new: sum("new"),
       active: sum("active"),
@@ -102,6 +103,7 @@ export class Served implements AsyncDisposable {
       requests: sum("requests"),
       timedOut: sum("timedOut"),
       shed: sum("shed"),
+      overload: sum("overload"),
       cut: sum("cut"),
     };
   }
