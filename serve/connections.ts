@@ -403,6 +403,7 @@ export class Connections {
   };
 }
 
+const OVERLOAD = "too much is in work, try again";
 const onListen = () => {};
 const gone = () => new DOMException("The client has left.", "AbortError");
 
@@ -555,12 +556,15 @@ class Connection {
     const { workload, counts } = this.owner;
     if (this.state === "idle") this.#http2 ??= cameByHttp2();
     counts.requests++;
+    if (this.retired !== Infinity) {
+      return this.#refuse("who may connect has changed since you did, connect again");
+    }
     if (
       this.active >= workload.maxConnectionRequests || workload.requests >= workload.maxRequests
     ) {
       this.since = this.owner.clock;
       if (this.state === "new") this.state = "idle";
-      return this.#overload();
+      return this.#refuse(OVERLOAD);
     }
     this.active++;
     workload.requests++;
@@ -582,12 +586,9 @@ class Connection {
     return this.#answer(answer, native, info);
   }
 
-  #overload(): Response {
-    this.owner.counts.overload++;
-    return Response.json({ message: "too much is in work, try again" }, {
-      status: 503,
-      headers: { "Retry-After": "1" },
-    });
+  #refuse(message: string): Response {
+    if (message === OVERLOAD) this.owner.counts.overload++;
+    return Response.json({ message }, { status: 503, headers: { "Retry-After": "1" } });
   }
 
   #answer(response: Response, native: AnyInfo, info: Info): Response {
@@ -613,7 +614,7 @@ class Connection {
         workload.held > 0 && workload.held + size > workload.maxHeld)
     ) {
       this.#answered(info);
-      return this.#overload();
+      return this.#refuse(OVERLOAD);
     }
     return this.#deliver(response, body ?? undefined, native, info, last);
   }

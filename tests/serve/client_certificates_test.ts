@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Authority, type Pair } from "../support/certificates.ts";
+import { Client, PING } from "../support/client.ts";
 import { Daemon, project, run, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import {
@@ -170,6 +171,56 @@ for (const version of ["TLSv1.2", "TLSv1.3"]) {
     },
   );
 }
+
+Deno.test(
+  "reload of another authority ends running answers, and serves no more requests there",
+  async () => {
+    await using authority = await Authority.make();
+    await using other = await Authority.make();
+    const ca = authority.path("changing.pem");
+    await Deno.copyFile(authority.ca, ca);
+    await using served = await Served.open(settings(await authority.server(), ca));
+    const go = Promise.withResolvers<void>();
+    served.router.get("/wait", async () => {
+      await go.promise;
+      return new Response("waited for");
+    });
+    const pair = await authority.client();
+    const connect = async (request: string) => {
+      const client = new Client(
+        await Deno.connectTls({
+          ...served.target as Deno.ConnectOptions,
+          caCerts: [Deno.readTextFileSync(authority.ca)],
+          cert: Deno.readTextFileSync(pair.cert),
+          key: Deno.readTextFileSync(pair.key),
+        }),
+      );
+      await client.send(request);
+      return client;
+    };
+    const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`;
+    using listener = await connect(get("/events"));
+    await listener.sees(/\r\n\r\n/);
+    using busy = await connect(get("/wait"));
+    using idle = await connect(PING);
+    await idle.answer();
+    await until(async () => (await served.stats()).requests === 3);
+    await Deno.copyFile(other.ca, ca);
+    await served.engine.job("reload").run();
+    // The idle one ends at once, the busy one after its answer, whatever else it has asked for.
+    assertEquals(await idle.ended(), "");
+    await busy.send(PING.repeat(5));
+    go.resolve();
+    assertEquals((await busy.answer()).body, "waited for");
+    assertEquals(await busy.ended(), "");
+    // And a stream, which has no end, is cut.
+    const started = performance.now();
+    await listener.ended();
+    const took = performance.now() - started;
+    assert(took < 10_000, `the stream went on for ${took} ms`);
+    assertEquals((await served.stats()).requests, 3);
+  },
+);
 
 Deno.test("serveapi with TlsVerify knows no session of another authority's clients", async () => {
   await using authority = await Authority.make();

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING, rest } from "../support/client.ts";
-import { project, run, TempFolder, until } from "../support/daemon.ts";
+import { Daemon, project, run, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
 Deno.test("Connections.stats counts connections by their states", async () => {
@@ -25,6 +25,29 @@ Deno.test("Connections.stats counts connections by their states", async () => {
   await until(async () => (await states()).idle === 1);
   client.close();
   await until(async () => (await states()).open === 0);
+});
+
+Deno.test("serve reads what came while the process stood still before it judges who is late", async () => {
+  const args = ["-H", "tcp://127.0.0.1:0", "--header-timeout", "0.5", "--idle-timeout", "0.5"];
+  await using daemon = Daemon.start(args);
+  const target = { hostname: "127.0.0.1", port: await daemon.port() };
+  await daemon.open();
+  for (const request of ["the first", "the next"]) {
+    const clients = await Promise.all(Array.from({ length: 24 }, () => Client.to(target)));
+    if (request === "the next") await Promise.all(clients.map((client) => client.ask(PING)));
+    // All that is known of them here is that they are accepted once one that came later is served.
+    const last = await Client.to(target);
+    await last.ask(PING);
+    last.close();
+    daemon.kill("SIGSTOP");
+    await Promise.all(clients.map((client) => client.send(PING)));
+    await new Promise((resolve) => setTimeout(resolve, 1_500)); // It is about this time.
+    daemon.kill("SIGCONT");
+    const answers = await Promise.allSettled(clients.map((client) => client.answer()));
+    const lost = answers.filter(({ status }) => status === "rejected").length;
+    assertEquals(lost, 0, `${request} requests of 24`);
+    clients.forEach((client) => client.close());
+  }
 });
 
 Deno.test("serveapi ends a client that sends no whole header within HeaderTimeout", async () => {

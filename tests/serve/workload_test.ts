@@ -27,13 +27,15 @@ function session({ target }: Served): ClientHttp2Session {
   return connect(`http://localhost:${(target as Deno.ConnectOptions).port}`);
 }
 
-/** Sends a request, and resets its stream once that is on its way. */
-function reset(of: ClientHttp2Session, path: string): Promise<void> {
-  const stream = of.request({ ":path": path });
-  const closed = new Promise<void>((resolve) => stream.on("close", resolve));
-  stream.on("error", () => {}).resume(); // It is reset, or answered 503.
-  setTimeout(() => stream.close(8), 1); // CANCEL (RFC 9113, 7)
-  return closed;
+/** Sends so many requests, and resets their streams once those have come. */
+async function reset(served: Served, of: ClientHttp2Session, path: string, count: number) {
+  const { requests } = await served.stats();
+  const streams = Array.from({ length: count }, () => of.request({ ":path": path }));
+  const closed = streams.map((stream) => new Promise((resolve) => stream.on("close", resolve)));
+  for (const stream of streams) stream.on("error", () => {}).resume();
+  await until(async () => (await served.stats()).requests === requests + count);
+  for (const stream of streams) stream.close(8); // CANCEL (RFC 9113, 7)
+  await Promise.all(closed);
 }
 
 function statusOf(of: ClientHttp2Session, path: string): Promise<unknown> {
@@ -49,9 +51,7 @@ for (const path of ["/deaf", "/deaf-stream"]) {
     await using served = await Served.open({ MaxConnectionRequests: "20" });
     const jobs = deaf(served);
     const client = session(served);
-    for (let i = 0; i < 10; i++) {
-      await Promise.all(Array.from({ length: 15 }, () => reset(client, path)));
-    }
+    for (let i = 0; i < 10; i++) await reset(served, client, path, 15);
     await until(() => jobs.running > 0);
     assert(jobs.running <= 20, `${jobs.running} jobs run`);
     assertEquals(await statusOf(client, "/_ping"), [503, "1"]);

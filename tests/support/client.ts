@@ -84,7 +84,9 @@ export class Client implements Disposable {
   /** Reads until the other side has ended the connection, or cut it, and gives what came. */
   async ended(): Promise<string> {
     const cut = (error: unknown) => {
+      // The latter is what TLS says of it.
       if (error instanceof Deno.errors.ConnectionReset) return false;
+      if (error instanceof Deno.errors.UnexpectedEof) return false;
       throw error;
     };
     while (await this.more().catch(cut));

@@ -7,7 +7,7 @@
 import { Engine, type JobError, type LogLevel } from "../../engine.ts";
 import { type Builtins, registerBuiltins } from "../../builtins/builtins.ts";
 import type { DaemonStats } from "../../builtins/info.ts";
-import { type ListenerStats, serve } from "../../builtins/serveapi.ts";
+import { type ApiStats, type ListenerStats, serve } from "../../builtins/serveapi.ts";
 import { readVariables, type ServeSettings, serveSettings } from "../../builtins/settings.ts";
 import { Env } from "../../engine/env.ts";
 import type { ConnectionStats } from "../../serve/connections.ts";
@@ -115,7 +115,9 @@ export class Served implements AsyncDisposable {
 }
 
 /** The counts of each listener, and what they are together. */
-type Total = ConnectionStats & { listeners: [ListenerStats, ...ListenerStats[]] };
+type Total = ConnectionStats & Pick<ApiStats, "work"> & {
+  listeners: [ListenerStats, ...ListenerStats[]];
+};
 
 /** The port of a tcp address. */
 export function portOf(address = ""): number {
