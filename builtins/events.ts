@@ -100,7 +100,7 @@ export function registerEvents(engine: Engine): Events {
 
     const queue = since === undefined ? [] : history.filter((event) => event.timeNano >= since);
     let over = false;
-    let overrun = false;
+    const overrun = Promise.withResolvers<never>();
     let wake = () => {};
     const end = () => {
       over = true;
@@ -108,9 +108,10 @@ export function registerEvents(engine: Engine): Events {
     };
     const listener = (event: Event) => {
       if (queue.length >= BACKLOG + HISTORY) {
-        overrun = true;
-        end();
-        return;
+        overrun.reject(
+          new TypedError("unavailable", "the listener did not keep up with the events"),
+        );
+        return end();
       }
       queue.push(event);
       wake();
@@ -120,23 +121,24 @@ export function registerEvents(engine: Engine): Events {
     stop.addEventListener("abort", end, { once: true });
     if (stop.aborted) end();
     const cancel = until === undefined ? undefined : after(Number(until / 1_000_000n) - now, end);
-    try {
+    const tell = async () => {
       // The client learns at once that it is listening, even if nothing happens for hours.
       await job.stdout.write("");
       for (;;) {
         for (let event; (event = queue.shift());) {
           if (wanted(event)) await print(job, event);
         }
-        if (over) break;
+        if (over) return;
         await new Promise<void>((resolve) => wake = resolve);
       }
+    };
+    try {
+      // A client that takes nothing keeps an event waiting for long, and is let go before that is over.
+      await Promise.race([tell(), overrun.promise]);
     } finally {
       cancel?.();
       listeners.delete(listener);
       stop.removeEventListener("abort", end);
-    }
-    if (overrun) {
-      throw new TypedError("unavailable", "the listener did not keep up with the events");
     }
   });
 

@@ -16,6 +16,7 @@ import {
 import { receiveSockets, untakenSockets } from "../platform/activation.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
+import { keepAlive } from "../platform/sockets.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import {
   type Address,
@@ -235,6 +236,8 @@ async function runTrue(engine: Engine): Promise<void> {
   await job.run();
 }
 
+/** For how long after the gate has opened nothing is done that can wait, in milliseconds. */
+const START = 1_000;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
@@ -262,6 +265,12 @@ class Api {
   #stopped = false;
   /** What takes another daemon's place, and gives ours up; loaded only where it is wanted. */
   #takeover?: Takeover;
+  /** Aborts once the start is over, and what can wait is done. */
+  #started?: AbortSignal;
+  #afterStart = () => {
+    const ports = this.addresses.flatMap((address) => /^tcp:.*:(\d+)$/.exec(address)?.[1] ?? []);
+    keepAlive(new Set(ports.map(Number)));
+  };
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
@@ -465,6 +474,8 @@ class Api {
   async serve(handler: RequestHandler): Promise<void> {
     this.#handler = handler;
     this.#each((connections) => connections.prepare());
+    this.#started = AbortSignal.timeout(START);
+    this.#started.addEventListener("abort", this.#afterStart);
     if (this.#stopped) await this.close();
     await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
       for await (const connection of buffer) {
@@ -535,6 +546,8 @@ class Api {
     await this.#takeover?.close();
     this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);
+    // While something listens to it, it keeps the process alive.
+    this.#started?.removeEventListener("abort", this.#afterStart);
   }
 }
 

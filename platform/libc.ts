@@ -13,6 +13,11 @@ const SCM_RIGHTS = 1;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_NOSIGNAL = 0x4000;
 const POLLIN = 1;
+const IPPROTO_TCP = 6;
+const SO_KEEPALIVE = 9;
+const TCP_KEEPIDLE = 4;
+const TCP_KEEPINTVL = 5;
+const TCP_KEEPCNT = 6;
 export const SO_TYPE = 3;
 export const SO_ACCEPTCONN = 30;
 export const SOCK_STREAM = 1;
@@ -60,6 +65,7 @@ const SYMBOLS = {
   getsockname: { parameters: [INT, "buffer", "buffer"], result: "i32" },
   getpeername: { parameters: [INT, "buffer", "buffer"], result: "i32" },
   getsockopt: { parameters: [INT, "i32", "i32", "buffer", "buffer"], result: "i32" },
+  setsockopt: { parameters: [INT, "i32", "i32", "buffer", "u32"], result: "i32" },
   epoll_ctl: { parameters: [INT, "i32", "i32", "buffer"], result: "i32" },
   socket: { parameters: [INT, "i32", "i32"], result: "i32" },
   socketpair: { parameters: [INT, "i32", "i32", "buffer"], result: "i32" },
@@ -275,9 +281,16 @@ export class Libc {
   shutdown(fd: number): void {
     this.#library.symbols.shutdown(int(fd), SHUT_RDWR);
   }
+  /** The port of a tcp socket, if it is one. */
+  portOf(fd: number): number | undefined {
+    return this.#port("getsockname", fd);
+  }
   /** The port of a tcp socket's other end, if it is one and has one. */
   peerPortOf(fd: number): number | undefined {
-    const name = this.#name("getpeername", fd);
+    return this.#port("getpeername", fd);
+  }
+  #port(call: "getsockname" | "getpeername", fd: number): number | undefined {
+    const name = this.#name(call, fd);
     return name && name.getUint16(0, true) !== AF_UNIX ? name.getUint16(2) : undefined;
   }
   /** The address of a socket's other end, if it is a socket and has one. */
@@ -324,6 +337,23 @@ export class Libc {
     const length = new Uint32Array([value.byteLength]);
     const result = this.#library.symbols.getsockopt(int(fd), SOL_SOCKET, option, value, length);
     return result === 0 ? value[0] : undefined;
+  }
+  /**
+   * Lets the kernel ask whether the other end of a tcp socket is still there (tcp(7)). What is accepted from
+   * a socket that listens has its options. Nothing where that is set already.
+   *
+   * @param idle After how many seconds in which nothing came.
+   * @param interval After how many more without an answer it asks again.
+   * @param count After how many questions without an answer the connection ends.
+   */
+  keepAlive(fd: number, idle: number, interval: number, count: number): void {
+    if (this.option(fd, SO_KEEPALIVE) !== 0) return;
+    const set = (level: number, option: number, value: number) =>
+      this.#library.symbols.setsockopt(int(fd), level, option, int(value), 4);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, idle);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, interval);
+    set(IPPROTO_TCP, TCP_KEEPCNT, count);
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
   }
   [Symbol.dispose](): void {
     this.#library.close();

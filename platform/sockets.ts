@@ -60,6 +60,27 @@ export function deepenQueue(listener: Deno.UnixListener): void {
   if (fd !== undefined) libc.listen(fd, BACKLOG);
 }
 
+/** As Go does it for every listener: a client that has vanished is found out after 2.5 minutes. */
+const KEEP_ALIVE = { idle: 15, interval: 15, count: 9 };
+
+/**
+ * Lets the kernel find out which clients have vanished: without that, one that sends nothing and says no
+ * goodbye stays for ever. Only where this process may look for the sockets, and no prompt asks. It takes
+ * some milliseconds.
+ *
+ * @param ports Those of tcp listeners. What was accepted there is found as well, and what is accepted from
+ * now on has the listener's options.
+ */
+export function keepAlive(ports: ReadonlySet<number>): void {
+  if (ports.size === 0 || descriptorsProblem()) return;
+  using libc = new Libc();
+  const { idle, interval, count } = KEEP_ALIVE;
+  for (const { name } of Deno.readDirSync(DESCRIPTORS)) {
+    const fd = Number(name);
+    if (ports.has(libc.portOf(fd) ?? -1)) libc.keepAlive(fd, idle, interval, count);
+  }
+}
+
 /**
  * What a descriptor that this process was started with is.
  *

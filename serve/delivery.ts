@@ -147,7 +147,9 @@ export class Delivery<Info = unknown> {
       if (done) this.#close();
       else this.#give(value);
     }, (error) => {
-      // What cannot be made any more is as good as complete: the loop hears of it, and ends it.
+      // The loop hears of it once the client has taken what is there.
+      this.since = this.#account.clock;
+      this.waiting = true;
       this.#source = undefined;
       throw error;
     });

@@ -9,8 +9,10 @@ import {
 } from "@std/assert";
 import { registerEvents } from "../../builtins/events.ts";
 import { Engine, type Job, JobError, TypedError } from "../../engine.ts";
+import { Client } from "../support/client.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending, until } from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
 
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {
@@ -451,6 +453,29 @@ Deno.test("events lets a listener go that falls too far behind, and no other", a
   assertEquals(count(), 1);
   job.abort();
   await quick;
+});
+
+Deno.test("events lets a client go that takes nothing, once it is 2 048 events behind", async () => {
+  await using served = await Served.open();
+  const client = await Client.to(served.target);
+  await client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await client.sees(/\r\n\r\n/);
+  const listeners = async () => {
+    const stats = served.engine.job("stats");
+    stats.quiet = true;
+    const out = stats.stdout.addTail(1);
+    await stats.run();
+    return JSON.parse(out.text).events.listeners;
+  };
+  assertEquals(await listeners(), 1);
+  // What the buffers between us take comes before what it is behind by.
+  const from = "x".repeat(16_384);
+  let events = 0;
+  for (; await listeners() === 1 && events < 5_000; events += 50) {
+    for (let i = 0; i < 50; i++) await served.engine.job("log", "start", "id", from).run();
+  }
+  assert(events > 2_048 && events < 4_000, `let go after ${events}`);
+  client.close();
 });
 
 Deno.test("events whose output fails ends and listens no more", async () => {

@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { formatTcp } from "../../platform/libc.ts";
 import {
   adopt,
@@ -9,8 +9,9 @@ import {
   observe,
   shutConnections,
 } from "../../platform/sockets.ts";
-import { get } from "../support/client.ts";
-import { Daemon, exchange, TempFolder, testWhere } from "../support/daemon.ts";
+import { Client, get, PING as PING_KEPT } from "../support/client.ts";
+import { Daemon, exchange, TempFolder, testWhere, until } from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
 import { foreign, foreignTest, needs } from "../support/platform.ts";
 
 const PING = get("/_ping");
@@ -99,4 +100,27 @@ Deno.test("a unix address needs no permission for its long queue", async () => {
   await daemon.says(/listening on/);
   assertMatch(await exchange({ transport: "unix", path }, PING), ANSWERED);
   assertEquals(await daemon.end(), 0);
+});
+
+foreignTest("serveapi lets the kernel find out which tcp clients have vanished", async () => {
+  await using served = await Served.open();
+  const before = await Client.to(served.target);
+  assertEquals((await before.ask(PING_KEPT)).status, 200);
+  const { port } = served.target as Deno.ConnectOptions;
+  // The timers of the server's ends, as proc_net_tcp(5) has them: 2 is that of keepalive, and its time
+  // is in hundredths of a second.
+  const timers = () =>
+    Deno.readTextFileSync("/proc/net/tcp").split("\n").map((row) => row.trim().split(/\s+/))
+      .filter(([, local, , state]) =>
+        state === "01" && parseInt(local?.split(":")[1] ?? "", 16) === port
+      )
+      .map((row) => row[5].split(":").map((number) => parseInt(number, 16)));
+  await until(() => timers()[0]?.[0] === 2);
+  const after = await Client.to(served.target);
+  assertEquals((await after.ask(PING_KEPT)).status, 200);
+  const found = timers();
+  assertEquals(found.map(([timer]) => timer), [2, 2]);
+  assert(found.every(([, when]) => when <= 1_500), JSON.stringify(found));
+  before.close();
+  after.close();
 });
