@@ -4,20 +4,17 @@
  * @module
  */
 
+import { X509Certificate } from "node:crypto";
 import { Duplex } from "node:stream";
-import {
-  connect,
-  createServer,
-  type PeerCertificate,
-  type TlsOptions,
-  type TLSSocket,
-} from "node:tls";
+import { connect, createSecureContext, type SecureContext, type TLSSocket } from "node:tls";
 import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
 import type { Serve, Served, ServedInfo } from "../platform/http.ts";
 import { ANYWHERE } from "../platform/sockets.ts";
+import { beginHandshake } from "../platform/tls.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
+import { readNames } from "./distinguished_name.ts";
 import type { Certificates } from "./tls.ts";
 
 /** What is known of a request from a client that has shown its certificate. */
@@ -74,49 +71,55 @@ export class Verifier {
     }
   }
 
+  /** Tries to get in with no certificate, and with one of an authority that is none of ours. */
   async #checkRefusal(): Promise<void> {
-    using listener = Deno.listen(ANYWHERE);
-    const client = connect({
-      host: listener.addr.hostname,
-      port: listener.addr.port,
-      rejectUnauthorized: false, // It is the server that is on trial.
-    });
-    client.on("error", () => {}); // To be refused is what it is for.
-    using connection = await listener.accept();
-    const refused = this.#handshake(duplexOf(connection)).then(
-      () => false,
-      (error) => error instanceof Refused && error.message === NO_CERTIFICATE,
-    );
-    try {
-      if (!await within(CHECK_TIMEOUT, refused) || !await refused) {
+    const { cert, key } = this.#certificates.now;
+    const strict = createSecureContext({ cert, key, ca: STRANGER });
+    for (const shown of [{}, { cert, key }]) {
+      using listener = Deno.listen(ANYWHERE);
+      const client = connect({
+        host: listener.addr.hostname,
+        port: listener.addr.port,
+        rejectUnauthorized: false, // It is the server that is on trial.
+        ...shown,
+      });
+      client.on("error", () => {}); // To be refused is what it is for.
+      const raw = new RawEnd(await listener.accept());
+      const refused = this.#handshake(raw, strict).then(
+        () => false,
+        (error) => error instanceof Refused,
+      );
+      try {
+        if (await within(CHECK_TIMEOUT, refused) && await refused) continue;
         throw new Error(
-          `Deno ${Deno.version.deno} lets clients in that have no certificate, expected one that refuses them, for --tlsverify (TlsVerify)`,
+          `Deno ${Deno.version.deno} lets clients in that have no certificate that is good, expected one that refuses them, for --tlsverify (TlsVerify)`,
         );
+      } finally {
+        client.destroy();
+        raw.cut();
       }
-    } finally {
-      client.destroy();
     }
   }
 
   /** Serves a connection, as the native loop does, once its client has proven who it is. */
   readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Served => {
     let native: Served | undefined;
-    const stream = duplexOf(conn);
-    let cut = () => void stream.destroy();
+    const raw = new RawEnd(conn);
+    let cut = () => raw.cut();
     signal.addEventListener("abort", () => cut());
     const run = async () => {
-      const socket = await this.#verified(stream, conn.remoteAddr as Deno.NetAddr);
-      const client = describe(socket.getPeerCertificate());
+      const { socket, client } = await this.#verified(raw, conn.remoteAddr as Deno.NetAddr);
       const { near, far } = await this.#pair().catch((error) => {
         this.#log("error", messageOf(error));
         throw error;
       });
       let cancel = () => {};
       cut = () => {
+        raw.cut();
         socket.destroy();
         cancel();
       };
-      const piped = pipe(socket, near);
+      const piped = pipe(socket, near, raw.passed);
       native = this.#serve(
         far,
         { addEventListener: (_type, listener) => cancel = listener },
@@ -128,7 +131,10 @@ export class Verifier {
       await native.finished.finally(() => piped);
     };
     return {
-      finished: run().finally(() => stream.destroy()),
+      finished: run().finally(() => {
+        raw.stream.destroy();
+        return raw.closed;
+      }),
       shutdown: () => native?.shutdown() ?? Promise.resolve(cut()),
     };
   };
@@ -138,9 +144,20 @@ export class Verifier {
     this.#pairs = undefined;
   }
 
-  async #verified(stream: Duplex, { hostname, port }: Deno.NetAddr): Promise<TLSSocket> {
+  async #verified(
+    raw: RawEnd,
+    { hostname, port }: Deno.NetAddr,
+  ): Promise<{ socket: TLSSocket; client: ClientCertificate }> {
     try {
-      return await this.#handshake(stream);
+      const socket = await this.#handshake(raw, this.#context);
+      try {
+        const certificate = socket.getPeerCertificate();
+        this.#known.check(socket, this.#certificates.now.ca);
+        return { socket, client: describe(certificate.raw, certificate.fingerprint256) };
+      } catch (error) {
+        await raw.leave(socket);
+        throw error;
+      }
     } catch (error) {
       if (error instanceof Refused) {
         this.#log("info", `TLS client ${hostname}:${port} refused: ${error.message}`);
@@ -149,46 +166,94 @@ export class Verifier {
     }
   }
 
-  #handshake(stream: Duplex): Promise<TLSSocket> {
-    const options: TlsOptions = {
-      ...this.#certificates.now,
-      requestCert: true,
-      rejectUnauthorized: true,
-      ALPNProtocols: ["http/1.1"],
-    };
-    const { promise, resolve, reject } = Promise.withResolvers<TLSSocket>();
-    // One for each connection, because it does not say which one its events are about.
-    const server = createServer(options, (socket) => {
-      // A client that goes away is no news; whoever reads or writes hears of it.
-      socket.on("error", () => {});
-      const problem = socket.authorized
-        ? this.#known.problem(socket, this.#certificates.now.ca)
-        : refusal(socket) ?? new Refused("its certificate was not checked");
-      if (problem === undefined) return resolve(socket);
-      socket.destroy();
-      reject(problem);
-    });
-    server.on("tlsClientError", (error, socket) => reject(refusal(socket, error) ?? error));
-    // Later, so that a better reason comes first. node:tls says nothing of a client that just leaves.
-    const over = () => setImmediate(() => reject(new Error("the connection was closed")));
-    stream.on("end", over).on("close", over);
-    server.emit("connection", stream);
-    return promise;
+  /** What node:tls makes of the certificates, made anew where those are. */
+  get #context(): SecureContext {
+    const { now } = this.#certificates;
+    if (now !== this.#made?.of) this.#made = { of: now, context: createSecureContext(now) };
+    return this.#made.context;
+  }
+  #made?: { of: Certificates["now"]; context: SecureContext };
+
+  /** Resolves once the client has shown a certificate that is good. */
+  async #handshake(raw: RawEnd, context: SecureContext): Promise<TLSSocket> {
+    const { socket, done } = beginHandshake(raw.stream, context, (words) => raw.lastWords = words);
+    let problem: string;
+    try {
+      problem = await done;
+    } catch (error) {
+      if (raw.plain) throw new Refused("it speaks HTTP without TLS");
+      throw (error as { code?: string }).code === "ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE"
+        ? new Refused("it has shown no certificate")
+        : error;
+    }
+    const { raw: certificate } = socket.getPeerCertificate() ?? {};
+    if (problem === "" && certificate) return socket;
+    await raw.leave(socket);
+    throw new Refused(
+      certificate
+        ? `its certificate is not valid: ${
+          whyInvalid(certificate, this.#certificates.now.ca, problem)
+        }`
+        : "it has shown no certificate",
+    );
   }
 }
 
-/** A client has shown no certificate that is good. */
-class Refused extends Error {}
-const NO_CERTIFICATE = "it has shown no certificate";
+/** An authority that has signed nothing: whoever comes with another's certificate has to be refused. */
+const STRANGER = `-----BEGIN CERTIFICATE-----
+MIIBfTCCASOgAwIBAgIUF14V/W67dSCApLZU6TLATKqyD6UwCgYIKoZIzj0EAwIw
+EzERMA8GA1UEAwwIc3RyYW5nZXIwIBcNMjYxMTI3MjEyNDUzWhgPMjEyNjExMDMy
+MTI0NTNaMBMxETAPBgNVBAMMCHN0cmFuZ2VyMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEcY6X/wWzNkAI5A7v5Yy+MlktK4BC/ZrrVLjpCQh+eAc8FwE33qAVUC0P
+f5qRCI4rzb93t4O1ZbzaH9yYmTMOzaNTMFEwHQYDVR0OBBYEFJEX29hhXbTabkNL
+ik2/VJGkPPFvMB8GA1UdIwQYMBaAFJEX29hhXbTabkNLik2/VJGkPPFvMA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAIXNvJheyvFa3PzWEnRb31oE
+5HTK1PltaQmcKviJTzT2AiArcT6UMw0XLll6mhejZKZmprLkbKsdW9u698O2Vz96
+6g==
+-----END CERTIFICATE-----`;
 
-/** Why a client was refused, if that is for its certificate. */
-function refusal({ authorizationError }: TLSSocket, error?: Error): Refused | undefined {
-  // The code of OpenSSL's verification, such as CERT_HAS_EXPIRED.
-  if (authorizationError) {
-    return new Refused(`its certificate is not valid (${authorizationError})`);
+/** A client is not let in. */
+class Refused extends Error {}
+
+/** For clients without a certificate alone (RFC 5280, 4.2.1.12). */
+const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
+const ANY_USAGE = "2.5.29.37.0";
+
+/**
+ * What is wrong with a client's certificate, with OpenSSL's name of it. Of most things node:tls says the
+ * same (UNABLE_TO_VERIFY_LEAF_SIGNATURE), which helps no operator.
+ *
+ * @param code What node:tls says.
+ */
+function whyInvalid(der: Uint8Array, ca: string | undefined, code: string): string {
+  let certificate: X509Certificate;
+  let usages: readonly string[] | undefined;
+  try {
+    const names = readNames(der);
+    usages = names.usages;
+    if (names.version < 3) return `it is X.509 v${names.version}, expected v3`;
+    certificate = new X509Certificate(der);
+  } catch (error) {
+    return `${messageOf(error)} (${code})`;
   }
-  const { code } = error as { code?: string } | undefined ?? {};
-  if (code === "ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE") return new Refused(NO_CERTIFICATE);
+  const { validFrom, validTo, issuer } = certificate;
+  const now = Date.now();
+  if (Date.parse(validTo) < now) return `it expired on ${validTo} (CERT_HAS_EXPIRED)`;
+  if (Date.parse(validFrom) > now) {
+    return `it is not valid before ${validFrom} (CERT_NOT_YET_VALID)`;
+  }
+  if (usages && !usages.includes(CLIENT_AUTH) && !usages.includes(ANY_USAGE)) {
+    return "it is not for clients, expected the extended key usage clientAuth (INVALID_PURPOSE)";
+  }
+  const from = `its issuer ${JSON.stringify(issuer?.replaceAll("\n", ", ") ?? "")}`;
+  return authoritiesIn(ca ?? "").some((authority) => certificate.checkIssued(authority))
+    ? `${from} has not signed it (CERT_SIGNATURE_FAILURE)`
+    : `${from} is not known (UNABLE_TO_GET_ISSUER_CERT)`;
+}
+
+function authoritiesIn(pem: string): X509Certificate[] {
+  return (pem.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? [])
+    .map((text) => new X509Certificate(text));
 }
 
 /** How many clients are known at most; whoever is forgotten has to show a certificate again. */
@@ -204,66 +269,148 @@ class KnownClients {
   /** When their certificates expire, by fingerprint. */
   #expiries = new Map<string, number>();
 
-  /** Why a client whose session is good is not let in, if it is not. */
-  problem(socket: TLSSocket, ca: string | undefined): Refused | undefined {
+  /** Throws if a client whose session is good is not let in. */
+  check(socket: TLSSocket, ca: string | undefined): void {
     if (ca !== this.#ca) this.#expiries.clear();
     this.#ca = ca;
     const { fingerprint256, valid_to } = socket.getPeerCertificate();
     if (!socket.isSessionReused()) {
       if (this.#expiries.size >= KNOWN) this.#expiries.clear();
       this.#expiries.set(fingerprint256, Date.parse(valid_to));
-      return undefined;
+      return;
     }
     const expiry = this.#expiries.get(fingerprint256);
     // Where there is no number the comparison does not hold.
-    if (expiry !== undefined && Date.now() <= expiry) return undefined;
-    return new Refused("it resumes a session, and its certificate was not checked by now");
+    if (expiry !== undefined && Date.now() <= expiry) return;
+    throw new Refused("it resumes a session, and its certificate was not checked by now");
   }
 }
 
-/** RFC 4514: what has a meaning in a name has a backslash before it. */
-function escaped(value: string): string {
-  return value.replace(/[\\,+"<>;=]|^[ #]| $/g, "\\$&").replaceAll("\0", "\\00");
-}
-
-function describe({ subject, fingerprint256 }: PeerCertificate): ClientCertificate {
-  const names = Object.entries(subject as unknown as Record<string, string | string[]>)
-    .flatMap(([type, values]) => [values].flat().map((value) => `${type}=${escaped(value)}`));
-  // The certificate has the most general first, and the notation has it last.
-  return { subject: names.reverse().join(",") || fingerprint256, fingerprint: fingerprint256 };
+function describe(der: Uint8Array, fingerprint: string): ClientCertificate {
+  return { subject: readNames(der).subject || fingerprint, fingerprint };
 }
 
 /** A TLS record has at most this many bytes of content (RFC 8446, 5.1). */
 const RECORD = 16_384;
+/** How long a client that is refused may take to read why, in milliseconds. */
+const LINGER = 1_000;
+/** For how long, in milliseconds, and how often in a row nothing comes where nothing more is to come. */
+const QUIET = 5;
+const QUIET_TURNS = 3;
+const PLAIN_HTTP = new TextEncoder().encode(plainHttp());
+
+/** What Go's net/http tells a client in the clear. */
+function plainHttp(): string {
+  const body = JSON.stringify({ message: "Client sent an HTTP request to an HTTPS server." }) +
+    "\n";
+  return "HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n" +
+    `Content-Length: ${body.length}\r\n\r\n${body}`;
+}
 
 /** A connection as what node:tls can use. */
-function duplexOf(conn: Deno.Conn): Duplex {
-  if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
-  const buffer = new Uint8Array(RECORD);
-  const settle = (step: Promise<unknown>, done: (error?: Error | null) => void) =>
-    step.then(() => done(), done);
-  const stream: Duplex = new Duplex({
-    read() {
-      conn.read(buffer).then(
-        (count) => stream.push(count === null ? null : buffer.slice(0, count)),
-        (error) => stream.destroy(error),
-      );
-    },
-    write: (chunk: Uint8Array, _encoding, done) => settle(writeAll(conn, chunk), done),
-    final: (done) => settle(conn.closeWrite(), done),
-    destroy(error, done) {
-      closeQuietly(conn);
-      done(error);
-    },
-  });
-  stream.on("error", () => {}); // The TLS socket on top of it tells.
-  return stream;
+class RawEnd {
+  readonly stream: Duplex;
+  /** Resolves when the connection is closed, some time after the stream is destroyed. */
+  readonly closed: Promise<void>;
+  /** What the client is still told when the stream is destroyed. */
+  lastWords?: Uint8Array;
+  /** Whether the client speaks HTTP in the clear. */
+  plain = false;
+  /** What was read of the client by whoever reads: chunks, and whether one is being passed on. */
+  readonly passed = { chunks: 0, busy: false };
+  #conn: Deno.Conn;
+  #cut = false;
+
+  constructor(conn: Deno.Conn) {
+    this.#conn = conn;
+    if ("setNoDelay" in conn) (conn as Deno.TcpConn).setNoDelay();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.closed = promise;
+    const buffer = new Uint8Array(RECORD);
+    const settle = (step: Promise<unknown>, done: (error?: Error | null) => void) =>
+      step.then(() => done(), done);
+    let first = true;
+    this.stream = new Duplex({
+      read: () => {
+        conn.read(buffer).then((count) => {
+          if (count === null) return this.#finish();
+          // A record of a handshake begins with 22, and no method of HTTP does (RFC 8446, 5.1).
+          if (first && buffer[0] >= 0x41 && buffer[0] <= 0x5a) {
+            this.plain = true;
+            this.lastWords = PLAIN_HTTP;
+            return this.stream.destroy(new Error("HTTP in the clear"));
+          }
+          first = false;
+          this.stream.push(buffer.slice(0, count));
+        }, (error) => this.stream.destroy(error));
+      },
+      write: (chunk: Uint8Array, _encoding, done) => settle(writeAll(conn, chunk), done),
+      final: (done) => settle(conn.closeWrite(), done),
+      destroy: (error, done) => {
+        done(error);
+        this.#end(buffer).finally(resolve);
+      },
+    });
+    this.stream.on("error", () => {}); // The TLS socket on top of it tells.
+  }
+
+  /**
+   * Tells TLS that the client has sent all it will, once nothing more comes out of what it has sent: at the
+   * end, node:tls drops what it has not decrypted by then, and its reader waits for that for ever.
+   */
+  #finish(quiet = 0): void {
+    const { chunks } = this.passed;
+    setTimeout(() => {
+      if (this.passed.busy || this.passed.chunks !== chunks) this.#finish();
+      // Several turns of the event loop, because one may be late.
+      else if (quiet < QUIET_TURNS) this.#finish(quiet + 1);
+      else this.stream.push(null);
+    }, QUIET);
+  }
+
+  /** Says goodbye in TLS, and lets the client read it. */
+  async leave(socket: TLSSocket): Promise<void> {
+    this.lastWords = new Uint8Array(0);
+    await within(LINGER, new Promise<void>((resolve) => socket.end(resolve)));
+    this.stream.destroy();
+  }
+
+  /** Ends the connection at once. */
+  cut(): void {
+    this.#cut = true;
+    closeQuietly(this.#conn);
+    this.stream.destroy();
+  }
+
+  /**
+   * Closes, once the client has read what was last. To close with bytes of its own unread would reset
+   * the connection, and with that take away what it has not read.
+   */
+  async #end(buffer: Uint8Array): Promise<void> {
+    try {
+      if (this.lastWords === undefined || this.#cut) return;
+      const read = async () => {
+        await writeAll(this.#conn, this.lastWords!);
+        await this.#conn.closeWrite();
+        while (await this.#conn.read(buffer) !== null);
+      };
+      // The client may be gone, and then there is no one to tell.
+      await within(LINGER, read().catch(() => {}));
+    } finally {
+      closeQuietly(this.#conn);
+    }
+  }
 }
 
 /** Passes on what comes from either side, until both have ended. Never rejects: each sees the other end. */
-async function pipe(socket: TLSSocket, conn: Deno.Conn): Promise<void> {
+async function pipe(socket: TLSSocket, conn: Deno.Conn, passed: RawEnd["passed"]): Promise<void> {
   const inwards = async () => {
-    for await (const chunk of socket) await writeAll(conn, chunk);
+    for await (const chunk of socket) {
+      passed.chunks++;
+      passed.busy = true;
+      await writeAll(conn, chunk);
+      passed.busy = false;
+    }
     await conn.closeWrite();
   };
   const outwards = async () => {

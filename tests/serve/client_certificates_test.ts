@@ -1,3 +1,5 @@
+import { createConnection } from "node:net";
+import { connect as connectTls } from "node:tls";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Authority, type Pair } from "../support/certificates.ts";
 import { Client, PING } from "../support/client.ts";
@@ -48,10 +50,27 @@ Deno.test(
     const usage = "extendedKeyUsage=serverAuth";
     const cases: [name: string, pair: Pair | undefined, reason: RegExp][] = [
       ["no certificate", undefined, /has shown no certificate/],
-      ["a foreign authority's", await other.client(), /not valid/],
-      ["a self-signed one", await authority.selfSigned("self", "/CN=alice"), /not valid/],
-      ["an expired one", await authority.client("old", "/CN=alice", -1), /CERT_HAS_EXPIRED/],
-      ["a daemon's", await authority.signed("purpose", "/CN=alice", usage), /not valid/],
+      [
+        "a foreign authority's",
+        await other.client(),
+        /issuer "CN=Test Authority" is not known \(UNABLE_TO_GET_ISSUER_CERT\)/,
+      ],
+      [
+        "a self-signed one",
+        await authority.selfSigned("self", "/CN=alice"),
+        /issuer "CN=alice" is not known \(UNABLE_TO_GET_ISSUER_CERT\)/,
+      ],
+      [
+        "an expired one",
+        await authority.client("old", "/CN=alice", -1),
+        /expired on .* GMT \(CERT_HAS_EXPIRED\)/,
+      ],
+      [
+        "a daemon's",
+        await authority.signed("purpose", "/CN=alice", usage),
+        /not for clients, .* \(INVALID_PURPOSE\)/,
+      ],
+      ["an old one", await authority.signed("v1", "/CN=alice", ""), /X\.509 v1, expected v3/],
     ];
     for (const [name, pair, reason] of cases) {
       await t.step(name, async () => {
@@ -60,7 +79,7 @@ Deno.test(
           const [flag, value] = tls.split("=");
           const args = [flag, ...value ? [value] : [], ...pair ? showing(pair) : []];
           const answer = await curl(authority, `${urlOf(served)}/_ping`, ...args);
-          assert([35, 52, 56].includes(answer.code), `${answer.code} ${answer.stderr}`);
+          assert([35, 52, 56, 98].includes(answer.code), `${answer.code} ${answer.stderr}`);
           assertEquals(answer.stdout, "");
         }
         // openssl sends its request whatever the server thinks of it, and gets nothing for it.
@@ -171,6 +190,89 @@ for (const version of ["TLSv1.2", "TLSv1.3"]) {
     },
   );
 }
+
+Deno.test(
+  "serveapi with TlsVerify tells a client without a certificate that it takes one",
+  async () => {
+    await using authority = await Authority.make();
+    await using served = await Served.open(settings(await authority.server(), authority.ca));
+    for (let i = 0; i < 10; i++) {
+      for (const version of [["--tlsv1.3"], ["--tls-max", "1.2"]]) {
+        const { code, stderr } = await curl(authority, `${urlOf(served)}/_ping`, ...version);
+        assert(code !== 0);
+        assertStringIncludes(stderr, "alert certificate required");
+      }
+    }
+    assertEquals((await served.stats()).requests, 0);
+  },
+);
+
+Deno.test("serveapi with TlsVerify tells a client without TLS that it takes that", async (t) => {
+  await using authority = await Authority.make();
+  await using served = await Served.open(settings(await authority.server(), authority.ca));
+  const { port } = served.target as Deno.ConnectOptions;
+  for (let i = 0; i < 10; i++) {
+    // With a body that is never read, the answer is to come through all the same.
+    const body = ["--data-binary", "x".repeat(100_000)];
+    const { stdout, stderr } = await run("curl", [
+      ...["-sS", "-m", "10", "-w", "%{http_code}", `http://localhost:${port}/_ping`],
+      ...i % 2 ? body : [],
+    ]);
+    assertEquals(
+      stdout,
+      '{"message":"Client sent an HTTP request to an HTTPS server."}\n400',
+      stderr,
+    );
+  }
+  assertEquals(served.lines.filter((line) => /^info .*without TLS/.test(line)).length, 10);
+  await t.step("by the docker CLI", async () => {
+    const { code, stderr } = await run("docker", ["-H", `tcp://localhost:${port}`, "ps"])
+      .catch(() => ({ code: 1, stderr: "Client sent an HTTP request to an HTTPS server" })); // None.
+    assert(code !== 0);
+    assertStringIncludes(stderr, "Client sent an HTTP request to an HTTPS server");
+  });
+  await until(async () => (await served.stats()).open === 0);
+});
+
+Deno.test(
+  "serveapi with TlsVerify is done with a client that sends all it has, and leaves",
+  async () => {
+    await using authority = await Authority.make();
+    await using served = await Served.open(settings(await authority.server(), authority.ca));
+    let length = 0;
+    served.engine.register("count", async (job) => {
+      length = 0;
+      for await (const chunk of job.stdin.readable) length += chunk.length;
+    });
+    served.router.job({ method: "POST", path: "/count", job: "count", body: "stdin" });
+    const { cert, key } = await authority.client();
+    for (const size of [10, 1_000_000]) {
+      for (let i = 0; i < 4; i++) {
+        const { requests } = await served.stats();
+        // A FIN follows the last byte, and TLS says nothing of its end.
+        const raw = createConnection((served.target as Deno.ConnectOptions).port, "127.0.0.1");
+        const client = connectTls({
+          socket: raw,
+          servername: "localhost",
+          ca: Deno.readTextFileSync(authority.ca),
+          cert: Deno.readTextFileSync(cert),
+          key: Deno.readTextFileSync(key),
+        });
+        client.on("error", () => {});
+        await new Promise((resolve) => client.on("secureConnect", resolve));
+        client.write(
+          `POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: ${size}\r\n\r\n` +
+            "x".repeat(size),
+          () => raw.end(),
+        );
+        await until(async () => (await served.stats()).requests === requests + 1);
+        await until(async () => (await served.stats()).open === 0);
+        assertEquals(length, size);
+        client.destroy();
+      }
+    }
+  },
+);
 
 Deno.test(
   "reload of another authority ends running answers, and serves no more requests there",
