@@ -205,7 +205,7 @@ Deno.test("serveapi accepts at once after a thousand clients that have reset in 
       await until(async () => await accepted() === 1_001);
       const took = performance.now() - started;
       // It is some 60 ms, of which Deno takes most, and took 1 000 s with a wait for each.
-      assert(took < 1_000, `the next client was accepted after ${took} ms`);
+      assert(took < 10_000, `the next client was accepted after ${took} ms`);
       assert(served.lines.filter((line) => line.includes("accept:")).length <= 1);
     });
   }

@@ -23,6 +23,8 @@ export interface DaemonOptions {
   descriptors?: number;
   /** The program, in place of mod.ts. */
   program?: string;
+  /** What runs a daemon, in place of `deno run -A mod.ts`. */
+  command?: string[];
   /** The folder it runs in, in place of ours. */
   cwd?: string;
   /** What `deno run` is told, in place of -A. */
@@ -77,14 +79,9 @@ export class Daemon implements AsyncDisposable {
 
   /** Starts one; waits for nothing. */
   static start(args: string[], options: DaemonOptions = {}): Daemon {
-    const command = [
-      ...options.through ?? [],
-      Deno.execPath(),
-      "run",
-      ...options.flags ?? ["-A"],
-      options.program ?? project("mod.ts"),
-      ...args,
-    ];
+    const program = options.command ??
+      [Deno.execPath(), "run", ...options.flags ?? ["-A"], options.program ?? project("mod.ts")];
+    const command = [...options.through ?? [], ...program, ...args];
     const limited = options.descriptors
       ? ["sh", "-c", `ulimit -n ${options.descriptors}; exec "$@"`, "sh", ...command]
       : command;
