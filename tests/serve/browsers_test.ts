@@ -1,3 +1,4 @@
+import { connect } from "node:http2";
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { TypedError } from "../../engine.ts";
 import { type BrowserRules, judgePages, readHost, readOrigins } from "../../serve/browsers.ts";
@@ -70,6 +71,32 @@ Deno.test("judgePages names what lets others in as a flag and as a setting", () 
 Deno.test("judgePages takes a request without a Host, which no browser sends", () => {
   assertEquals(verdict({ hosts: LOCAL }, {}), "OK");
   assertMatch(verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);
+});
+
+Deno.test("a request without a Host is judged by the authority of its URL", async () => {
+  await using served = await Served.open();
+  const { port } = served.target as Deno.ConnectOptions;
+  // HTTP/2 has no Host, in the clear neither.
+  const session = connect(`http://127.0.0.1:${port}`);
+  const status = (authority: string, headers: Record<string, string> = {}) =>
+    new Promise((resolve, reject) => {
+      const stream = session.request({ ":path": "/_ping", ":authority": authority, ...headers });
+      stream.on("response", (header) => resolve(header[":status"])).on("error", reject).resume();
+    });
+  for (const own of [`127.0.0.1:${port}`, "localhost", `[::1]:${port}`]) {
+    assertEquals([own, await status(own)], [own, 200]);
+  }
+  for (const other of ["evil.example", `evil.example:${port}`, "127.0.0.1.evil.example"]) {
+    assertEquals([other, await status(other)], [other, 403]);
+  }
+  // An origin is ours only if it is that of the authority.
+  assertEquals(await status("localhost:1", { origin: "http://localhost:1" }), 200);
+  assertEquals(await status("localhost:1", { origin: "http://localhost:2" }), 403);
+  session.destroy();
+  // HTTP/1.0 need not have one, and no browser speaks it.
+  const client = await Client.to(served.target);
+  assertEquals((await client.ask("GET /_ping HTTP/1.0\r\n\r\n")).status, 200);
+  client.close();
 });
 
 Deno.test("judgePages remembers the last Host and no more", () => {
