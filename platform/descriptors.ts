@@ -1,6 +1,6 @@
 /**
- * The process's descriptors, and what it may do with them: what Linux lists in /proc, and Deno
- * keeps from a process that has not all permissions.
+ * What the process has and may have: its descriptors, as Linux lists them in /proc, which Deno keeps
+ * from a process that has not all permissions, and its memory.
  *
  * @module
  */
@@ -46,6 +46,7 @@ export function requireDescriptors(): void {
 /** The process's descriptors, by their numbers (proc_pid_fd(5)). */
 export const DESCRIPTORS = "/proc/self/fd";
 const LIMITS = "/proc/self/limits";
+const CONTROL_GROUP = "/proc/self/cgroup";
 
 /** How many descriptors the process may have; undefined where {@linkcode descriptorsProblem} is. */
 export function descriptorLimit(): number | undefined {
@@ -87,4 +88,44 @@ export function descriptors(): { fd: number; target: string }[] {
       throw error;
     }
   });
+}
+
+/** What is taken for granted where the system does not tell, in bytes. */
+const ASSUMED = 1_024 ** 3;
+
+/**
+ * The bytes of memory that the process can have: the machine's, or the least that a control group it is
+ * in allows (memory.max of cgroups(7), which `MemoryMax=` of systemd and containers set). Where the
+ * process may not look, 1 GiB.
+ */
+export function memoryLimit(): number {
+  const machine = Deno.permissions.querySync({ name: "sys", kind: "systemMemoryInfo" }).state ===
+      "granted"
+    ? Deno.systemMemoryInfo().total
+    : ASSUMED;
+  return Math.min(machine, ...controlGroups().map(limitOf));
+}
+
+/** The folders of the process's control group and of those that it is in. */
+function controlGroups(): string[] {
+  if (descriptorsProblem()) return [];
+  const [, path] = /^0::(.*)$/m.exec(Deno.readTextFileSync(CONTROL_GROUP)) ?? [];
+  if (path === undefined) return [];
+  const names = path.split("/").filter(Boolean);
+  return Array.from(
+    { length: names.length + 1 },
+    (_, i) => ["/sys/fs/cgroup", ...names.slice(0, i)].join("/"),
+  );
+}
+
+function limitOf(group: string): number {
+  let text: string;
+  try {
+    text = Deno.readTextFileSync(`${group}/memory.max`).trim();
+  } catch {
+    // The topmost has no such file, in a container those outside are not seen, and where it cannot be
+    // read it sets no limit that we could know of.
+    return Infinity;
+  }
+  return text === "max" ? Infinity : Number(text);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { memoryLimit } from "../platform/memory.ts";
+import { memoryLimit } from "../platform/descriptors.ts";
 
 /** What a {@linkcode Workload} can be told. */
 export interface WorkloadOptions {

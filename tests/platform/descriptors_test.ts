@@ -1,7 +1,22 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
-import { descriptorsProblem, writability } from "../../platform/descriptors.ts";
-import { Daemon, installer, until, untilHeld } from "../support/daemon.ts";
+import { descriptorsProblem, memoryLimit, writability } from "../../platform/descriptors.ts";
+import { Daemon, installer, run, TempFolder, until, untilHeld } from "../support/daemon.ts";
+
+Deno.test("memoryLimit is no more than the machine has, and 1 GiB where it may not look", async () => {
+  const limit = memoryLimit();
+  assert(limit > 2 ** 20 && limit <= Deno.systemMemoryInfo().total, `${limit}`);
+  await using folder = await TempFolder.make();
+  const module = new URL("../../platform/descriptors.ts", import.meta.url);
+  await Deno.writeTextFile(
+    `${folder.path}/look.ts`,
+    `import { memoryLimit } from "${module}";\nconsole.log(memoryLimit());`,
+  );
+  const { stdout } = await run(Deno.execPath(), [
+    ...["run", "--no-prompt", "--allow-read", `${folder.path}/look.ts`],
+  ]);
+  assertEquals(stdout, `${2 ** 30}\n`);
+});
 
 Deno.test("main survives more clients than it may have descriptors", async () => {
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--max-connections", "10000"], {
