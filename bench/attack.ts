@@ -11,7 +11,7 @@ import { type ClientHttp2Session, connect as connectHttp2 } from "node:http2";
 import { createConnection } from "node:net";
 import { within } from "../engine/time.ts";
 import { Authority } from "../tests/support/certificates.ts";
-import { Client, PING, type Target } from "../tests/support/client.ts";
+import { Client, PING } from "../tests/support/client.ts";
 import { Daemon, installer, run, until } from "../tests/support/daemon.ts";
 import { flags } from "../tests/support/tls.ts";
 
