@@ -38,7 +38,7 @@ export interface DaemonStats {
 export function registerInfo(engine: Engine, sources: Sources): void {
   // Random bytes load half of the runtime's cryptography, for which nobody has asked yet.
   let id: string | undefined;
-  const started = new Date();
+  const started = Date.now(); // A Date would ask for the time zone.
   const began = performance.now(); // The clock on the wall may be set.
   // Asked for when somebody wants to know, since it takes a permission; and once, since it stays.
   let version: string | undefined;
@@ -58,7 +58,7 @@ export function registerInfo(engine: Engine, sources: Sources): void {
         NCPU: navigator.hardwareConcurrency,
         MemTotal: permitted("systemMemoryInfo", Deno.systemMemoryInfo)?.total,
         SystemTime: new Date().toISOString(),
-        StartedAt: started.toISOString(),
+        StartedAt: new Date(started).toISOString(),
         NFd: descriptors,
         NEventsListener: sources.listeners(),
         Jobs: engine.stats,
