@@ -254,6 +254,8 @@ class Api {
   #gate: Activation;
   #activation: Activation;
   #listening: Listening[] = [];
+  #defaultLimit: () => ConnectionLimit | undefined;
+  /** Known once an address is bound. */
   #limit: ConnectionLimit | undefined;
   /** Shared by the listeners. */
   #workload: Workload;
@@ -300,8 +302,7 @@ class Api {
       // There is nothing to wait for, yet a boot that fails ends this one too.
       activation.opened.catch((reason) => this.#abandon(reason));
     }
-    const { maxConnections } = settings;
-    this.#limit = maxConnections === undefined ? limit() : new ConnectionLimit(maxConnections);
+    this.#defaultLimit = limit;
     this.#workload = new Workload(settings);
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
@@ -337,8 +338,7 @@ class Api {
     // What systemd has passed is not for the programs that the boot may start, whoever uses it.
     receiveSockets();
     // What is badly written is found before anything is bound.
-    const { group, takeover, handover, reusePort, insecure, maxConnections, tls: files } = this
-      .#settings;
+    const { group, takeover, handover, reusePort, insecure, tls: files } = this.#settings;
     const addresses = parseAddresses(job.args);
     if (takeover && handover === undefined && !addresses.some(({ proto }) => proto === "unix")) {
       job.engine.log(
@@ -352,11 +352,6 @@ class Api {
       this.#tls = await Tls.load(files, job.engine.log);
     }
     const tls = this.#tls;
-    if (tls?.verifies && this.#limit && maxConnections === undefined) {
-      this.#limit = new ConnectionLimit(
-        Math.max(1, Math.floor(this.#limit.max / tls.descriptors)),
-      );
-    }
     await this.#prepareTakeover();
     for (const address of addresses) {
       if (this.#stopped) return;
@@ -410,6 +405,7 @@ class Api {
         `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
       );
     }
+    this.#limit ??= this.#findLimit();
     const { headerTimeout, idleTimeout, sendTimeout } = this.#settings;
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const connections = new Connections({
@@ -434,6 +430,15 @@ class Api {
       log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
     });
     this.#listening.push({ place, asked: formatAddress(asked), buffer, connections });
+  }
+
+  /** At how many connections accepting pauses; asked once bound, because to look takes a while. */
+  #findLimit(): ConnectionLimit | undefined {
+    const { maxConnections } = this.#settings;
+    if (maxConnections !== undefined) return new ConnectionLimit(maxConnections);
+    const limit = this.#defaultLimit();
+    if (!limit || !this.#tls?.verifies) return limit;
+    return new ConnectionLimit(Math.max(1, Math.floor(limit.max / this.#tls.descriptors)));
   }
 
   #browserRules(place: Bound, asked: Address): BrowserRules {

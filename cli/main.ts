@@ -25,7 +25,7 @@ import {
   say,
   surviveErrors,
 } from "./process.ts";
-import { help, parseFlags, refuseProfiles } from "./settings.ts";
+import { fetchStdCli, help, parseFlags, refuseProfiles } from "./settings.ts";
 
 /**
  * Runs the daemon as the command line does, until it is told to stop.
@@ -100,6 +100,7 @@ export async function main(args: readonly string[]): Promise<number> {
     // A listener that fails and a signal to stop both end the wait.
     await Promise.race([boot(), finished.then(() => stopping), stopping]);
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
+    fetchStdCli();
     // What a script that deploys waits for.
     if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
     await finished;

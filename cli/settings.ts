@@ -17,6 +17,7 @@ import { Env } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
+import { stdCliIsCached } from "../platform/deno.ts";
 import { descriptorsProblem, permittedEnv } from "../platform/descriptors.ts";
 import type { RouterOptions } from "../router.ts";
 import { exposureProblem, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
@@ -179,24 +180,33 @@ function one(name: string, attached: string | undefined, rest: string[]): string
   return `--${flag}=${value}`;
 }
 
-/** How many turns of the event loop @std/cli gets to load from the cache. It takes about three. */
-const CLI_TURNS = 6;
+// No literal, because Deno fetches what those name before it runs the first line.
+const STD_CLI = "jsr:@std/cli@^1/parse-args";
+
+/** How long @std/cli may take to load from the cache, in milliseconds. It takes 2. */
+const PATIENCE = 1_000;
 
 /**
- * The parser of @std/cli where it is in Deno's cache, which takes a millisecond. Where it is not, it is
- * downloaded for the next start, and this one waits for no network: the stand-in, which the tests hold
- * to the same behaviour, does what it would. Some networks do not reach JSR at all.
+ * The parser of @std/cli where it is in Deno's cache. Where it is not, no start waits for a network, which
+ * may not reach JSR at all: the stand-in, which the tests hold to the same behaviour, does what it would.
  */
 async function loadParseArgs(): Promise<typeof import("../offline/parse_args.ts")["parseArgs"]> {
-  // No literal, because Deno fetches what those name before it runs the first line.
-  const specifier = "jsr:@std/cli@^1/parse-args";
-  let cli: typeof import("../offline/parse_args.ts") | undefined;
-  import(specifier).then((loaded) => cli = loaded, () => {});
-  // Writing nothing takes a turn. A timer would take longer to load than all that binds a socket.
-  for (let turn = 0; !cli && turn < CLI_TURNS; turn++) {
-    await Deno.stderr.write(new Uint8Array(0)).catch(() => {}); // Its disk may be full.
-  }
+  const cli = stdCliIsCached() ? await loadStdCli() : undefined;
   return (cli ?? await import("../offline/parse_args.ts")).parseArgs;
+}
+
+/** @std/cli; undefined where its download broke off, and Deno asks for the rest. */
+function loadStdCli(): Promise<typeof import("../offline/parse_args.ts") | undefined> {
+  return new Promise((resolve) => {
+    import(STD_CLI).then(resolve, () => resolve(undefined));
+    // Not by setTimeout, which takes longer to load than all that binds a socket.
+    AbortSignal.timeout(PATIENCE).addEventListener("abort", () => resolve(undefined));
+  });
+}
+
+/** Downloads @std/cli, where it is not in the cache, for the next start. For after the boot. */
+export function fetchStdCli(): void {
+  if (!stdCliIsCached()) import(STD_CLI).catch(() => {}); // Some networks do not reach JSR.
 }
 
 /** Whether DEBUG asks for what --debug does, where we may look. */

@@ -1,8 +1,10 @@
 /**
- * Which releases of Deno the daemon runs on.
+ * Which releases of Deno the daemon runs on, and what Deno's cache has.
  *
  * @module
  */
+
+import { permittedEnv } from "./descriptors.ts";
 
 /** The oldest Deno that the daemon runs on. Those before stall some requests, or lose some. */
 export const OLDEST_DENO = "2.9.6";
@@ -15,11 +17,38 @@ export function denoProblem(version = Deno.version.deno): string | undefined {
 }
 
 function isFrom(release: string, version: string): boolean {
-  // A canary's has a + and its commit behind the numbers.
-  const given = version.replace(/[-+].*/, "").split(".").map(Number);
-  for (const [i, wanted] of release.split(".").map(Number).entries()) {
-    const number = given[i] ?? 0;
-    if (number !== wanted) return number > wanted;
+  const given = version.split(".");
+  for (const [i, wanted] of release.split(".").entries()) {
+    // A canary's has a + and its commit behind the last number, where parseInt stops.
+    const difference = parseInt(given[i] ?? "0") - parseInt(wanted);
+    if (difference !== 0) return difference > 0;
   }
   return true;
+}
+
+/** The name of a file in Deno's cache: the SHA-256 of its path on JSR, `/@std/cli/meta.json`. */
+const STD_CLI = "d28345c0850ac020d03e4341e629d574a81a47929c0f2bd6da0196822f1c9134";
+
+/**
+ * Whether Deno's cache knows @std/cli. To import what is not there is no way to find out: as long as a
+ * registry does not answer, all imports wait for it that are not in the module graph, `--install`'s too.
+ */
+export function stdCliIsCached(): boolean {
+  const jsr = permittedEnv("JSR_URL");
+  const { protocol, host } = jsr ? new URL(jsr) : { protocol: "https:", host: "jsr.io" };
+  const place = `${protocol.slice(0, -1)}/${host.replace(":", "_PORT")}`;
+  try {
+    return Deno.statSync(`${cacheFolder()}/remote/${place}/${STD_CLI}`).isFile;
+  } catch {
+    return false; // Missing or out of sight: the stand-in does as well.
+  }
+}
+
+/** Where Deno keeps what it downloads (`deno info`). */
+function cacheFolder(): string {
+  const given = permittedEnv("DENO_DIR");
+  if (given) return given;
+  const home = permittedEnv("HOME");
+  if (Deno.build.os === "darwin") return `${home}/Library/Caches/deno`;
+  return `${permittedEnv("XDG_CACHE_HOME") || `${home}/.cache`}/deno`;
 }

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ALL } from "../../builtins/settings.ts";
 import { help, parseFlags } from "../../cli/settings.ts";
-import { Daemon, installer, project } from "../support/daemon.ts";
+import { Daemon, installer, project, TempFolder } from "../support/daemon.ts";
 
 const WRONG: [string, string[], number, RegExp][] = [
   ["an address with no protocol", ["-H", "foo"], 2, /"foo": expected tcp:\/\/HOST:PORT, unix:/],
@@ -159,4 +159,59 @@ Deno.test("main prints its version and its help", async () => {
   assertStringIncludes(help.stdout, "-H, --host PROTO://ADDR");
   const { version: declared } = JSON.parse(await Deno.readTextFile(project("deno.json")));
   assertStringIncludes(version.stdout, `floodgate ${declared} `);
+});
+
+Deno.test("main fetches @std/cli once it has booted, and uses it from the next start on", async () => {
+  await using folder = await TempFolder.make();
+  const parser = await Deno.readTextFile(project("offline/parse_args.ts")) +
+    `console.error("@std/cli is in use");`;
+  const digest = new Uint8Array(
+    await crypto.subtle.digest("SHA-256", new TextEncoder().encode(parser)),
+  );
+  const files: Record<string, string> = {
+    "/@std/cli/meta.json": JSON.stringify({ versions: { "1.0.0": {} } }),
+    "/@std/cli/1.0.0_meta.json": JSON.stringify({
+      exports: { "./parse-args": "./parse_args.ts" },
+      manifest: {
+        "/parse_args.ts": { size: parser.length, checksum: `sha256-${digest.toHex()}` },
+      },
+    }),
+    "/@std/cli/1.0.0/parse_args.ts": parser,
+  };
+  const asked: string[] = [];
+  await using jsr = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
+    const { pathname } = new URL(request.url);
+    asked.push(pathname);
+    const type = pathname.endsWith(".ts") ? "application/typescript" : "application/json";
+    return new Response(files[pathname] ?? null, {
+      status: pathname in files ? 200 : 404,
+      headers: { "content-type": type },
+    });
+  });
+  const env = {
+    DENO_DIR: `${folder.path}/cache`,
+    JSR_URL: `http://127.0.0.1:${jsr.addr.port}/`,
+  };
+  const args = ["-H", "tcp://127.0.0.1:0", "--install", installer(`console.log("booted");`)];
+  {
+    await using daemon = Daemon.start(args, { env });
+    await daemon.says(/@std\/cli is in use/); // It is run when it is there.
+    assertMatch(daemon.stderr, /-job acceptconnections\(\) = OK[^]*@std\/cli is in use/);
+  }
+  assertEquals(asked, Object.keys(files));
+  await using daemon = Daemon.start(args, { env });
+  await daemon.open();
+  assertMatch(daemon.stderr, /@std\/cli is in use[^]*\+job serveapi/);
+  assertEquals(asked.length, 3);
+});
+
+Deno.test("main boots what it is told to while JSR does not answer", async () => {
+  await using folder = await TempFolder.make();
+  using jsr = Deno.listen({ port: 0, hostname: "127.0.0.1" });
+  await using daemon = Daemon.start(
+    ["-H", "tcp://127.0.0.1:0", "--install", installer(`console.log("booted");`)],
+    { env: { DENO_DIR: `${folder.path}/cache`, JSR_URL: `http://127.0.0.1:${jsr.addr.port}/` } },
+  );
+  await daemon.says(/booted/);
+  await daemon.open();
 });
