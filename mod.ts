@@ -98,9 +98,9 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
   await profiler.attachProfiler(router, engine);
 }
 
-// By name what else is loaded before a socket is bound. For a module that an import brings in, Deno looks
-// up in the source map of the importing file where that import stands: with all of them in one file it reads
-// one map in place of ten, and the sockets are there 4 % sooner. A module more costs 0.4 ms.
+// What else is loaded before a socket is bound, by name. For each import that brings a module in, Deno
+// looks up in the source map of its file where it stands: with all of them here it reads one map in
+// place of ten, and sockets are bound 4 % sooner. A module more costs 0.4 ms.
 import "./builtins/events.ts";
 import "./builtins/info.ts";
 import "./builtins/settings.ts";

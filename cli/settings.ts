@@ -206,7 +206,7 @@ function loadStdCli(): Promise<typeof import("../offline/parse_args.ts") | undef
 
 /** Downloads @std/cli, where it is not in the cache, for the next start. For after the boot. */
 export function fetchStdCli(): void {
-  if (!stdCliIsCached()) import(STD_CLI).catch(() => {}); // Some networks do not reach JSR.
+  if (stdCliIsCached() === false) import(STD_CLI).catch(() => {}); // Some networks do not reach JSR.
 }
 
 /** Whether DEBUG asks for what --debug does, where we may look. */
