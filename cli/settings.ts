@@ -204,9 +204,22 @@ function loadStdCli(): Promise<typeof import("../offline/parse_args.ts") | undef
   });
 }
 
-/** Downloads @std/cli, where it is not in the cache, for the next start. For after the boot. */
-export function fetchStdCli(): void {
-  if (stdCliIsCached() === false) import(STD_CLI).catch(() => {}); // Some networks do not reach JSR.
+/** How long JSR may take to answer, in milliseconds. */
+const JSR_PATIENCE = 10_000;
+
+/** Downloads @std/cli for the next start, where it is not in the cache. For after the boot. */
+export async function fetchStdCli(): Promise<void> {
+  // A binary has no other modules than those that it was compiled with.
+  if (Deno.build.standalone || stdCliIsCached() !== false) return;
+  const url = new URL("@std/cli/meta.json", Deno.env.get("JSR_URL") || "https://jsr.io/");
+  if (Deno.permissions.querySync({ name: "net", host: url.host }).state !== "granted") return;
+  try {
+    // Asked first, because other imports wait for one that waits for the network.
+    await (await fetch(url, { signal: AbortSignal.timeout(JSR_PATIENCE) })).body?.cancel();
+    await import(STD_CLI);
+  } catch {
+    // Some networks do not reach JSR. The stand-in does as well.
+  }
 }
 
 /** Whether DEBUG asks for what --debug does, where we may look. */

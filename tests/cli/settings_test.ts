@@ -198,20 +198,26 @@ Deno.test("main fetches @std/cli once it has booted, and uses it from the next s
     await daemon.says(/@std\/cli is in use/); // It is run when it is there.
     assertMatch(daemon.stderr, /-job acceptconnections\(\) = OK[^]*@std\/cli is in use/);
   }
-  assertEquals(asked, Object.keys(files));
+  assertEquals([...new Set(asked)], Object.keys(files));
+  asked.length = 0;
   await using daemon = Daemon.start(args, { env });
   await daemon.open();
   assertMatch(daemon.stderr, /@std\/cli is in use[^]*\+job serveapi/);
-  assertEquals(asked.length, 3);
+  assertEquals(asked, []);
 });
 
-Deno.test("main boots what it is told to while JSR does not answer", async () => {
+Deno.test("main boots, and handlers import, while JSR does not answer", async () => {
   await using folder = await TempFolder.make();
   using jsr = Deno.listen({ port: 0, hostname: "127.0.0.1" });
-  await using daemon = Daemon.start(
-    ["-H", "tcp://127.0.0.1:0", "--install", installer(`console.log("booted");`)],
-    { env: { DENO_DIR: `${folder.path}/cache`, JSR_URL: `http://127.0.0.1:${jsr.addr.port}/` } },
-  );
-  await daemon.says(/booted/);
+  const install = installer(`
+    const late = "data:text/javascript,export default 'late'";
+    router.get("/late", async (c) => c.text((await import(late)).default));
+  `);
+  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install], {
+    env: { DENO_DIR: `${folder.path}/cache`, JSR_URL: `http://127.0.0.1:${jsr.addr.port}/` },
+  });
   await daemon.open();
+  using _asking = await jsr.accept();
+  const response = await fetch(`http://127.0.0.1:${await daemon.port()}/late`);
+  assertEquals(await response.text(), "late");
 });
