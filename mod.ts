@@ -109,6 +109,8 @@ import "./cli/settings.ts";
 import "./engine/build.ts";
 import "./engine/env.ts";
 import "./engine/errors.ts";
+import "./engine/json.ts";
+import "./engine/lines.ts";
 import "./engine/log.ts";
 import "./engine/streams.ts";
 import "./engine/time.ts";
@@ -116,14 +118,17 @@ import "./engine/version.ts";
 import "./platform/activation.ts";
 import "./platform/deno.ts";
 import "./platform/descriptors.ts";
+import "./platform/folders.ts";
 import "./platform/http.ts";
 import "./platform/libc.ts";
 import "./platform/notify.ts";
+import "./platform/signals.ts";
 import "./platform/sockets.ts";
 import "./router/limits.ts";
 import "./serve/addresses.ts";
 import "./serve/browsers.ts";
 import "./serve/connections.ts";
+import "./serve/requests.ts";
 import "./serve/unix.ts";
 
 // Not awaited: a module that main installs may import this one, which is loaded only when its own

@@ -15,7 +15,6 @@ import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { notify } from "../platform/notify.ts";
 import type { Router } from "../router.ts";
-import { writePidfile } from "./pidfile.ts";
 import {
   complain,
   flush,
@@ -81,7 +80,10 @@ export async function main(args: readonly string[]): Promise<number> {
     if (flags.debug && !flags.serve.tls?.ca) addresses.forEach(refuseProfiles);
     early.splice(0).forEach((line) => write(...line));
     early = undefined;
-    if (flags.pidfile) releasePidfile = writePidfile(flags.pidfile, flags.serve.takeover ?? false);
+    if (flags.pidfile) {
+      const { writePidfile } = await import("./pidfile.ts");
+      releasePidfile = writePidfile(flags.pidfile, flags.serve.takeover ?? false);
+    }
     for (const address of addresses) {
       say(`listening on ${address}, try: ${tryIt(address, flags.serve.tls)}`);
     }

@@ -61,5 +61,5 @@ Deno.test("mod.ts imports by itself all that is loaded before a socket is bound"
   const loaded = new Set(scripts.filter((url) => url.startsWith(root)));
   loaded.delete(`${root}mod.ts`);
   loaded.delete(`${root}offline/parse_args.ts`); // Only where @std/cli is not in the cache.
-  assertEquals([...loaded].sort(), imported.sort());
+  assertEquals([...loaded].sort(), imported.sort(), "loaded, and imported by mod.ts");
 });
