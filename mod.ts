@@ -128,8 +128,10 @@ import "./router/limits.ts";
 import "./serve/addresses.ts";
 import "./serve/browsers.ts";
 import "./serve/connections.ts";
+import "./serve/delivery.ts";
 import "./serve/requests.ts";
 import "./serve/unix.ts";
+import "./serve/workload.ts";
 
 // Not awaited: a module that main installs may import this one, which is loaded only when its own
 // top level is done.

@@ -257,8 +257,7 @@ class Api {
   #defaultLimit: () => ConnectionLimit | undefined;
   /** Known once an address is bound. */
   #limit: ConnectionLimit | undefined;
-  /** Shared by the listeners. */
-  #workload: Workload;
+  #sharedWorkload?: Workload;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
@@ -303,9 +302,13 @@ class Api {
       activation.opened.catch((reason) => this.#abandon(reason));
     }
     this.#defaultLimit = limit;
-    this.#workload = new Workload(settings);
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
+  }
+
+  /** Shared by the listeners; made once one is bound, because to look at memory takes a while. */
+  get #workload(): Workload {
+    return this.#sharedWorkload ??= new Workload(this.#settings);
   }
 
   /** Whether another process has taken the place of this one. */
