@@ -134,26 +134,31 @@ export class Delivery<Info = unknown> {
     this.held = held;
   }
 
-  /** The loop has room for more. */
-  #next(): void | Promise<void> {
+  /** The loop has room for more. Not as a promise: that would cost each piece another microsecond. */
+  #next(): void {
     this.since = this.#account.clock;
     if (this.#rest) return this.#give(this.#rest);
     if (!this.#source) return this.#close();
     this.waiting = false;
-    return this.#source.read().then(({ value, done }) => {
-      if (this.#ended) return;
-      this.since = this.#account.clock;
-      this.waiting = true;
-      if (done) this.#close();
-      else this.#give(value);
-    }, (error) => {
-      // The loop hears of it once the client has taken what is there.
-      this.since = this.#account.clock;
-      this.waiting = true;
-      this.#source = undefined;
-      throw error;
-    });
+    this.#source.read().then(this.#came, this.#failed);
   }
+
+  #came = ({ value, done }: ReadableStreamReadResult<Uint8Array>) => {
+    if (this.#ended) return;
+    this.since = this.#account.clock;
+    this.waiting = true;
+    if (done) this.#close();
+    else this.#give(value);
+  };
+
+  #failed = (error: unknown) => {
+    if (this.#ended) return;
+    // The loop hears of it once the client has taken what is there.
+    this.since = this.#account.clock;
+    this.waiting = true;
+    this.#source = undefined;
+    this.#controller.error(error);
+  };
 
   #give(chunk: Uint8Array): void {
     // What is no bytes the loop refuses, and says why.

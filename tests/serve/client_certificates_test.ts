@@ -440,9 +440,16 @@ Deno.test("main with --tlsverify and few descriptors serves many clients", async
   const url = `https://localhost:${await daemon.port()}/_ping`;
   await daemon.open();
   const clients = Array.from({ length: 60 }, () => clientOf(authority, pair));
-  const answers = await Promise.all(
-    clients.map(async (client) => (await fetch(url, { client })).text()),
-  );
+  // On a busy machine a handshake can take longer than the second that it has while others wait.
+  const ask = async (client: Deno.HttpClient, tries = 5): Promise<string> => {
+    try {
+      return await (await fetch(url, { client })).text();
+    } catch (error) {
+      if (tries === 1) throw error;
+      return await ask(client, tries - 1);
+    }
+  };
+  const answers = await Promise.all(clients.map((client) => ask(client)));
   clients.forEach((client) => client.close());
   assertEquals(answers, Array(60).fill("OK"));
   assertEquals(daemon.stderr.match(/ERROR/g), null, daemon.stderr);
