@@ -21,7 +21,7 @@ import {
 import { endsOf, shutConnections } from "../platform/sockets.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
 import { SEND_TIMEOUT } from "../router/limits.ts";
-import { Delivery } from "./delivery.ts";
+import { deliver, type Delivery } from "./delivery.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
 import { Workload } from "./workload.ts";
 
@@ -403,6 +403,15 @@ export class Connections {
   };
 }
 
+/** Says of an answer that it is the last. The native loop does not read this; it is told to close. */
+function sayLast(response: Response): void {
+  try {
+    response.headers.set("connection", "close");
+  } catch {
+    // The headers of a fetched response cannot be changed; the client finds out by the close.
+  }
+}
+
 const OVERLOAD = "too much is in work, try again";
 const onListen = () => {};
 const gone = () => new DOMException("The client has left.", "AbortError");
@@ -430,7 +439,7 @@ class Connection {
   #server?: Served;
   #cancel?: () => void;
   #cut = false;
-  /** Whether it speaks HTTP/2; undefined until its second request. */
+  /** Whether it speaks HTTP/2; undefined until that matters, as late as possible: it takes 3 us. */
   #http2?: boolean;
   /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
   #crippled = false;
@@ -554,7 +563,7 @@ class Connection {
 
   #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
     const { workload, counts } = this.owner;
-    if (this.state === "idle") this.#http2 ??= cameByHttp2();
+    if (this.state !== "new") this.#http2 ??= cameByHttp2();
     counts.requests++;
     if (this.retired !== Infinity) {
       return this.#refuse("who may connect has changed since you did, connect again");
@@ -578,6 +587,7 @@ class Connection {
       throw error;
     }
     if (answer instanceof Promise) {
+      this.#http2 ??= cameByHttp2();
       return answer.then((response) => this.#answer(response, native, info), (error) => {
         this.#answered(info);
         throw error;
@@ -605,7 +615,10 @@ class Connection {
     if (size === 0 || !last && size <= (this.#http2 ? SMALL_BY_HTTP2 : SMALL)) {
       // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
       this.#answered(info);
-      if (last) this.#last(response);
+      if (last) {
+        sayLast(response);
+        this.close();
+      }
       return response;
     }
     const { workload } = this.owner;
@@ -616,18 +629,8 @@ class Connection {
       this.#answered(info);
       return this.#refuse(OVERLOAD);
     }
+    this.#http2 ??= cameByHttp2(); // We are called at once, or it is known.
     return this.#deliver(response, body ?? undefined, native, info, last);
-  }
-
-  /** Says of an answer that it is the last, and closes behind it. */
-  #last(response: Response): void {
-    try {
-      // The native loop does not read this; it is told to close once the answer is complete.
-      response.headers.set("connection", "close");
-    } catch {
-      // The headers of a fetched response cannot be changed; the client finds out by the close.
-    }
-    this.close();
   }
 
   #deliver(
@@ -639,13 +642,13 @@ class Connection {
   ): Response {
     let delivery: Delivery<Info>;
     try {
-      delivery = info.delivery = new Delivery(response, body, info, last, this);
+      delivery = info.delivery = deliver(response, body, this.#http2!, info, last, this);
     } catch (error) {
       this.#answered(info);
       throw error;
     }
     (this.#deliveries ??= []).push(delivery);
-    if (last) delivery.response.headers.set("connection", "close");
+    if (last) sayLast(delivery.response);
     native.completed.then(() => delivery.complete(), () => {
       info.leave();
       delivery.cancel(gone());

@@ -9,9 +9,10 @@ import {
   setUrl,
   staticBody,
   urlOf,
+  watchReads,
 } from "../../platform/http.ts";
 import { ANYWHERE } from "../../platform/sockets.ts";
-import { project, run, settle } from "../support/daemon.ts";
+import { isPending, project, run, settle } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
 
 /** Both ends of a connection that the native loop serves. */
@@ -236,6 +237,51 @@ needs(
     session.destroy();
     await served.finished.catch(() => {}); // The client does not say goodbye.
     await one.served.shutdown();
+  },
+);
+
+needs(
+  "watchReads sees when the native loop asks for a chunk, when it waits, and tells the source",
+  "streams take several microseconds more a chunk",
+  async () => {
+    let reads = 0;
+    const cancelled = Promise.withResolvers<unknown>();
+    const letGo = Promise.withResolvers<void>();
+    let gone: Promise<unknown> | undefined;
+    const go = Promise.withResolvers<void>();
+    const made = Promise.withResolvers<ReturnType<typeof watchReads>>();
+    using pair = await Pair.make(() => {
+      let chunks = 0;
+      const stream = new ReadableStream({
+        async pull(controller) {
+          if (++chunks === 3) await go.promise;
+          controller.enqueue(new TextEncoder().encode(`chunk ${chunks}`));
+        },
+        cancel(reason) {
+          cancelled.resolve(reason);
+          return letGo.promise;
+        },
+      }, { highWaterMark: 0 });
+      made.resolve(watchReads(stream, () => reads++, (letGo) => gone = letGo));
+      return new Response(stream);
+    });
+    await pair.ask();
+    await pair.reads("chunk 2");
+    const watched = (await made.promise)!;
+    assertEquals([reads, watched.pending], [3, true]);
+    go.resolve();
+    // The client takes no more, and the loop asks for no more than it can keep.
+    await pair.reads("chunk 3");
+    watched.fail("whatever");
+    assertEquals(await cancelled.promise, "whatever");
+    assertEquals(await isPending(gone!), true);
+    letGo.resolve();
+    await gone;
+    watched.fail("again"); // It has ended.
+    await pair.served.finished.catch(() => {});
+    // What the loop reads in another way cannot be watched.
+    using file = await Deno.open(new URL(import.meta.url));
+    assertEquals(watchReads(file.readable, () => {}, () => {}), undefined);
   },
 );
 
