@@ -22,6 +22,7 @@ import type { MiddlewareHandler } from "npm:hono@^4.13/types";
 import { mergePath } from "npm:hono@^4.13/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
+import { turn } from "./engine/time.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
 import { addHeaders, staticBody } from "./platform/http.ts";
 import { Answer } from "./router/answer.ts";
@@ -392,7 +393,7 @@ class Dispatcher {
       });
     });
     // What fails before it has waited for anything is answered with a status; then the stream begins.
-    if (row.stream) AbortSignal.timeout(0).addEventListener("abort", () => answer.begin());
+    if (row.stream) turn().then(() => answer.begin());
     return answer.response;
   }
 

@@ -7,10 +7,12 @@
 import { parseDuration } from "./settings.ts";
 import type { Engine, Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
-import { after } from "../engine/time.ts";
+import { after, turn } from "../engine/time.ts";
 
 /** How many events a late listener can still ask for. */
 const HISTORY = 1_024;
+/** How many events are looked at in one go. */
+const WALK = 64;
 /** How many events a listener may fall behind before it is let go. */
 const BACKLOG = 1_024;
 
@@ -94,6 +96,12 @@ export function registerEvents(engine: Engine): Events {
     const now = Date.now();
     const since = parseTime("since", job.getenv("since"), now);
     const until = parseTime("until", job.getenv("until"), now);
+    if (since !== undefined && until !== undefined && since > until) {
+      throw new TypedError(
+        "bad parameter",
+        `since="${job.getenv("since")}" is later than until="${job.getenv("until")}"`,
+      );
+    }
     const matches = parseFilters(job.getenv("filters"));
     const wanted = (event: Event) =>
       (until === undefined || event.timeNano <= until) && matches(event);
@@ -125,8 +133,10 @@ export function registerEvents(engine: Engine): Events {
       // The client learns at once that it is listening, even if nothing happens for hours.
       await job.stdout.write("");
       for (;;) {
-        for (let event; (event = queue.shift());) {
+        for (let event, looked = 1; (event = queue.shift()); looked++) {
           if (wanted(event)) await print(job, event);
+          // Others have their turn between, since a client may want what takes long to find.
+          if (looked % WALK === 0) await turn();
         }
         if (over) return;
         await new Promise<void>((resolve) => wake = resolve);
@@ -176,11 +186,40 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   return BigInt(date) * 1_000_000n;
 }
 
-const FILTERS = ["type", "event", "container", "image", "label", "daemon", "scope"];
+/** The filters of dockerd. The last ones are the types of events that an ID or a name chooses among. */
+const FILTERS = [
+  "type",
+  "event",
+  "image",
+  "label",
+  "scope",
+  "config",
+  "container",
+  "daemon",
+  "network",
+  "node",
+  "plugin",
+  "secret",
+  "service",
+  "volume",
+];
+/** How many values all filters of a listener may have together. */
+const VALUES = 1_000;
+/** Actions that have more after a colon, such as `exec_create: ls`. */
+const BEGINNINGS = ["health_status", "exec_create", "exec_start"];
+
+type Test = (event: Event) => boolean;
+
+/** Which events a listener wants: those that fit each of its filters. */
+function parseFilters(text: string): Test {
+  const tests = readFilters(text).filter(({ values }) => values.length > 0)
+    .map(({ name, values }) => compile(name, values));
+  return (event) => tests.every((test) => test(event));
+}
 
 /** `{"type": ["daemon"]}` as the docker CLI has sent it, and `{"type": {"daemon": true}}` as it does. */
-function parseFilters(text: string): (event: Event) => boolean {
-  if (text === "") return () => true;
+function readFilters(text: string): { name: string; values: string[] }[] {
+  if (text === "") return [];
   const bad = (problem: string) => new TypedError("bad parameter", `filters: ${problem}`);
   let parsed: unknown;
   try {
@@ -191,34 +230,66 @@ function parseFilters(text: string): (event: Event) => boolean {
   if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
     throw bad('expected a JSON object such as {"type": ["daemon"]}');
   }
-  const filters = Object.entries(parsed).map(([name, given]): [string, string[]] => {
+  let count = 0;
+  return Object.entries(parsed).map(([name, given]) => {
     if (!FILTERS.includes(name)) {
-      throw bad(`"${name}" is unknown, expected one of ${FILTERS.join(", ")}`);
+      throw bad(`"${name.slice(0, 40)}" is unknown, expected one of ${FILTERS.join(", ")}`);
     }
-    if (Array.isArray(given)) return [name, given.map(String)];
     if (typeof given !== "object" || given === null) throw bad(`"${name}" has no list of values`);
-    return [name, Object.entries(given).filter(([, on]) => on).map(([value]) => value)];
+    const values = Array.isArray(given)
+      ? given
+      : Object.entries(given).filter(([, on]) => on).map(([value]) => value);
+    count += values.length;
+    if (count > VALUES) throw bad(`more than ${VALUES} values`);
+    if (!values.every((value) => typeof value === "string")) {
+      throw bad(`"${name}" has a value that is no text`);
+    }
+    return { name, values: [...new Set(values)] };
   });
-  return (event) =>
-    filters.every(([name, values]) => values.some((value) => fits(event, name, value)));
 }
 
-function fits(event: Event, name: string, value: string): boolean {
-  const { ID, Attributes } = event.Actor;
+function compile(name: string, values: readonly string[]): Test {
+  const exact = (text: string | undefined) => text !== undefined && values.includes(text);
+  const begins = (text: string | undefined) =>
+    text !== undefined && values.some((value) => text.startsWith(value));
   switch (name) {
     case "type":
-      return event.Type === value;
-    case "event":
-      return event.Action === value;
+      return ({ Type }) => exact(Type);
     case "scope":
-      return event.scope === value;
+      return ({ scope }) => exact(scope);
+    case "event": {
+      const matches = values.some((value) => BEGINNINGS.includes(value)) ? begins : exact;
+      return ({ Action }) => matches(Action);
+    }
     case "label": {
-      const [, key, wanted] = /^([^=]*)(?:=(.*))?$/s.exec(value)!;
-      return Object.hasOwn(Attributes, key) && (wanted === undefined || Attributes[key] === wanted);
+      const labels = values.map((value) => {
+        const at = value.indexOf("=");
+        return at < 0 ? [value] as const : [value.slice(0, at), value.slice(at + 1)] as const;
+      });
+      return ({ Actor: { Attributes } }) =>
+        labels.every(([key, value]) =>
+          Object.hasOwn(Attributes, key) && (value === undefined || Attributes[key] === value)
+        );
     }
     case "image":
-      return event.Type === "image" ? ID === value : Attributes.image === value;
-    default: // container, daemon: by ID, the beginning of one, or name
-      return event.Type === name && (ID.startsWith(value) || Attributes.name === value);
+      return ({ Type, Actor: { ID, Attributes } }) =>
+        [ID, Type === "image" ? Attributes.name : Attributes.image].some((image) =>
+          image !== undefined && (exact(image) || exact(nameOf(image)))
+        );
+    default:
+      return ({ Type, Actor: { ID, Attributes } }) =>
+        Type === name && (begins(ID) || begins(Attributes.name));
   }
+}
+
+/** An image's name as the docker CLI shows it: without tag, digest, and the registry that is the default. */
+function nameOf(image: string): string {
+  const digest = image.indexOf("@");
+  let name = digest < 0 ? image : image.slice(0, digest);
+  const tag = name.lastIndexOf(":");
+  if (tag > name.lastIndexOf("/")) name = name.slice(0, tag);
+  for (const prefix of ["index.docker.io/", "docker.io/", "library/"]) {
+    if (name.startsWith(prefix)) name = name.slice(prefix.length);
+  }
+  return name;
 }

@@ -11,8 +11,8 @@ import { registerEvents } from "../../builtins/events.ts";
 import { Engine, type Job, JobError, TypedError } from "../../engine.ts";
 import { Client } from "../support/client.ts";
 import { FakeClock } from "../support/clock.ts";
-import { isPending, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
+import { isPending, settle, until } from "../support/daemon.ts";
 
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {
@@ -353,6 +353,17 @@ const EVENTS: [string[], Record<string, string>?][] = [
   [["pull", "busybox"], { Type: "image" }],
   [["reload", "d1"], { Type: "daemon", Attributes: '{"name":"web"}' }],
 ];
+/** More, for filters that do not fit those. */
+const MORE: typeof EVENTS = [
+  [["exec_create: ls -l", "c1exec", "nginx:1.27"]],
+  [["pull", "docker.io/library/nginx:1.27"], { Type: "image" }],
+  [["tag", "sha256:ab"], { Type: "image", Attributes: '{"name":"localhost:5000/a/b:c"}' }],
+  [["create", "n1"], { Type: "network", Attributes: '{"name":"front"}' }],
+  [["create", "n2"], { Type: "network", Attributes: '{"name":"backend"}' }],
+  [["create", "data1"], { Type: "volume" }],
+  [["create", "cfg1"], { Type: "config" }],
+  [["enable", "p1"], { Type: "plugin" }],
+];
 
 const FILTERED: [string, Record<string, string[]>, string[]][] = [
   ["type", { type: ["image"] }, ["busybox"]],
@@ -373,13 +384,30 @@ const FILTERED: [string, Record<string, string[]>, string[]][] = [
   ["scope that is another", { scope: ["swarm"] }, []],
   ["several filters: all of them", { event: ["stop", "pull"], type: ["container"] }, ["c1ffff"]],
   ["no filter", {}, ["c1a2b3", "c1ffff", "busybox", "d1"]],
-  ["a filter without values fits nothing", { type: [] }, []],
+  ["a filter without values is none", { type: [], event: ["stop"] }, ["c1ffff"]],
+  ["event that has more after a colon, by its beginning", { event: ["exec_create"] }, ["c1exec"]],
+  ["event by a beginning that is none of those", { event: ["exec_cre"] }, []],
+  ["image by its name without the tag", { image: ["nginx"] }, [
+    "c1exec",
+    "docker.io/library/nginx:1.27",
+  ]],
+  ["image with its tag", { image: ["nginx:1.27"] }, ["c1exec"]],
+  ["image by its name with a registry", { image: ["localhost:5000/a/b"] }, ["sha256:ab"]],
+  ["labels: all of them", { label: ["color", "name=web"] }, ["c1a2b3"]],
+  ["labels of which one does not fit", { label: ["color", "name=x"] }, []],
+  ["container by the beginning of a name", { container: ["d"] }, ["c1ffff"]],
+  ["network, by ID or name", { network: ["n1", "back"] }, ["n1", "n2"]],
+  ["volume", { volume: ["data"] }, ["data1"]],
+  ["config", { config: ["cfg"] }, ["cfg1"]],
+  ["plugin", { plugin: ["p"] }, ["p1"]],
 ];
 
 for (const [what, filter, expected] of FILTERED) {
   Deno.test(`events filters, in both forms: ${what}`, async () => {
     const { engine } = make();
-    for (const [args, env] of EVENTS) await log(engine, args, env);
+    const old = EVENTS.map(([[, id]]) => id);
+    const both = expected.some((id) => !old.includes(id)) || expected.length === 0;
+    for (const [args, env] of [...EVENTS, ...both ? MORE : []]) await log(engine, args, env);
     const lists = JSON.stringify(filter);
     const maps = JSON.stringify(
       Object.fromEntries(
@@ -392,6 +420,55 @@ for (const [what, filter, expected] of FILTERED) {
     assertEquals(await pastIds(engine, { filters: maps }), expected);
   });
 }
+
+Deno.test("events refuses a time to begin that is later than the time to end", async () => {
+  const { engine, count } = make();
+  await assertBadParameter(
+    engine,
+    { since: "2000", until: "1999.999999999" },
+    'since="2000" is later than until="1999.999999999"',
+  );
+  await assertBadParameter(engine, { since: "1m", until: "2m" }, "is later than until");
+  assertEquals(count(), 0);
+  assertEquals(await pastIds(engine, { since: "2000", until: "2000" }), []);
+});
+
+Deno.test("events lets others have their turn while it looks for what a client wants", async () => {
+  const { engine } = make();
+  for (let i = 0; i < 1_024; i++) {
+    await log(engine, ["tick", `${i}`], { Attributes: '{"1":"1"}' });
+  }
+  const label = Array.from({ length: 999 }, (_, i) => `1=${i === 998 ? "x" : "1"}${" ".repeat(i)}`);
+  const job = engine.job("events");
+  job.setenv("since", "0");
+  job.setenv("until", new Date(Date.now() + 5).toISOString());
+  job.setenv("filters", JSON.stringify({ label: ["1=1", ...label] }));
+  let turns = 0;
+  let last = performance.now();
+  let longest = 0;
+  let over = false;
+  const run = job.run().then(() => over = true);
+  while (!over) {
+    await settle();
+    turns++;
+    longest = Math.max(longest, performance.now() - last);
+    last = performance.now();
+  }
+  await run;
+  assert(turns >= 1_024 / 64, `${turns} turns`);
+  assertLess(longest, 1_000);
+});
+
+Deno.test("events bounds how many values filters have", async () => {
+  const { engine } = make();
+  const many = (count: number) => JSON.stringify({ label: Array(count).fill("1") });
+  assertEquals(await pastIds(engine, { filters: many(1_000) }), []);
+  await assertBadParameter(engine, { filters: many(1_001) }, "filters: more than 1000 values");
+  const spread = JSON.stringify({ label: Array(600).fill("1"), event: Array(600).fill("x") });
+  await assertBadParameter(engine, { filters: spread }, "filters: more than 1000 values");
+  const numbers = JSON.stringify({ label: Array(30_000).fill(1) });
+  await assertBadParameter(engine, { filters: numbers }, "filters: more than 1000 values");
+});
 
 Deno.test("events takes no part of a filter that is false", async () => {
   const { engine } = make();
@@ -418,6 +495,8 @@ Deno.test("events refuses filters that it does not understand, and does not list
       ['{"type":"image"}', 'filters: "type" has no list of values'],
       ['{"type":null}', 'filters: "type" has no list of values'],
       ['{"type":true}', 'filters: "type" has no list of values'],
+      ['{"label":[1,1]}', 'filters: "label" has a value that is no text'],
+      ['{"label":[null]}', 'filters: "label" has a value that is no text'],
     ]
   ) await assertBadParameter(engine, { filters }, message);
   assertEquals(count(), 0);
