@@ -18,7 +18,7 @@
 import { Env } from "./engine/env.ts";
 import { isError, JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
 import { createLogger, LEVELS, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
-import { DONE, Input, Output, TailSink } from "./engine/streams.ts";
+import { DONE, Input, LATE, Output, tail, TailSink } from "./engine/streams.ts";
 import { within } from "./engine/time.ts";
 
 export { createLogger, type Logger, type LoggerOptions, type LogLevel } from "./engine/log.ts";
@@ -321,6 +321,8 @@ interface EngineInternals {
   stopNow(stop: (drain: number) => unknown): void;
 }
 
+/** How many lines of its stderr a job keeps. */
+const COMPLAINTS = 20;
 const STOP = Symbol("stop");
 const ENDED = Symbol("ended");
 const PREVIOUS = Symbol("previous");
@@ -354,7 +356,8 @@ export class Job {
   #stdin?: Input;
   #stdout?: Output;
   #stderr?: Output;
-  #lastWords?: TailSink;
+  #complaints?: TailSink;
+  #late = false;
   #cause?: unknown;
   #words?: string;
   #started = false;
@@ -393,13 +396,13 @@ export class Job {
   }
   /** What the job says. */
   get stdout(): Output {
-    return this.#stdout ??= new Output();
+    return this.#stdout ??= new Output(undefined, this);
   }
   /** What the job complains of. */
   get stderr(): Output {
     if (this.#stderr === undefined) {
-      this.#lastWords = new TailSink(1);
-      this.#stderr = new Output(this.#lastWords);
+      this.#complaints = new TailSink(COMPLAINTS);
+      this.#stderr = new Output(this.#complaints);
     }
     return this.#stderr;
   }
@@ -445,8 +448,10 @@ export class Job {
 
   /** Writes to stdout. Like {@linkcode Output.write}. */
   print(text: string): Promise<void> {
-    // Where nobody has asked for stdout, nobody is attached to it.
-    return this.#stdout === undefined ? DONE : this.#stdout.write(text);
+    // Where no caller has asked for stdout, none is attached to it.
+    if (this.#stdout !== undefined || typeof text !== "string") return this.stdout.write(text);
+    if (this.status !== undefined) this[LATE](text);
+    return DONE;
   }
 
   /**
@@ -588,13 +593,16 @@ export class Job {
     this.#ended?.resolve();
     if (status === Status.OK) {
       if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`);
+      if (this.#complaints?.text && !this.#stderr!.used) this.#tellComplaints();
       return DONE;
     }
-    const lastWords = this.#lastWords?.text ?? "";
-    if (this.#logs) {
+    const lastWords = tail(this.#complaints?.text ?? "", 1);
+    const level = this.quiet ? "debug" : "error";
+    if (this.#internals.logs(level)) {
       const label = status === Status.NotFound ? "NotFound" : "Err";
       const why = lastWords && ": " + lastWords;
-      this.engine.log(this.#level, `-job ${this} = ${label} (${status})${why}`);
+      const cause = this.#cause === undefined ? undefined : { error: this.#cause };
+      this.engine.log(level, `-job ${this} = ${label} (${status})${why}`, cause);
     }
     return Promise.reject(
       new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
@@ -602,6 +610,23 @@ export class Job {
         words: this.#words,
       }),
     );
+  }
+
+  /** A job that succeeds may have complained all the same, and no caller has asked of what. */
+  #tellComplaints(): void {
+    for (const line of this.#complaints!.text.split("\n")) {
+      this.engine.log("info", `job ${this.name}: ${line}`);
+    }
+  }
+
+  /** @internal What a job writes once it has ended reaches no reader, which its author should know. */
+  [LATE](data: Uint8Array | string): void {
+    if (this.#late) return;
+    this.#late = true;
+    const what = typeof data === "string"
+      ? JSON.stringify(data.slice(0, 40))
+      : `${data.length} bytes`;
+    this.engine.log("warn", `job ${this.name} has ended and goes on writing: ${what}`);
   }
 
   get #level(): LogLevel {

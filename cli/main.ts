@@ -9,7 +9,7 @@ import { serve } from "../builtins/serveapi.ts";
 import type { ServeSettings } from "../builtins/settings.ts";
 import { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
-import { TypedError } from "../engine/errors.ts";
+import { isError, TypedError } from "../engine/errors.ts";
 import { createLogger } from "../engine/log.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
@@ -55,6 +55,7 @@ export async function main(args: readonly string[]): Promise<number> {
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
   const write = createLogger({ level: flags.logLevel, format: flags.logFormat });
+  const json = flags.logFormat === "json";
   let early: Parameters<typeof write>[] | undefined = [];
   const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
   const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
@@ -89,13 +90,14 @@ export async function main(args: readonly string[]): Promise<number> {
     }
     const boot = async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
-      if (flags.debug) {
-        const { attachProfiler } = await import("../profiler/profiler.ts");
-        await attachProfiler(app, engine);
-      }
       for (const module of flags.install) {
         await notify(`STATUS=Booting ${module}`, engine.log);
         await install(module, engine, app);
+      }
+      if (flags.debug) {
+        // Behind the modules' middleware, as are the other built-in routes.
+        const { attachProfiler } = await import("../profiler/profiler.ts");
+        await attachProfiler(app, engine);
       }
       router.resolve(app);
     };
@@ -112,7 +114,8 @@ export async function main(args: readonly string[]): Promise<number> {
     activation.fail(error);
     await served?.catch(() => {}); // It fails for the same reason.
     await engine.shutdown();
-    complain(error);
+    if (json) write("error", oneLine(error));
+    else complain(error);
     return 1;
   } finally {
     surviving();
@@ -151,7 +154,8 @@ async function install(module: string, engine: Engine, router: Router): Promise<
     loaded = await import(url);
   } catch (error) {
     throw new Error(
-      `cannot load --install ${module}, expected the path or URL of a module: ${oneLine(error)}`,
+      `cannot load --install ${module}, expected the path or URL of a module: ` +
+        withPlace(error),
       { cause: error },
     );
   }
@@ -161,8 +165,19 @@ async function install(module: string, engine: Engine, router: Router): Promise<
   try {
     await loaded.install(engine, router);
   } catch (error) {
-    throw new Error(`install of ${module} failed: ${oneLine(error)}`, { cause: error });
+    throw new Error(`install of ${module} failed: ${withPlace(error)}`, { cause: error });
   }
+}
+
+/** The first line of an error's message, with the file and the line of its author. */
+function withPlace(error: unknown): string {
+  const line = oneLine(error);
+  const { message = "", stack = "" } = isError(error) ? error : {};
+  // Of a syntax error they are in the message, below the code that is meant.
+  const places = `${message}\n${stack}`.matchAll(/(?:file|https?):\/\/[^\s()]+:\d+:\d+/g);
+  const place = [...places].map(([place]) => place)
+    .find((place) => !place.startsWith(import.meta.url));
+  return place === undefined || line.includes(place) ? line : `${line}, at ${place}`;
 }
 
 // Not by node:fs and node:url, whose loading would add 40 ms to a boot, and 10 MiB to the daemon.

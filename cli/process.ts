@@ -124,11 +124,11 @@ const DEBUGGER_OPENED =
 export function surviveErrors(engine: Engine): () => void {
   const onRejection = (event: PromiseRejectionEvent) => {
     event.preventDefault();
-    engine.log("error", `unhandled rejection: ${stackOf(event.reason)}`);
+    engine.log("error", `unhandled rejection: ${oneLine(event.reason)}`, { error: event.reason });
   };
   const onError = (event: ErrorEvent) => {
     event.preventDefault();
-    engine.log("error", `uncaught error: ${stackOf(event.error)}`);
+    engine.log("error", `uncaught error: ${oneLine(event.error)}`, { error: event.error });
   };
   globalThis.addEventListener("unhandledrejection", onRejection);
   globalThis.addEventListener("error", onError);
@@ -136,8 +136,4 @@ export function surviveErrors(engine: Engine): () => void {
     globalThis.removeEventListener("unhandledrejection", onRejection);
     globalThis.removeEventListener("error", onError);
   };
-}
-
-function stackOf(error: unknown): string {
-  return isError(error) ? error.stack ?? messageOf(error) : messageOf(error);
 }

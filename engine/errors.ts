@@ -76,6 +76,19 @@ export function messageOf(error: unknown): string {
   }
 }
 
+/** The longest that is told of an error, in characters. */
+const REPORT = 65_536;
+
+/** All that is known of an error, for a log: its stack, its causes with theirs, its properties. */
+export function reportOf(error: unknown): string {
+  try {
+    return Deno.inspect(error, { colors: false, depth: 4, strAbbreviateSize: 1_000 })
+      .slice(0, REPORT);
+  } catch {
+    return messageOf(error);
+  }
+}
+
 /** Whether it is an error. Never throws, which `instanceof` does for some Proxies. */
 export function isError(value: unknown): value is Error {
   try {

@@ -1,4 +1,4 @@
-import { isError, messageOf } from "./errors.ts";
+import { isError, messageOf, reportOf } from "./errors.ts";
 import { LineWriter } from "./lines.ts";
 
 /** How urgent a log line is, from the least to the most. */
@@ -38,15 +38,20 @@ export function createLogger(options: LoggerOptions = {}): Logger {
   return Object.assign(log, { level: lowest });
 }
 
-// One event is one line, whatever a client has put into it.
+// One event is one line, whatever a client has put into it, and the lines of an error below it.
 
 function toText(level: LogLevel, message: string, fields: Record<string, unknown> = {}): string {
   let line = `${new Date().toISOString()} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
+  let below = "";
   for (const [key, value] of Object.entries(fields)) {
-    const text = typeof value === "string" ? JSON.stringify(value) : messageOf(value);
-    line += ` ${key}=${printable(text)}`;
+    if (isError(value)) {
+      for (const part of reportOf(value).split("\n")) below += `    ${printable(part)}\n`;
+    } else {
+      const text = typeof value === "string" ? JSON.stringify(value) : messageOf(value);
+      line += ` ${key}=${printable(text)}`;
+    }
   }
-  return line + "\n";
+  return `${line}\n${below}`;
 }
 
 function toJson(level: LogLevel, message: string, fields?: Record<string, unknown>): string {
@@ -73,7 +78,7 @@ function tellable(value: unknown): unknown {
 }
 
 function jsonField(_key: string, value: unknown): unknown {
-  if (isError(value)) return value.stack ?? messageOf(value);
+  if (isError(value)) return reportOf(value);
   return typeof value === "bigint" ? String(value) : value;
 }
 

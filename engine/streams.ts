@@ -84,6 +84,9 @@ const NOBODY: readonly Sink[] = [];
 /** As much as a pipe of Linux holds (pipe(7)) before its writer has to wait. */
 const PIPE_SIZE = 65_536;
 
+/** Under what a job hears that it has written to a stdout that is closed. */
+export const LATE = Symbol("late");
+
 /** What a job writes: any number of destinations; with none, what is written is discarded. */
 export class Output {
   #sinks: readonly Sink[] = NOBODY;
@@ -91,11 +94,14 @@ export class Output {
   #failure?: { error: unknown };
   #closed?: Promise<void>;
   #observer?: TailSink;
+  #writer?: { [LATE](data: Uint8Array | string): void };
 
   /** An output with no destination. A job's streams are made by the job. */
-  constructor(observer?: unknown) {
+  constructor(observer?: unknown, writer?: unknown) {
     // Sees what is written whatever the destinations are, and is none itself.
     this.#observer = observer as TailSink | undefined;
+    // Hears of what is written when it is closed.
+    this.#writer = writer as { [LATE](data: Uint8Array | string): void } | undefined;
   }
 
   /** Attaches a destination. It is closed with the output. */
@@ -178,13 +184,23 @@ export class Output {
 
   /**
    * Writes to every destination, in order, each one's promise awaited before the next. After
-   * {@linkcode Output.close} the data is accepted and reaches nobody.
+   * {@linkcode Output.close} the data is accepted and reaches nobody; of a job's stdout the log tells.
    *
-   * @returns A promise that rejects with the first error, after every destination was tried. One
+   * @returns A promise that rejects with a TypeError if the data is neither text nor bytes, else with the
+   * first error, after every destination was tried. One
    * that is not awaited ends no process: `close` reports the error again.
    */
   write(data: Uint8Array | string): Promise<void> {
-    if (this.#closed) return DONE;
+    if (typeof data !== "string" && !(data instanceof Uint8Array)) {
+      const problem = `cannot write ${shown(data)}, expected a text or a Uint8Array`;
+      const failed = this.#fail({ error: new TypeError(problem) });
+      failed.catch(() => {}); // Closing reports it again.
+      return failed;
+    }
+    if (this.#closed) {
+      this.#writer?.[LATE](data);
+      return DONE;
+    }
     const sinks = this.#sinks;
     if (sinks.length === 0 && this.#observer === undefined) return DONE;
     let chunk: Uint8Array | string;
@@ -276,6 +292,13 @@ export class Output {
     }
     if (this.#failure) throw this.#failure.error;
   }
+}
+
+/** What was given in place of a text, for a message. */
+function shown(value: unknown): string {
+  return `${
+    Deno.inspect(value, { depth: 0, strAbbreviateSize: 40 }).slice(0, 40)
+  } (${typeof value})`;
 }
 
 const takesText = (sink: Sink) => sink.writeText !== undefined;

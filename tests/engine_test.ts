@@ -2,6 +2,7 @@ import {
   assert,
   assertEquals,
   assertInstanceOf,
+  assertMatch,
   assertRejects,
   assertStrictEquals,
   assertThrows,
@@ -15,6 +16,7 @@ import {
   Status,
   TypedError,
 } from "../engine.ts";
+import { createLogger } from "../engine/log.ts";
 import { FakeClock } from "./support/clock.ts";
 import { isPending, settle } from "./support/daemon.ts";
 import {
@@ -399,12 +401,116 @@ Deno.test("Job.run logs a failed job's status and the last line of stderr", asyn
   for (const name of ["mute", "loud", "unheard"]) await failureOf(engine.job(name));
   assertEquals(lines, [
     "info +job mute()",
-    "info -job mute() = Err (3)",
+    "error -job mute() = Err (3)",
     "info +job loud()",
-    "info -job loud() = Err (1): two",
+    "error -job loud() = Err (1): two",
     "info +job unheard()",
-    "info -job unheard() = NotFound (127): unheard: command not found",
+    "error -job unheard() = NotFound (127): unheard: command not found",
   ]);
+});
+
+Deno.test("Job.run logs what a failed job threw whole, at its own level", async () => {
+  const lines: string[] = [];
+  const engine = new Engine({
+    log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
+  });
+  engine.register("fails", () => {
+    throw new TypeError("boom", { cause: new Error("the disk") });
+  });
+  for (const quiet of [false, true]) {
+    lines.length = 0;
+    const job = engine.job("fails");
+    job.quiet = quiet;
+    await failureOf(job);
+    const text = lines[1];
+    assertMatch(text, quiet ? / DEBUG -job/ : / ERROR -job fails\(\) = Err \(1\): boom\n/);
+    assertMatch(text, /\n    TypeError: boom\n {8}at [^\n]*engine_test\.ts:\d+:\d+\)?\n/);
+    assertMatch(text, /\n {4,}\[cause\]: Error: the disk\n/);
+    // Nothing of it looks like another line of the log.
+    assertEquals(text.split("\n").slice(1, -1).filter((line) => !line.startsWith("    ")), []);
+  }
+});
+
+Deno.test("Job.run logs what a job complained of that has succeeded, unless a caller hears it", async () => {
+  const { engine, lines } = logged();
+  engine.register("warns", async (job) => {
+    await job.stderr.write("disk is\nnearly full\n");
+  });
+  await engine.job("warns").run();
+  const quiet = engine.job("warns");
+  quiet.quiet = true;
+  await quiet.run();
+  const told = ["info job warns: disk is", "info job warns: nearly full"];
+  assertEquals(lines.filter((line) => line.startsWith("info job")), [...told, ...told]);
+  const heard = engine.job("warns");
+  const errors = heard.stderr.addTail(2);
+  await heard.run();
+  assertEquals(errors.text, "disk is\nnearly full");
+  assertEquals(lines.filter((line) => line.startsWith("info job")).length, 4);
+});
+
+Deno.test("Job.print says in the log that it comes too late, once", async () => {
+  for (const attached of [false, true]) {
+    const { engine, lines } = logged();
+    let late = () => {};
+    engine.register("hasty", (job) => {
+      late = () => void job.print("too late\n");
+    });
+    const job = engine.job("hasty");
+    const out = attached ? job.stdout.addTail(1) : undefined;
+    await job.run();
+    late();
+    late();
+    assertEquals(lines.filter((line) => line.startsWith("warn")), [
+      'warn job hasty has ended and goes on writing: "too late\\n"',
+    ]);
+    assertEquals(out?.text ?? "", "");
+  }
+});
+
+Deno.test("Job.print refuses what is no text, and says what it was", async () => {
+  const { engine } = logged();
+  for (
+    const [value, text] of [
+      [42, "42 (number)"],
+      [undefined, "undefined (undefined)"],
+      [null, "null (object)"],
+      [{ a: 1 }, "{ a: 1 } (object)"],
+      [[1, 2], "[ 1, 2 ] (object)"],
+    ]
+  ) {
+    engine.registerCatchall((job) => job.print(value as string));
+    for (const attached of [false, true]) {
+      const job = engine.job("odd");
+      if (attached) job.stdout.addTail(1);
+      const { message, cause } = await failureOf(job);
+      assertEquals(message, `cannot write ${text}, expected a text or a Uint8Array`);
+      assertInstanceOf(cause, TypeError);
+    }
+    // Not waited for, it fails the job all the same, and no process.
+    engine.registerCatchall((job) => void job.print(value as string));
+    const { message } = await failureOf(engine.job("odd"));
+    assertMatch(message, /^cannot write /);
+  }
+});
+
+Deno.test("JobError.words is what a job said for its caller, and nothing else", async () => {
+  const { engine } = logged();
+  engine.register("says", (job) => job.error("no such thing"));
+  engine.register("reports", (job) => job.error(new Error("no such thing")));
+  engine.register("throws", (job) => {
+    job.error("no such thing");
+    throw new Error("boom");
+  });
+  engine.register("writes", async (job) => {
+    await job.stderr.write("no such thing\n");
+    return 2;
+  });
+  const words = async (name: string) => (await failureOf(engine.job(name))).words;
+  assertEquals(await words("says"), "no such thing");
+  for (const name of ["reports", "throws", "writes", "missing"]) {
+    assertEquals([name, await words(name)], [name, undefined]);
+  }
 });
 
 Deno.test("Job.quiet moves a job's log lines to level debug", async () => {
@@ -701,7 +807,7 @@ Deno.test("Engine.shutdown waits for a running job that fails", async () => {
   end.resolve(3);
   await down;
   assertEquals((await failure).status, 3);
-  assertEquals(lines, ["info +job wait()", "info -job wait() = Err (3)"]);
+  assertEquals(lines, ["info +job wait()", "error -job wait() = Err (3)"]);
 });
 
 Deno.test("Engine.shutdown aborts a job that still runs after 5 s, and goes on", async () => {

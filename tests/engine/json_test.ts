@@ -143,9 +143,7 @@ for (const [what, make] of Object.entries(WORST)) {
       for (let i = 0; i < 3; i++) {
         const started = performance.now();
         try {
-          const env = Env.decode(text);
-          env.getList("a");
-          env.encode();
+          Env.decode(text).encode();
         } catch (error) {
           if (!(error instanceof SyntaxError)) throw error;
         }

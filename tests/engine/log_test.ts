@@ -27,6 +27,32 @@ Deno.test("createLogger writes a line of text: time, level, message, fields", ()
   assertEquals(lines[1].slice(time.length), " ERROR no fields\n");
 });
 
+Deno.test("createLogger writes an error whole, below the line and indented, or as a field", () => {
+  const error = new Error("two\nlines", { cause: new RangeError("\u001b[31mred") });
+  const entry = (format: "text" | "json") => {
+    const lines: string[] = [];
+    createLogger({ format, write: (line) => lines.push(line) })("error", "it failed", {
+      path: "/x",
+      error,
+      odd: Object.defineProperty(new Error("x"), "stack", {
+        get() {
+          throw new Error("none");
+        },
+      }),
+    });
+    return lines.join("");
+  };
+  const [first, ...below] = entry("text").slice(0, -1).split("\n");
+  assertMatch(first, /Z ERROR it failed path="\/x"$/);
+  assertEquals(below.filter((line) => !line.startsWith("    ")), []);
+  assertEquals(below.slice(0, 2), ["    Error: two", "    lines"]);
+  assertMatch(below.join("\n"), /log_test\.ts:\d+/);
+  assertMatch(below.join("\n"), /\[cause\]: RangeError: \\u001b\[31mred\n/);
+  const json = JSON.parse(entry("json"));
+  assertMatch(json.error, /^Error: two\nlines\n {4}at [^]*\[cause\]: RangeError: /);
+  assertEquals(json.path, "/x");
+});
+
 Deno.test("createLogger writes a JSON object a line", () => {
   const lines: string[] = [];
   const log = createLogger({ format: "json", write: (line) => lines.push(line) });
