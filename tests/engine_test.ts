@@ -424,7 +424,7 @@ Deno.test("Job.run logs what a failed job threw whole, at its own level", async 
     await failureOf(job);
     const text = lines[1];
     assertMatch(text, quiet ? / DEBUG -job/ : / ERROR -job fails\(\) = Err \(1\): boom\n/);
-    assertMatch(text, /\n    TypeError: boom\n {8}at [^\n]*engine_test\.ts:\d+:\d+\)?\n/);
+    assertMatch(text, /\n {4}TypeError: boom\n {8}at [^\n]*engine_test\.ts:\d+:\d+\)?\n/);
     assertMatch(text, /\n {4,}\[cause\]: Error: the disk\n/);
     // Nothing of it looks like another line of the log.
     assertEquals(text.split("\n").slice(1, -1).filter((line) => !line.startsWith("    ")), []);
