@@ -523,6 +523,7 @@ class Dispatcher {
 /** What every answer of Hono's to HEAD leaves open: the body that GET has, unread. */
 const withoutBody: MiddlewareHandler = async (c, next) => {
   await next();
+  if (!c.finalized) return; // To look at c.res would make an answer.
   const { res } = c;
   const body = staticBody(res);
   const headers = new Headers(res.headers);
