@@ -186,7 +186,8 @@ class Dispatcher {
       "Api-Version": API_VERSION,
       "Ostype": Deno.build.os,
     };
-    this.#headerList = Object.entries(this.#headers);
+    this.#headerList = Object.entries(this.#headers)
+      .map(([name, value]) => [name.toLowerCase(), value]);
     this.#wanted = builtinsOf(options.builtins);
     this.#matcher = new Matcher((request, found) => this.#around(request, found));
     const app = this.#app = newApp(this.#matcher);

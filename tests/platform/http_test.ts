@@ -1,7 +1,14 @@
 import { connect } from "node:http2";
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+  assertThrows,
+} from "@std/assert";
 import {
   addHeaders,
+  answers,
   cameByHttp2,
   headerOf,
   nativeServe,
@@ -128,7 +135,7 @@ needs(
       Response.redirect("http://localhost/"),
     ];
     for (const answer of answers) {
-      addHeaders(answer, [["X-Mine", "added"], ["X-Other", "added"]]);
+      addHeaders(answer, [["x-mine", "added"], ["x-other", "added"]]);
       using pair = await Pair.make(() => answer);
       await pair.ask();
       const text = (await pair.reads("\r\n\r\n")).toLowerCase();
@@ -136,6 +143,32 @@ needs(
       assertEquals(text.match(/^x-(mine|other): \w*/gm), [`x-mine: ${mine}`, "x-other: added"]);
       await pair.served.shutdown();
     }
+  },
+);
+
+needs(
+  "an answer is made of Symbol(response).status, headerList and body, where these are set",
+  "answers of jobs take longer",
+  async () => {
+    const make = answers(201, [["Content-Type", "application/json"], ["X-Mine", "own"]]);
+    for (const body of ['{"a":"ä"}', new TextEncoder().encode('{"a":"ä"}')]) {
+      using pair = await Pair.make(() => make(body));
+      await pair.ask();
+      const text = await pair.reads("}");
+      assertMatch(text, /^HTTP\/1\.1 201 Created\r\n/);
+      assertMatch(text, /^content-type: application\/json\r$/im);
+      assertMatch(text, /^content-length: 10\r$/im);
+      assertStringIncludes(text, '\r\n\r\n{"a":"ä"}');
+      await pair.served.shutdown();
+      // As any other, and none has a part of another.
+      const [one, two] = [make(body), make(body)];
+      one.headers.set("X-Mine", "changed");
+      assertEquals([two.headers.get("x-mine"), two.status, two.bodyUsed], ["own", 201, false]);
+      assertEquals(await two.clone().json(), { a: "ä" });
+      assertEquals([staticBody(one), await two.json(), two.bodyUsed], [body, { a: "ä" }, true]);
+    }
+    assertThrows(() => answers(99, []), RangeError);
+    assertThrows(() => answers(200, [["X-A", "a\nb"]]), TypeError);
   },
 );
 
