@@ -198,8 +198,9 @@ async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder
     // A group can be found in two ways; the second is the one that is named.
     const hint = flag === "--allow-run" ? "--allow-read" : flag;
     assertMatch(last, new RegExp(`^floodgate: .*Requires .*, run again with the ${hint} flag$`));
-    // What was bound before that is in the log; there is nothing else.
-    assertEquals(without.stderr.replace(/^\d.* (INFO|DEBUG) .*\n/gm, ""), `${last}\n`);
+    // What was bound before that is in the log, and why it failed; there is nothing else.
+    const log = /^(?:\d.* (?:INFO|DEBUG|ERROR -job serveapi).*| {4}.*)\n/gm;
+    assertEquals(without.stderr.replace(log, ""), `${last}\n`);
     assertEquals(folder.names(), before);
   }
 }
