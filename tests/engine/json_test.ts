@@ -151,30 +151,34 @@ for (const [what, make] of Object.entries(WORST)) {
       }
       return best;
     };
-    time(MIB / 4);
-    const [small, large] = [time(MIB / 4), time(2 * MIB)];
-    // Eight times the text; the square of that would be 64 times the time.
-    assertLess(large, Math.max(small, 5) * 24);
+    // Eight times the text; the square of that would be 64 times the time. A machine that is busy with
+    // something else gets another chance.
+    for (let attempt = 1;; attempt++) {
+      const [small, large] = [time(MIB / 4), time(2 * MIB)];
+      if (large < Math.max(small, 5) * 24) break;
+      assertLess(attempt, 10, `${large} ms for eight times what takes ${small} ms`);
+    }
   });
 }
 
 Deno.test("Env.decode takes 16 MiB in less than a second and eight times the memory", async () => {
   const cases = Object.entries(WORST).map(([name, make]) => `${JSON.stringify(name)}: ${make}`);
   const program = `
+    import { cpuUsage } from "node:process";
     import { Env } from ${JSON.stringify(project("engine/env.ts"))};
     for (const [what, make] of Object.entries({ ${cases} })) {
       const text = new TextDecoder().decode(new TextEncoder().encode(make(${16 * MIB})));
       gc();
       const before = Deno.memoryUsage().heapUsed;
-      const started = performance.now();
+      const started = cpuUsage();
       let env;
       try {
         env = Env.decode(text);
       } catch (error) {
         if (!(error instanceof SyntaxError)) throw error;
       }
-      const ms = performance.now() - started;
-      console.log(JSON.stringify([what, ms, Deno.memoryUsage().heapUsed - before, env?.size]));
+      const { user } = cpuUsage(started);
+      console.log(JSON.stringify([what, user / 1_000, Deno.memoryUsage().heapUsed - before, env?.size]));
     }`;
   // With more memory than that, this and the text together, the process ends.
   const { code, stdout, stderr } = await run(Deno.execPath(), [
@@ -187,7 +191,7 @@ Deno.test("Env.decode takes 16 MiB in less than a second and eight times the mem
   const lines = stdout.trim().split("\n").map((line) => JSON.parse(line));
   assertEquals(lines.length, cases.length);
   for (const [what, ms, heap] of lines) {
-    // A second on a machine that does nothing else.
+    // A second of its own time; what else the machine does makes that dearer.
     assertLess(ms, 3_000, what);
     assertLess(heap, 8 * 16 * MIB, what);
   }
