@@ -6,7 +6,7 @@
  */
 
 import type { Engine } from "../engine.ts";
-import { isError, messageOf } from "../engine/errors.ts";
+import { messageOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
 import { printable, stderr, writeToStderr } from "../engine/log.ts";
 import { STDOUT, writability } from "../platform/descriptors.ts";

@@ -23,6 +23,7 @@ import type { ClientCertificate } from "../router/bindings.ts";
 import { SEND_TIMEOUT } from "../router/limits.ts";
 import { deliver, type Delivery } from "./delivery.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
+import { refuse } from "./requests.ts";
 import { Workload } from "./workload.ts";
 
 /** How long a client may take for its first request, in milliseconds. */
@@ -398,8 +399,10 @@ export class Connections {
 
   #failed = (error: unknown): Response => {
     // It was said where it was found out.
-    if (!(error instanceof NotTaken)) this.#log("error", `request handler: ${messageOf(error)}`);
-    return new Response(null, { status: 500 });
+    if (!(error instanceof NotTaken)) {
+      this.#log("error", `request handler: ${messageOf(error)}`, { error });
+    }
+    return refuse(500, "internal error");
   };
 }
 
@@ -598,7 +601,7 @@ class Connection {
 
   #refuse(message: string): Response {
     if (message === OVERLOAD) this.owner.counts.overload++;
-    return Response.json({ message }, { status: 503, headers: { "Retry-After": "1" } });
+    return refuse(503, message, { "Retry-After": "1" });
   }
 
   #answer(response: Response, native: AnyInfo, info: Info): Response {
