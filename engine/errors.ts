@@ -19,7 +19,9 @@ export type ErrorKind =
   | "unauthorized"
   | "forbidden"
   | "too large"
+  | "unsupported media type"
   | "timeout"
+  | "deadline exceeded"
   | "not implemented"
   | "unavailable";
 

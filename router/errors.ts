@@ -6,7 +6,8 @@
 
 import { type ErrorKind, JobError, TypedError } from "../engine/errors.ts";
 
-const STATUS_OF: Record<ErrorKind, number> = {
+/** The status of each kind of error. */
+export const STATUS_OF: Record<ErrorKind, number> = {
   "bad parameter": 400,
   "unauthorized": 401,
   "forbidden": 403,
@@ -15,8 +16,10 @@ const STATUS_OF: Record<ErrorKind, number> = {
   "timeout": 408,
   "conflict": 409,
   "too large": 413,
+  "unsupported media type": 415,
   "not implemented": 501,
   "unavailable": 503,
+  "deadline exceeded": 504,
 };
 
 /** The wording rules of the original, for what a job has said; the first that fits. */

@@ -26,8 +26,11 @@ export function versionProblem(version: string): string | undefined {
 
 /** Below 0 if the version is older than the other, 0 if it is the same, else above 0. */
 export function compareVersions(version: string, other: readonly number[]): number {
-  const [major, minor] = numbersOf(version);
-  return major - other[0] || minor - other[1];
+  return compare(numbersOf(version), other);
+}
+
+function compare(one: readonly number[], other: readonly number[]): number {
+  return one[0] - other[0] || one[1] - other[1];
 }
 
 function numbersOf(version: string): number[] {
@@ -36,3 +39,41 @@ function numbersOf(version: string): number[] {
 
 const MAX = numbersOf(API_VERSION);
 const MIN = numbersOf(MIN_API_VERSION);
+
+/** The API versions that have something: from one on, up to one, or both. */
+export interface VersionRange {
+  readonly since?: readonly number[];
+  readonly until?: readonly number[];
+}
+
+/**
+ * Reads a range as a row writes it.
+ *
+ * @throws {TypeError} If a version is none, or the range has none.
+ */
+export function versionRange(range: { since?: string; until?: string }): VersionRange {
+  const [since, until] = (["since", "until"] as const).map((end) => {
+    const version = range[end];
+    if (version === undefined) return undefined;
+    if (isVersion(`v${version}`)) return numbersOf(version);
+    throw new TypeError(`${end} is "${version}", expected MAJOR.MINOR such as ${API_VERSION}`);
+  });
+  if (since && until && compareVersions(range.since!, until) > 0) {
+    throw new TypeError(`since ${range.since} is later than until ${range.until}`);
+  }
+  return { since, until };
+}
+
+/** Whether a version is in a range. A request without one asks for the newest there is. */
+export function isWithin({ since, until }: VersionRange, version: string | undefined): boolean {
+  const asked = version ?? API_VERSION;
+  return (since === undefined || compareVersions(asked, since) >= 0) &&
+    (until === undefined || compareVersions(asked, until) <= 0);
+}
+
+/** Whether two ranges have a version in common. */
+export function overlap(one: VersionRange, other: VersionRange): boolean {
+  const before = (a: VersionRange, b: VersionRange) =>
+    a.until !== undefined && b.since !== undefined && compare(a.until, b.since) < 0;
+  return !before(one, other) && !before(other, one);
+}

@@ -37,8 +37,10 @@ const STATUS_OF: Record<ErrorKind, number> = {
   "timeout": 408,
   "conflict": 409,
   "too large": 413,
+  "unsupported media type": 415,
   "not implemented": 501,
   "unavailable": 503,
+  "deadline exceeded": 504,
 };
 
 for (const [kind, status] of Object.entries(STATUS_OF) as [ErrorKind, number][]) {

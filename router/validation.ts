@@ -1,0 +1,603 @@
+/**
+ * What a row makes of a request: the arguments, the variables and the typed input of its job; or what is
+ * wrong with it, in one line that names the field, what it was, and what is expected.
+ *
+ * Functions of a row and of what was sent: nothing here knows of sockets, of Hono or of jobs.
+ *
+ * @module
+ */
+
+import { Env } from "../engine/env.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
+import type {
+  Body,
+  BodyKind,
+  Fields,
+  Parameter,
+  ParameterKind,
+  Route,
+  SchemaIssue,
+  StandardSchema,
+} from "./route.ts";
+import { isWithin, type VersionRange, versionRange } from "./versions.ts";
+
+/** What a client has sent besides its body. Hono's request is one. */
+export interface Sent {
+  /** A variable of the path. */
+  param(name: string): string | undefined;
+  /** The first value of a query parameter. */
+  query(name: string): string | undefined;
+  /** All values of a query parameter, or of all. */
+  queries(name: string): string[] | undefined;
+  queries(): Record<string, string[]>;
+  header(name: string): string | undefined;
+}
+
+/** What was sent, validated. */
+export interface Reading {
+  /** The variables of the job's env. */
+  readonly env: Variables;
+  /** What a job finds as its input: see `Input` in route.ts, which knows the types. */
+  readonly input: {
+    readonly params: Record<string, unknown>;
+    readonly query: unknown;
+    readonly headers: Record<string, unknown>;
+    body: unknown;
+  };
+}
+
+type Variables = [name: string, value: string][];
+
+/** The parts of a request that parameters come from, as messages call them. */
+type Place = "path parameter" | "query parameter" | "header" | "body field" | "form field";
+
+/** A row that is ready to read requests. */
+export class RowReader {
+  /** What the body has to be, if the row takes one. */
+  readonly body?: Body;
+  readonly #schema?: StandardSchema;
+  readonly #path: readonly string[];
+  readonly #params: readonly Field[];
+  readonly #query: readonly Field[];
+  readonly #querySchema?: StandardSchema;
+  readonly #headers: readonly Field[];
+  readonly #fields: readonly Field[];
+  readonly #args?: readonly string[];
+  /** Whether there is anything besides the path, which every job has as its arguments. */
+  readonly #plain: boolean;
+
+  /**
+   * @param path The names of the path's variables, in order.
+   * @throws {TypeError} If the row's parameters or its body cannot be.
+   */
+  constructor(route: Route, path: readonly string[]) {
+    this.#path = path;
+    this.#params = fields("path parameter", route.params, true);
+    if (isSchema(route.query)) this.#querySchema = route.query;
+    this.#query = isSchema(route.query) ? [] : fields("query parameter", named(route.query));
+    this.#headers = fields("header", route.headers);
+    if (isSchema(route.body)) {
+      this.#schema = route.body;
+      this.body = { type: "env" };
+    } else if (typeof route.body === "string") {
+      // A word takes a JSON object whatever it calls itself; a form has to say which kind it is.
+      this.body = { type: route.body, ...route.body !== "form" && { contentTypes: [] } };
+    } else if (route.body !== undefined) {
+      this.body = route.body;
+    }
+    if (this.body && !Object.hasOwn(CONTENT_TYPES, this.body.type)) {
+      throw new TypeError(
+        `body is "${this.body.type}", expected one of ${Object.keys(CONTENT_TYPES).join(", ")}`,
+      );
+    }
+    const place = this.body?.type === "form" ? "form field" : "body field";
+    this.#fields = fields(place, this.body?.fields);
+    this.#args = route.args;
+    const among = (list: string, names: readonly string[], known: readonly string[]) => {
+      const unknown = names.find((name) => !known.includes(name));
+      if (unknown === undefined) return;
+      throw new TypeError(`${list} has "${unknown}", expected one of ${known.join(", ")}`);
+    };
+    among("params", this.#params.map(({ name }) => name), path);
+    // What a schema takes is not known here.
+    if (this.#querySchema === undefined && this.#schema === undefined) {
+      const known = [...this.#query, ...this.#fields].map(({ name }) => name);
+      among("args", route.args ?? [], [...path, ...known]);
+    }
+    this.#plain = route.query === undefined && route.headers === undefined &&
+      route.params === undefined && route.args === undefined;
+  }
+
+  /** What was read of a request that the row asks nothing of but its path and its body. */
+  nothing(): Reading {
+    return { env: [], input: { params: {}, query: {}, headers: {}, body: undefined } };
+  }
+
+  /**
+   * Reads what came besides the body. Undefined where the row asks for nothing but its path.
+   *
+   * @throws {TypedError} ("bad parameter") For the first thing that is wrong.
+   */
+  read(sent: Sent, version: string | undefined): Reading | Promise<Reading> | undefined {
+    if (this.#plain) return undefined;
+    const env: Variables = [];
+    const params: Record<string, unknown> = {};
+    for (const name of this.#path) params[name] = sent.param(name);
+    for (const field of this.#params) {
+      const text = sent.param(field.name);
+      params[field.name] = field.fromTexts(text === undefined ? undefined : [text]);
+    }
+    const headers = readTexts(this.#headers, (name) => list(sent.header(name)), version, env);
+    if (this.#querySchema !== undefined) {
+      return readQuery(this.#querySchema, sent, env)
+        .then((query) => ({ env, input: { params, query, headers, body: undefined } }));
+    }
+    const query = readTexts(
+      this.#query,
+      (name, all) => all ? sent.queries(name) : list(sent.query(name)),
+      version,
+      env,
+    );
+    return { env, input: { params, query, headers, body: undefined } };
+  }
+
+  /** The Content-Types that a body is taken in; none for any. */
+  get contentTypes(): readonly string[] {
+    return this.body && (this.body.contentTypes ?? CONTENT_TYPES[this.body.type]) || [];
+  }
+
+  /**
+   * What is wrong with a body's Content-Type, if anything.
+   *
+   * @param empty Whether there is no body: then there need not be a type either.
+   */
+  typeProblem(contentType: string | undefined, empty: boolean): string | undefined {
+    const accepted = this.contentTypes;
+    if (accepted.length === 0 || (contentType === undefined && empty)) return undefined;
+    const expected = `expected ${accepted.join(" or ")}`;
+    if (contentType === undefined) return `Content-Type is missing, ${expected}`;
+    const [essence] = contentType.split(";", 1);
+    if (accepted.includes(essence.trim().toLowerCase())) return undefined;
+    return `Content-Type is ${quote(contentType)}, ${expected}`;
+  }
+
+  /**
+   * Reads a body of JSON, and adds what it has to the values.
+   *
+   * @throws {TypedError} ("bad parameter") If it is none, or not what the row says.
+   */
+  readJson(text: string, reading: Reading): void | Promise<void> {
+    if (text.trim() === "") {
+      if (this.body?.required) throw bad("the request body is missing, expected a JSON object");
+      if (this.#schema === undefined) {
+        if (this.#fields.length > 0) reading.input.body = this.#readMembers({}, reading.env);
+        return;
+      }
+      return readSchema(this.#schema, undefined, "the request body", "body field")
+        .then((value) => void (reading.input.body = value));
+    }
+    if (this.#schema !== undefined) {
+      const given = parse(text);
+      if (typeof given === "object" && given !== null && !Array.isArray(given)) {
+        reading.env.push(...Env.decode(text));
+      }
+      return readSchema(this.#schema, given, "the request body", "body field")
+        .then((value) => void (reading.input.body = value));
+    }
+    let env: Env;
+    try {
+      env = Env.decode(text);
+    } catch (error) {
+      throw bad(`request body: ${messageOf(error)}`);
+    }
+    const renamed = new Set(
+      this.#fields.filter(({ env, name }) => env !== name).map(({ name }) => name),
+    );
+    for (const entry of env) if (!renamed.has(entry[0])) reading.env.push(entry);
+    if (this.#fields.length > 0) {
+      reading.input.body = this.#readMembers(parse(text) as Record<string, unknown>, reading.env);
+    }
+  }
+
+  #readMembers(given: Record<string, unknown>, env: Variables): Record<string, unknown> {
+    const members = Object.fromEntries(Object.entries(given));
+    for (const field of this.#fields) {
+      const value = Object.hasOwn(given, field.name) ? given[field.name] : undefined;
+      members[field.name] = field.fromJson(value);
+      if (value === undefined || value === null) field.setDefault(env);
+      else if (field.env !== field.name) env.push([field.env, field.textOf(value)]);
+    }
+    return members;
+  }
+
+  /** Reads the fields of a form, and adds what they have to the values. */
+  readForm(form: FormData, reading: Reading): void {
+    const given = new Map<string, string[]>();
+    for (const [name, value] of form) {
+      if (typeof value !== "string") {
+        throw bad(`form field ${name} is a file, expected text`);
+      }
+      const texts = given.get(name);
+      if (texts) texts.push(value);
+      else given.set(name, [value]);
+    }
+    if (given.size === 0 && this.body?.required) {
+      throw bad("the request body is missing, expected a form");
+    }
+    const declared = readTexts(
+      this.#fields,
+      (name) => given.get(name),
+      undefined,
+      reading.env,
+    );
+    const known = new Set(this.#fields.map(({ name }) => name));
+    const body: Record<string, unknown> = {};
+    for (const [name, texts] of given) {
+      if (known.has(name)) continue;
+      body[name] = texts[0];
+      reading.env.push([name, texts[0]]);
+    }
+    reading.input.body = { ...body, ...declared };
+  }
+
+  /** The job's arguments. */
+  args(sent: Sent, reading: Reading | undefined): string[] {
+    if (this.#args === undefined) return this.#path.map((name) => sent.param(name) ?? "");
+    const query = (reading?.input.query ?? {}) as Record<string, unknown>;
+    const body = (reading?.input.body ?? {}) as Record<string, unknown>;
+    const args: (string | undefined)[] = [];
+    for (const name of this.#args) {
+      const value = this.#path.includes(name)
+        ? sent.param(name)
+        : Object.hasOwn(query, name)
+        ? query[name]
+        : body[name];
+      if (Array.isArray(value)) args.push(...value.map(String));
+      else args.push(value === undefined || value === null ? undefined : String(value));
+    }
+    while (args.length > 0 && args.at(-1) === undefined) args.pop();
+    return args.map((arg) => arg ?? "");
+  }
+}
+
+/** The Content-Types that a body is taken in, by its kind. */
+const CONTENT_TYPES: Record<BodyKind, readonly string[]> = {
+  stdin: [],
+  env: ["application/json"],
+  form: ["application/x-www-form-urlencoded", "multipart/form-data"],
+};
+
+/** Whether something is a Standard Schema. Some libraries' are functions. */
+export function isSchema(value: unknown): value is StandardSchema {
+  return (typeof value === "object" || typeof value === "function") && value !== null &&
+    "~standard" in value;
+}
+
+/** What a list of names stands for. */
+export function named(query: readonly string[] | Fields | undefined): Fields | undefined {
+  if (query === undefined || !isNames(query)) return query;
+  return Object.fromEntries(query.map((name) => [name, "string"]));
+}
+
+function isNames(query: readonly string[] | Fields): query is readonly string[] {
+  return Array.isArray(query);
+}
+
+/** A parameter in full. */
+export function inFull(parameter: ParameterKind | Parameter): Parameter {
+  return typeof parameter === "string" ? { type: parameter } : parameter;
+}
+
+function fields(place: Place, declared: Fields | undefined, required = false): Field[] {
+  if (declared === undefined) return [];
+  return Object.entries(declared).map(([name, parameter]) =>
+    new Field(place, name, { ...required && { required }, ...inFull(parameter) })
+  );
+}
+
+function list(text: string | undefined): string[] | undefined {
+  return text === undefined ? undefined : [text];
+}
+
+function readTexts(
+  fields: readonly Field[],
+  textsOf: (name: string, all: boolean) => readonly string[] | undefined,
+  version: string | undefined,
+  env: Variables,
+): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
+  for (const field of fields) {
+    const texts = isWithin(field.versions, version) ? textsOf(field.name, field.isList) : undefined;
+    values[field.name] = field.fromTexts(texts);
+    if (texts === undefined) field.setDefault(env);
+    else env.push([field.env, field.isList ? JSON.stringify(texts) : texts[0]]);
+  }
+  return values;
+}
+
+async function readQuery(
+  schema: StandardSchema,
+  sent: Sent,
+  env: Variables,
+): Promise<unknown> {
+  const all = sent.queries();
+  const given = Object.fromEntries(
+    Object.entries(all).map(([name, texts]) => [name, texts.length === 1 ? texts[0] : texts]),
+  );
+  const query = await readSchema(schema, given, "the query", "query parameter");
+  for (const [name, value] of Object.entries(query ?? {})) {
+    if (Object.hasOwn(all, name)) {
+      const texts = all[name];
+      env.push([name, texts.length === 1 ? texts[0] : JSON.stringify(texts)]);
+    } else if (["string", "number", "boolean", "bigint"].includes(typeof value)) {
+      env.push([name, String(value)]);
+    }
+  }
+  return query;
+}
+
+/** What a schema makes of a value; or a message of its first complaint. */
+async function readSchema(
+  schema: StandardSchema,
+  given: unknown,
+  whole: string,
+  place: Place,
+): Promise<unknown> {
+  const result = await schema["~standard"].validate(given);
+  if (result.issues === undefined) return result.value;
+  const [issue] = result.issues;
+  const keys = keysOf(issue);
+  const part = keys.reduce<unknown>(
+    (value, key) => (value as Record<PropertyKey, unknown> | undefined | null)?.[key],
+    given,
+  );
+  const name = keys.length === 0 ? whole : `${place} ${keys.map(String).join(".")}`;
+  const was = part === undefined ? "is missing" : `is ${quote(part)}`;
+  throw bad(`${name} ${was}: ${issue?.message ?? "it is not what the schema says"}`);
+}
+
+function keysOf(issue: SchemaIssue | undefined): PropertyKey[] {
+  return (issue?.path ?? []).map((key) => typeof key === "object" ? key.key : key);
+}
+
+function parse(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw bad(`request body: expected JSON: ${messageOf(error)}`);
+  }
+}
+
+/** One parameter of a row: from what was sent to what it means. */
+class Field {
+  readonly name: string;
+  readonly env: string;
+  readonly isList: boolean;
+  readonly versions: VersionRange;
+  readonly #place: Place;
+  readonly #parameter: Parameter;
+  readonly #pattern?: RegExp;
+  readonly #default: unknown;
+
+  constructor(place: Place, name: string, parameter: Parameter) {
+    const kind = parameter?.type;
+    if (!Object.hasOwn(NOUNS, kind)) {
+      throw new TypeError(
+        `${place} ${name} is "${kind}", expected one of ${Object.keys(NOUNS).join(", ")}`,
+      );
+    }
+    this.name = name;
+    this.env = parameter.env ?? name;
+    this.isList = kind === "list";
+    this.versions = versionRange(parameter);
+    this.#place = place;
+    this.#parameter = parameter;
+    if (parameter.type === "string" && parameter.pattern !== undefined) {
+      this.#pattern = new RegExp(`^(?:${parameter.pattern})$`, "u");
+    }
+    const { default: fallback } = parameter as { default?: unknown };
+    this.#default = fallback ??
+      (kind === "boolean" ? false : kind === "list" ? [] : undefined);
+    if (fallback === undefined) return;
+    try {
+      this.#check(fallback);
+    } catch (error) {
+      throw new TypeError(`the default of ${messageOf(error)}`); // The row's mistake, not a client's.
+    }
+  }
+
+  /** @param texts What was sent, the first first; undefined where nothing was. */
+  fromTexts(texts: readonly string[] | undefined): unknown {
+    if (texts === undefined) return this.#absent();
+    if (this.isList) return this.#check(texts);
+    const [text] = texts;
+    const parameter = this.#parameter;
+    switch (parameter.type) {
+      case "boolean":
+        return isTrue(text);
+      case "string":
+        if (text === "" && (parameter.enum || parameter.pattern)) return this.#absent();
+        return this.#check(text);
+      case "integer":
+      case "number": {
+        if (text.trim() === "") return this.#absent();
+        const pattern = parameter.type === "integer" ? INTEGER : NUMBER;
+        if (!pattern.test(text.trim())) throw this.#wrong(text);
+        return this.#check(Number(text) + 0, text);
+      }
+      case "filters":
+        if (text.trim() === "") return this.#absent();
+        return this.#check(tryParse(text)?.value, text);
+      case "json": {
+        if (text.trim() === "") return this.#absent();
+        const parsed = tryParse(text);
+        if (parsed === undefined) throw this.#wrong(text);
+        return parsed.value;
+      }
+    }
+  }
+
+  /** @param value A member of a JSON object. Null is as good as absent. */
+  fromJson(value: unknown): unknown {
+    if (value === undefined || value === null) return this.#absent();
+    return this.#check(this.isList && typeof value === "string" ? [value] : value);
+  }
+
+  /** Sets the variable of one that is absent, where it has a default. */
+  setDefault(env: Variables): void {
+    const { default: fallback } = this.#parameter as { default?: unknown };
+    if (fallback !== undefined) env.push([this.env, this.textOf(fallback)]);
+  }
+
+  /** A value as the text of a variable. */
+  textOf(value: unknown): string {
+    if (typeof value === "string") return value;
+    if (this.#parameter.type === "boolean") return value ? "1" : "0";
+    return JSON.stringify(value);
+  }
+
+  #absent(): unknown {
+    if (!this.#parameter.required) return this.#default;
+    throw bad(`${this.#place} ${this.name} is missing, expected ${this.expected}`);
+  }
+
+  /** A value that is of the right kind and within its limits. */
+  #check(value: unknown, given: unknown = value): unknown {
+    const parameter = this.#parameter;
+    switch (parameter.type) {
+      case "string": {
+        if (typeof value !== "string") throw this.#wrong(given);
+        const { minLength = 0, maxLength = Infinity } = parameter;
+        if (
+          value.length < minLength || value.length > maxLength ||
+          parameter.enum?.includes(value) === false || this.#pattern?.test(value) === false
+        ) throw this.#wrong(given);
+        return value;
+      }
+      case "integer":
+      case "number": {
+        const is = parameter.type === "integer" ? Number.isSafeInteger : Number.isFinite;
+        const { minimum = -Infinity, maximum = Infinity } = parameter;
+        if (!is(value) || (value as number) < minimum || (value as number) > maximum) {
+          throw this.#wrong(given);
+        }
+        return value;
+      }
+      case "boolean":
+        if (typeof value !== "boolean") throw this.#wrong(given);
+        return value;
+      case "list": {
+        if (!Array.isArray(value)) throw this.#wrong(given);
+        const { minItems = 0, maxItems = Infinity } = parameter;
+        if (value.length < minItems || value.length > maxItems) throw this.#wrong(given);
+        for (const item of value) {
+          if (typeof item !== "string" || parameter.enum?.includes(item) === false) {
+            throw this.#wrong(value.length === 1 ? item : given);
+          }
+        }
+        return value;
+      }
+      case "filters": {
+        const filters = filtersOf(value);
+        if (filters === undefined) throw this.#wrong(given);
+        const unknown = parameter.names &&
+          Object.keys(filters).find((name) => !parameter.names!.includes(name));
+        if (unknown === undefined) return filters;
+        throw bad(
+          `${this.#place} ${this.name} has ${quote(unknown)}, expected names among ` +
+            parameter.names!.join(", "),
+        );
+      }
+      case "json":
+        return value;
+    }
+  }
+
+  #wrong(given: unknown): TypedError {
+    return bad(`${this.#place} ${this.name} is ${quote(given)}, expected ${this.expected}`);
+  }
+
+  /** What it has to be, for people. */
+  get expected(): string {
+    const parameter = this.#parameter;
+    const noun = NOUNS[parameter.type];
+    switch (parameter.type) {
+      case "string":
+        if (parameter.enum) return `one of ${parameter.enum.join(", ")}`;
+        if (parameter.pattern) return `${noun} that matches ${parameter.pattern}`;
+        return noun + limits(parameter.minLength, parameter.maxLength, " of", " characters");
+      case "integer":
+      case "number":
+        return noun + limits(parameter.minimum, parameter.maximum, "", "");
+      case "list": {
+        const items = parameter.enum ? `: ${parameter.enum.join(", ")}` : "";
+        return noun + limits(parameter.minItems, parameter.maxItems, " of", " items") + items;
+      }
+    }
+    return noun;
+  }
+}
+
+const NOUNS: Record<ParameterKind, string> = {
+  string: "a string",
+  integer: "an integer",
+  number: "a number",
+  boolean: "true or false",
+  json: "JSON",
+  list: "a list of strings",
+  filters: 'a JSON object of lists such as {"label": ["a"]}',
+};
+
+const INTEGER = /^[+-]?\d+$/;
+const NUMBER = /^[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?$/i;
+
+function limits(least: number | undefined, most: number | undefined, of: string, unit: string) {
+  if (least === undefined && most === undefined) return "";
+  if (most === undefined) return `${of} at least ${least}${unit}`;
+  if (least === undefined) return `${of} at most ${most}${unit}`;
+  return of === "" ? ` from ${least} to ${most}` : `${of} ${least} to ${most}${unit}`;
+}
+
+/** As {@linkcode Env.getBool}, and dockerd's httputils.BoolValue. */
+function isTrue(text: string): boolean {
+  return !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase());
+}
+
+/** Docker's filters, from lists or from sets; undefined where it is neither. */
+function filtersOf(value: unknown): Record<string, string[]> | undefined {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
+  const filters: [string, string[]][] = [];
+  for (const [name, given] of Object.entries(value)) {
+    if (Array.isArray(given)) {
+      if (!given.every((item) => typeof item === "string")) return undefined;
+      filters.push([name, given]);
+    } else if (typeof given === "object" && given !== null) {
+      const set = Object.entries(given);
+      if (!set.every(([, on]) => typeof on === "boolean")) return undefined;
+      filters.push([name, set.filter(([, on]) => on).map(([item]) => item)]);
+    } else if (given !== null) {
+      return undefined;
+    }
+  }
+  return Object.fromEntries(filters);
+}
+
+function tryParse(text: string): { value: unknown } | undefined {
+  try {
+    return { value: JSON.parse(text) };
+  } catch {
+    return undefined; // The question was whether it is JSON, and it is not.
+  }
+}
+
+const QUOTED = 80;
+
+/** A value as a message shows it: on one line, and not too long. */
+function quote(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > QUOTED ? text.slice(0, QUOTED - 1) + "…" : text;
+}
+
+function bad(message: string): TypedError {
+  return new TypedError("bad parameter", message);
+}
