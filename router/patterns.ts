@@ -45,3 +45,24 @@ export function patternProblem(pattern: string): string | undefined {
     return messageOf(error);
   }
 }
+
+/** A part of a path that varies. */
+export interface Variable {
+  readonly name: string;
+  /** The expression that it has to match. */
+  readonly pattern?: string;
+}
+
+/**
+ * The segments of the paths that a pattern stands for: several, where variables are optional. What `*` at
+ * the end stands for is called "rest".
+ */
+export function alternativesOf(pattern: string): (string | Variable)[][] {
+  return (checkOptionalParameter(pattern) ?? [pattern]).map((path) =>
+    splitRoutingPath(path).map((segment) => {
+      if (segment === "*") return { name: "rest", pattern: ".*" };
+      const [, name, pattern] = /^:([^{}]+)(?:\{(.+)\})?$/.exec(segment) ?? [];
+      return name === undefined ? segment : { name, ...pattern && { pattern } };
+    })
+  );
+}
