@@ -346,6 +346,11 @@ export class Job {
    */
   user?: string;
   /**
+   * What its caller has validated for it, beside its arguments and its env: for a request, what its
+   * row says. Undefined where the job was run otherwise.
+   */
+  input?: unknown;
+  /**
    * Set by a handler whose caller foresees more than one good end, to say which it was. Over HTTP
    * `status` is one that the route lists under `answers`, and `headers` go with the answer; where the
    * answer is a stream, both are read when it begins. Default: the route's own status, no headers.

@@ -18,24 +18,25 @@
 import { type Context, Hono } from "npm:hono@^4.13";
 import { cors } from "npm:hono@^4.13/cors";
 import { basePath, matchedRoutes } from "npm:hono@^4.13/route";
-import type { MiddlewareHandler } from "npm:hono@^4.13/types";
+import type { MiddlewareHandler, Next } from "npm:hono@^4.13/types";
 import { mergePath } from "npm:hono@^4.13/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
-import { turn } from "./engine/time.ts";
+import { after, turn } from "./engine/time.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
 import { addHeaders, staticBody } from "./platform/http.ts";
 import { Answer } from "./router/answer.ts";
 import type { Bindings } from "./router/bindings.ts";
-import { type BodyLimits, bodyToEnv, type LimitedBody } from "./router/body.ts";
-import { noSuchPage, notRegistered, toHttp, type Told } from "./router/errors.ts";
+import type { BodyLimits, LimitedBody } from "./router/body.ts";
+import { DOCKER_API } from "./router/dockerapi.ts";
+import { noSuchPage, toHttp, type Told } from "./router/errors.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
-import { shapeOf } from "./router/patterns.ts";
 import { type Parent, RequestBindings, requestId } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
 import { respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
 import { Row } from "./router/row.ts";
+import type { Reading } from "./router/validation.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
 export type { Bindings, ClientCertificate } from "./router/bindings.ts";
@@ -73,26 +74,21 @@ export interface RouterOptions {
   logging?: boolean;
 }
 
-/** The routes that every daemon has, besides `/_ping`. */
+/** The rows that every daemon has, besides `/_ping` and the description. */
 const BUILTINS: readonly Route[] = [
-  { method: "GET", path: "/version", job: "version" },
-  { method: "GET", path: "/info", job: "info" },
+  ...Object.entries(DOCKER_API).flatMap(([noun, rows]) =>
+    rows.map((row): Route => ({ ...row, tags: [noun] }))
+  ),
   {
     method: "GET",
-    path: "/events",
-    job: "events",
-    query: ["since", "until", "filters"],
-    stream: true,
+    path: "/debug/vars",
+    job: "stats",
+    summary: "Counts connections, errors, jobs and memory",
+    tags: ["system"],
   },
-  {
-    method: "GET",
-    path: "/containers/json",
-    job: "containers",
-    query: ["all", "limit", "size", "filters"],
-  },
-  { method: "GET", path: "/debug/vars", job: "stats" },
 ];
 const PING = "/_ping";
+const DESCRIPTION = "/openapi.json";
 
 /**
  * A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. Its `job`
@@ -163,9 +159,11 @@ class Dispatcher {
   /** Hono's own. */
   #dispatch: Fetch;
   #matcher: Matcher;
-  /** The rows by their handlers, and their methods and shapes of paths. */
-  #rows = new Map<Found[0], Row>();
-  #shapes = new Set<string>();
+  /** The rows by their handlers: those that every daemon has are made ready when they are asked for. */
+  #rows = new Map<Found[0], () => Row>();
+  /** The rows that were added, by the shapes of their paths. */
+  #added = new Map<string, Row[]>();
+  #builtins: Route[] = [];
   #limits: BodyLimits;
   /** Headers of all answers. */
   #headers: Record<string, string>;
@@ -218,6 +216,10 @@ class Dispatcher {
         this.#add(app, mergePath(base, route.path), route);
         return app;
       },
+      rows: () => [
+        ...[...this.#added.values()].flat().map(({ route }) => route),
+        ...this.#builtins.filter(({ job }) => this.#engine.has(job)),
+      ],
       basePath: (path: string) =>
         this.#equip(basePath.call(app, path) as unknown as App, mergePath(base, path)),
       // With a path before its routes, it is the same app.
@@ -227,15 +229,22 @@ class Dispatcher {
   }
 
   #add(app: App, path: string, route: Route): void {
-    const row = new Row(route, path, this.#headers, this.#jsonLimit);
-    const shape = `${route.method} ${shapeOf(path)}`;
-    if (this.#shapes.has(shape)) {
+    const row = new Row({ ...route, path }, path, this.#headers, this.#jsonLimit);
+    const { shape } = row;
+    const rows = this.#added.get(shape);
+    if (rows?.some((other) => other.clashes(row))) {
       throw new TypeError(`row ${route.method} ${path}: there is one for these requests already`);
     }
-    this.#shapes.add(shape);
-    const handler = (c: C) => this.#run(c, row);
-    this.#rows.set(handler, row);
-    app.on(route.method, route.path, handler);
+    if (rows) rows.push(row);
+    else this.#added.set(shape, [row]);
+    this.#handle(app, route, () => row);
+  }
+
+  #handle(app: App, { method, path }: Route, rowOf: () => Row): void {
+    const handler = (c: C, next: Next) => this.#run(c, rowOf(), next);
+    this.#rows.set(handler as Found[0], rowOf);
+    // HEAD comes to Hono's handlers as GET.
+    app.on(method === "HEAD" ? "GET" : method, [path], handler as MiddlewareHandler);
   }
 
   get #jsonLimit(): number {
@@ -246,12 +255,29 @@ class Dispatcher {
   /** Adds the built-in routes, once all others are there. */
   #seal(): void {
     this.#sealed = true;
-    for (const route of BUILTINS) {
-      if (!this.#wanted(route.path)) continue;
-      if (this.#shapes.has(`${route.method} ${shapeOf(route.path)}`)) continue;
-      this.router.job(route);
-    }
-    if (!this.#wanted(PING)) return;
+    this.#matcher.last(() => {
+      for (const route of BUILTINS) {
+        if (!this.#wanted(route.path)) continue;
+        this.#builtins.push(route);
+        let row: Row | undefined;
+        this.#handle(
+          this.#app,
+          route,
+          () => row ??= new Row(route, route.path, this.#headers, this.#jsonLimit),
+        );
+      }
+      if (this.#wanted(DESCRIPTION)) this.#app.get(DESCRIPTION, (c) => this.#describe(c));
+      if (this.#wanted(PING)) this.#ping();
+    });
+  }
+
+  async #describe(c: C): Promise<Response> {
+    const { describe } = await import("./router/openapi.ts");
+    const about = { title: "Floodgate", version: this.#options.version ?? VERSION };
+    return c.json(describe(this.router.rows(), about, c.env.version));
+  }
+
+  #ping(): void {
     const pong = new Response("OK", {
       headers: {
         "Content-Type": "text/plain; charset=utf-8",
@@ -271,9 +297,8 @@ class Dispatcher {
   /** The gate has opened. */
   #opened(): void {
     if (!this.#sealed) this.#seal();
-    const missing = [...this.#rows.values()].filter(({ route }) =>
-      !BUILTINS.includes(route) && !this.#engine.has(route.job)
-    );
+    const missing = [...this.#added.values()].flat()
+      .filter(({ route }) => !this.#engine.has(route.job));
     for (const { path, route: { method, job } } of missing) {
       this.#engine.log("warn", `no such job registered: ${job}, of the row ${method} ${path}`);
     }
@@ -327,9 +352,14 @@ class Dispatcher {
   #around(env: RequestBindings, found: readonly Found[]): Around {
     if (env.body !== undefined) {
       // Before any middleware reads it.
+      const query = (name: string) =>
+        URL.parse(env.request.url)?.searchParams.get(name) ?? undefined;
       for (const [handler] of found) {
-        const limit = this.#rows.get(handler)?.bodyLimit;
-        if (limit !== undefined) env.bodyLimit = limit;
+        const row = this.#rows.get(handler)?.();
+        if (row?.bodyLimit === undefined || !row.takes(env.method, env.version, { query })) {
+          continue;
+        }
+        env.bodyLimit = row.bodyLimit;
       }
     }
     const first: MiddlewareHandler[] = [];
@@ -345,31 +375,65 @@ class Dispatcher {
     };
   }
 
-  #run(c: C, row: Row): Response | Promise<Response> {
+  #run(c: C, row: Row, next: Next): Response | Promise<Response> {
     const env = c.env as RequestBindings;
-    const { route, variables } = row;
+    const { route } = row;
+    if (!row.takes(env.method, env.version, c.req) || this.#leaves(env, row)) {
+      if (route.method !== "HEAD" || env.method === "HEAD") env.conditions.push(row.condition);
+      return next() as Promise<never>; // What comes next answers.
+    }
     if (row.stream && env.method === "HEAD") return this.#notAllowed(c, ["GET"]);
-    if (!this.#engine.has(route.job)) throw notRegistered(route.job);
-    const job = this.#engine.job(route.job, ...variables.map((name) => c.req.param(name) ?? ""));
+    if (!this.#engine.has(route.job)) throw row.missing;
+    const reading = row.reader.read(c.req, env.version);
+    const hasBody = env.body !== undefined;
+    if (reading instanceof Promise || row.turns !== undefined || row.readsBody(hasBody)) {
+      return this.#prepare(c, row, reading);
+    }
+    return this.#start(c, row, reading);
+  }
+
+  /** Whether a row of GET leaves a request to a row of HEAD, which was added later. */
+  #leaves(env: RequestBindings, row: Row): boolean {
+    return env.method === "HEAD" && row.route.method === "GET" &&
+      !!this.#added.get(row.shape)?.some(({ route }) => route.method === "HEAD");
+  }
+
+  /** Waits for what a job needs: its body, what a schema says, its turn. */
+  async #prepare(
+    c: C,
+    row: Row,
+    given: Reading | undefined | Promise<Reading>,
+  ): Promise<Response> {
+    const env = c.env as RequestBindings;
+    const reading = await given ?? row.reader.nothing();
+    await row.readBody(c, env.body !== undefined, reading);
+    // By way of what Hono has kept of the body, where other handlers have read it.
+    const kept = row.reader.body?.type === "stdin" && Object.keys(c.req.bodyCache).length > 0
+      ? await c.req.bytes()
+      : undefined;
+    await row.turns?.take(env.signal);
+    return this.#start(c, row, reading, kept);
+  }
+
+  #start(
+    c: C,
+    row: Row,
+    reading: Reading | undefined,
+    kept?: Uint8Array,
+  ): Response | Promise<Response> {
+    const env = c.env as RequestBindings;
+    const job = this.#engine.job(row.route.job, ...row.reader.args(c.req, reading));
     job.quiet = true;
     job.user = env.client?.subject;
     job.abortWith(() => env.signal);
-    for (const name of row.query) {
-      for (const value of c.req.queries(name) ?? []) job.setenv(name, value);
+    if (reading !== undefined) {
+      for (const [name, value] of reading.env) job.setenv(name, value);
+      job.input = reading.input;
     }
     env.job = job;
-    if (route.body === undefined || env.body === undefined) return this.#answer(c, job, row);
-    return this.#withBody(c, job, row);
-  }
-
-  /** By way of what Hono has kept of the body, where other handlers have read it. */
-  async #withBody(c: C, job: Job, row: Row): Promise<Response> {
-    if (row.route.body === "env") {
-      bodyToEnv(await c.req.text(), job);
-    } else if (Object.keys(c.req.bodyCache).length > 0) {
-      job.stdin.add(await c.req.bytes());
-    } else if (c.req.raw.body) {
-      job.stdin.add(c.req.raw.body);
+    if (row.reader.body?.type === "stdin" && env.body !== undefined) {
+      if (kept !== undefined) job.stdin.add(kept);
+      else if (c.req.raw.body) job.stdin.add(c.req.raw.body);
     }
     return this.#answer(c, job, row);
   }
@@ -383,8 +447,12 @@ class Dispatcher {
     // A job that has ended already is answered in the same go: no promise, and the fast way through
     // the runtime, which is there for handlers that return a response at once.
     if (job.status === Status.OK) {
+      row.turns?.give();
       const response = answer.end();
       if (response !== undefined) return response;
+    }
+    if (row.turns !== undefined || row.timeout !== undefined) {
+      this.#bound(job, row, running, answer);
     }
     running.then(() => answer.resolve(), (error) => {
       if (answer.fail(error)) return;
@@ -398,8 +466,26 @@ class Dispatcher {
     return answer.response;
   }
 
+  /** Bounds how long a job runs, and how many do. */
+  #bound(job: Job, { turns, timeout }: Row, running: Promise<void>, answer: Answer): void {
+    if (job.status === Status.OK) return;
+    const cancel = timeout && after(timeout.ms, () => {
+      const message = `job ${job.name} took longer than ${timeout.ms} ms`;
+      answer.giveUp(new TypedError(timeout.kind, message));
+    });
+    const end = () => {
+      cancel?.();
+      turns?.give();
+    };
+    running.then(end, end);
+  }
+
   async #notFound(c: C): Promise<Response> {
     const env = c.env as RequestBindings;
+    if (env.conditions.length > 0) {
+      const problem = `${env.method} ${env.path} ${env.conditions.join(" or ")}`;
+      return this.#failed(new TypedError("bad parameter", problem), env, c);
+    }
     const methods = METHODS.filter((method) => this.#handles(method, env.path));
     const asked = env.method === "HEAD" ? "GET" : env.method;
     // A handler may say "not found" of a path that it does handle.
@@ -439,7 +525,10 @@ class Dispatcher {
 
   /** Whether a path has a handler for just this method: middleware is for all of them. */
   #handles(method: string, path: string): boolean {
-    return this.#matcher.match(method, path)[0].some(([[, route]]) => route.method === method);
+    const seen = method === "HEAD" ? "GET" : method;
+    return this.#matcher.match(seen, path)[0].some(([[handler, route]]) =>
+      route.method === seen && (this.#rows.get(handler)?.().route.method ?? seen) === method
+    );
   }
 
   /** The answer to a request that failed, for which the log has the whole error, and the client its id. */
@@ -561,7 +650,7 @@ function builtinsOf(wanted: boolean | readonly string[] = true): (path: string) 
   if (typeof wanted === "boolean") return () => wanted;
   const covers = (list: readonly string[], path: string) =>
     list.some((one) => path === one || path.startsWith(`${one.replace(/\/$/, "")}/`));
-  const paths = [PING, ...BUILTINS.map(({ path }) => path)];
+  const paths = [PING, DESCRIPTION, ...BUILTINS.map(({ path }) => path)];
   const unknown = wanted.find((one) =>
     !one.startsWith("/") || !paths.some((path) => covers([one], path))
   );

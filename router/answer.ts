@@ -91,6 +91,7 @@ export class Answer implements Sink {
 
   /** The same for whoever waits for {@linkcode Answer.response}. */
   resolve(): void {
+    if (this.#gone && !this.#controller) return; // It was given up.
     try {
       const response = this.end();
       if (response) this.#promise.resolve(response);
@@ -107,6 +108,14 @@ export class Answer implements Sink {
     if (this.#gone) return true; // The client went first, and the job failed of that.
     this.#controller.error(error);
     return false;
+  }
+
+  /** Answers with an error in the job's place, and aborts that; unless a stream has begun. */
+  giveUp(error: unknown): void {
+    if (this.#settled) return;
+    this.#settled = true;
+    this.#promise.reject(error);
+    this.#leave(error);
   }
 
   /** Begins the answer as a stream, with what there is of it, unless it has begun or ended. */

@@ -10,6 +10,7 @@ import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
 import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
 import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
 import type { RequestBindings } from "./request.ts";
+import { Table, withMore } from "./table.ts";
 
 /** A handler or middleware, and how it was added. */
 export type Found = [Handler | MiddlewareHandler, RouterRoute];
@@ -32,6 +33,9 @@ export class Matcher implements Router<Found> {
   /** Whose handlers are asked for next; undefined where nobody's are. */
   request?: RequestBindings;
   #router = new SmartRouter<Found>({ routers: [new FewRoutes<Found>(), new TrieRouter()] });
+  /** What comes after all that is added by others. */
+  #table = new Table<Found>();
+  #isLast = false;
   #around: (request: RequestBindings, found: readonly Found[]) => Around;
 
   /** Asks `around` for each request that is not {@linkcode RequestBindings.ordinary}. */
@@ -39,11 +43,23 @@ export class Matcher implements Router<Found> {
     this.#around = around;
   }
   add(method: string, path: string, handler: Found): void {
-    this.#router.add(method, path, handler);
+    if (this.#isLast) this.#table.add(method, path, handler);
+    else this.#router.add(method, path, handler);
+  }
+  /** What `add` adds comes after all that is added elsewhere, before or later. */
+  last(add: () => void): void {
+    this.#isLast = true;
+    try {
+      add();
+    } finally {
+      this.#isLast = false;
+    }
   }
   match(method: string, path: string): Result<Found> {
     const { request } = this;
-    const found = this.#router.match(method, path);
+    const own = this.#router.match(method, path);
+    const last = this.#table.match(method, path);
+    const found = last === undefined ? own : withMore(own, last);
     if (request === undefined) return found;
     this.request = undefined;
     request.alone = found[0].length === 1;

@@ -76,6 +76,8 @@ export class RequestBindings implements Bindings {
   alone = false;
   /** The body that handlers get, where there is one. */
   body?: LimitedBody;
+  /** What requests for rows of its path have to have, which it has not. */
+  readonly conditions: string[] = [];
   /** The job that it runs, and what that writes. */
   job?: Job;
   answer?: Answer;

@@ -6,15 +6,19 @@
 
 import type { Context } from "npm:hono@^4.13";
 import type { Job } from "../engine.ts";
-import { answers } from "../platform/http.ts";
+import { type ErrorKind, messageOf, TypedError } from "../engine/errors.ts";
+import { type Form, formsOf } from "./answers.ts";
 import type { Bindings } from "./bindings.ts";
-import { patternProblem, variablesOf } from "./patterns.ts";
+import { notRegistered } from "./errors.ts";
+import { patternProblem, shapeOf, variablesOf } from "./patterns.ts";
 import type { RequestBindings } from "./request.ts";
 import { BODYLESS, type Init, respond } from "./respond.ts";
 import type { Route } from "./route.ts";
+import { Turns } from "./turns.ts";
+import { type Reading, RowReader, type Sent } from "./validation.ts";
+import { isWithin, overlap, type VersionRange, versionRange } from "./versions.ts";
 
 const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
-const BODIES: readonly unknown[] = [undefined, "stdin", "env"];
 
 function isWhole(body: unknown): body is string | Uint8Array {
   return typeof body === "string" || body instanceof Uint8Array;
@@ -25,18 +29,22 @@ export class Row {
   readonly route: Route;
   /** Its path, with that of the app that it was added to. */
   readonly path: string;
-  /** The names of its path's variables, in order. */
-  readonly variables: readonly string[];
-  readonly query: readonly string[];
+  readonly reader: RowReader;
+  /** Whether the usual answer is sent as it is written. */
   readonly stream: boolean;
   /** The longest body in bytes; undefined for the router's. */
   readonly bodyLimit?: number;
-  /** How answers begin, by their status, of jobs that have written something. */
-  #inits = new Map<number, Init>();
-  #written: Init;
-  /** Makes an answer of what a job has written, where no other has a part in it. */
-  #make?: (body: string | Uint8Array) => Response;
-  #unwritten: Init;
+  /** How many may run at once, if that is limited. */
+  readonly turns?: Turns;
+  readonly timeout?: { readonly ms: number; readonly kind: ErrorKind };
+  /** Whether every request of its method and path is for it. */
+  readonly always: boolean;
+  readonly #versions: VersionRange;
+  /** How answers begin, by their status. */
+  readonly #inits = new Map<number, Init & Pick<Form, "type">>();
+  readonly #usual: Init & Pick<Form, "type">;
+  /** How the answer of a job begins that has written nothing. */
+  readonly #unwritten: Init;
 
   /**
    * Checks a row.
@@ -47,43 +55,112 @@ export class Row {
    * @throws {TypeError} If the row cannot be: it names the row and what is wrong with it.
    */
   constructor(route: Route, path: string, shared: Record<string, string>, jsonLimit: number) {
-    const wrong = (problem: string) => new TypeError(`row ${route.method} ${path}: ${problem}`);
-    if (!METHODS.includes(route.method)) {
-      throw wrong(`the method is none of ${METHODS.join(", ")}`);
-    }
-    const problem = patternProblem(path);
-    if (problem !== undefined) throw wrong(problem);
-    if (typeof route.job !== "string" || route.job === "") {
-      throw wrong("it has no job, expected a job's name");
-    }
-    if (!BODIES.includes(route.body)) {
-      throw wrong(`body is ${JSON.stringify(route.body)}, expected "stdin" or "env"`);
-    }
-    if (route.bodyLimit !== undefined && !(route.bodyLimit >= 0)) {
-      throw wrong(`bodyLimit is ${route.bodyLimit}, expected bytes`);
-    }
     this.route = route;
     this.path = path;
-    this.variables = variablesOf(path);
-    this.query = route.query ?? [];
-    this.stream = route.stream ?? false;
-    this.bodyLimit = route.bodyLimit ?? (route.body === "env" ? jsonLimit : undefined);
-    const headers = { "Content-Type": route.contentType ?? "application/json", ...shared };
-    const statuses = [route.status ?? 200, ...Object.keys(route.answers ?? {}).map(Number)];
     try {
-      for (const status of statuses) {
+      checkEnds(route, path);
+      this.reader = new RowReader(route, variablesOf(path));
+      this.#versions = versionRange(route);
+      this.turns = turnsOf(route.concurrency);
+      this.timeout = timeoutOf(route.timeout);
+      const forms = formsOf(route);
+      for (const { status, type, contentType } of forms) {
+        const headers = { ...contentType && { "Content-Type": contentType }, ...shared };
         // Throws now, and not at the first request, if it can't be answered so.
         new Response(null, { status, headers });
-        this.#inits.set(status, { status, headers });
+        this.#inits.set(status, { status, type, headers });
       }
-      if (!BODYLESS.includes(statuses[0]!)) {
-        this.#make = answers(statuses[0]!, Object.entries(headers));
-      }
+      const [usual] = forms;
+      this.stream = usual.stream;
+      this.#usual = this.#inits.get(usual.status)!;
+      const said = route.status !== undefined || route.answers !== undefined;
+      this.#unwritten = { status: said ? usual.status : 204, headers: shared };
     } catch (error) {
-      throw wrong(error instanceof Error ? error.message : String(error));
+      throw new TypeError(`row ${route.method} ${path}: ${messageOf(error)}`, { cause: error });
     }
-    this.#written = this.#inits.get(statuses[0])!;
-    this.#unwritten = { status: route.status ?? 204, headers: shared };
+    this.bodyLimit = route.bodyLimit ??
+      (this.reader.body?.type === "env" ? jsonLimit : undefined);
+    this.always = route.since === undefined && route.until === undefined &&
+      route.when === undefined && route.method !== "HEAD";
+  }
+
+  /** What it has in common with other rows for the same requests, whatever their variables are called. */
+  get shape(): string {
+    return shapeOf(this.path);
+  }
+
+  /**
+   * Whether a request of its path is for it: by its method, which Hono has as GET where it is HEAD, its
+   * version, and the parameters of its query.
+   */
+  takes(method: string, version: string | undefined, sent: Pick<Sent, "query">): boolean {
+    if (this.always) return true;
+    const { route } = this;
+    return (route.method !== "HEAD" || method === "HEAD") && isWithin(this.#versions, version) &&
+      (route.when === undefined || !!sent.query(route.when));
+  }
+
+  /** Whether there are requests that both this row and another of its shape take. */
+  clashes(other: Row): boolean {
+    return this.route.method === other.route.method && this.route.when === other.route.when &&
+      overlap(this.#versions, other.#versions);
+  }
+
+  /** What a request for it has to have, besides its method and path. */
+  get condition(): string {
+    const { since, until, when } = this.route;
+    return [
+      since && `requires API version ${since} or newer`,
+      until && `requires API version ${until} or older`,
+      when && `requires the query parameter ${when}`,
+    ].filter(Boolean).join(", ");
+  }
+
+  /** What a client is told where the row's job is not registered. */
+  get missing(): TypedError {
+    const { job, unavailable } = this.route;
+    return unavailable === undefined
+      ? notRegistered(job)
+      : new TypedError("unavailable", unavailable);
+  }
+
+  /** Whether a body, or that there is none, has to be looked at before the job can be run. */
+  readsBody(hasBody: boolean): boolean {
+    const { body } = this.reader;
+    if (body === undefined) return false;
+    return hasBody || (body.type !== "stdin" && typeof this.route.body !== "string");
+  }
+
+  /**
+   * Reads the body into what was read of the rest, unless it is for the job's stdin.
+   *
+   * @throws {TypedError} ("unsupported media type", or "bad parameter")
+   */
+  async readBody({ req }: Context, hasBody: boolean, reading: Reading): Promise<void> {
+    const { body } = this.reader;
+    if (body?.type === "stdin") return this.#checkType(req, false);
+    if (body?.type === "env") {
+      const text = hasBody ? await req.text() : "";
+      this.#checkType(req, text.trim() === "");
+      return await this.reader.readJson(text, reading);
+    }
+    this.#checkType(req, !hasBody);
+    let form = new FormData();
+    try {
+      if (hasBody) form = await req.formData();
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      throw new TypedError("bad parameter", "the request body is no form", { cause: error });
+    }
+    this.reader.readForm(form, reading);
+  }
+
+  #checkType(sent: Sent, empty: boolean): void {
+    if (this.reader.contentTypes.length === 0) return;
+    const problem = this.reader.typeProblem(sent.header("content-type"), empty);
+    if (problem === undefined) return;
+    const isBad = this.reader.body?.mismatch === 400;
+    throw new TypedError(isBad ? "bad parameter" : "unsupported media type", problem);
   }
 
   /** The answer of a job that has succeeded, or goes on writing it. */
@@ -92,9 +169,10 @@ export class Row {
     job: Job,
     body: string | Uint8Array | ReadableStream<Uint8Array> | null,
   ): Response {
-    let init = body === null ? this.#unwritten : this.#written;
+    let init: Init = body === null ? this.#unwritten : this.#usual;
     const { outcome } = job;
     if (outcome !== undefined) init = this.#chosen(outcome, init, body === null);
+    if (this.#inits.get(init.status)?.type === "none") body = null;
     const env = c.env as RequestBindings;
     // No middleware that could have set a header: this is three times as fast.
     if (env.alone && init === this.#written && isWhole(body) && this.#make) {
@@ -114,4 +192,31 @@ export class Row {
     }
     return { status, headers: { ...empty ? this.#unwritten.headers : init.headers, ...headers } };
   }
+}
+
+function checkEnds({ method, job, bodyLimit }: Route, path: string): void {
+  if (!METHODS.includes(method)) throw new TypeError(`the method is none of ${METHODS.join(", ")}`);
+  const problem = patternProblem(path);
+  if (problem !== undefined) throw new TypeError(problem);
+  if (typeof job !== "string" || job === "") {
+    throw new TypeError("it has no job, expected a job's name");
+  }
+  if (bodyLimit !== undefined && !(bodyLimit >= 0)) {
+    throw new TypeError(`bodyLimit is ${bodyLimit}, expected bytes`);
+  }
+}
+
+function turnsOf(concurrency: Route["concurrency"]): Turns | undefined {
+  if (concurrency === undefined) return undefined;
+  if (typeof concurrency === "number") return new Turns(concurrency);
+  return new Turns(concurrency.running, concurrency.waiting);
+}
+
+function timeoutOf(timeout: Route["timeout"]): Row["timeout"] {
+  if (timeout === undefined) return undefined;
+  const limit = typeof timeout === "number"
+    ? { ms: timeout, kind: "deadline exceeded" as const }
+    : timeout;
+  if (limit.ms > 0) return limit;
+  throw new TypeError(`timeout is ${limit.ms}, expected milliseconds above 0`);
 }

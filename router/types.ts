@@ -24,7 +24,7 @@ import type {
   TypedResponse,
 } from "npm:hono@^4.13/types";
 import type { Bindings } from "./bindings.ts";
-import type { Route } from "./route.ts";
+import type { Fields, Route, StandardSchema } from "./route.ts";
 
 /** A router for each env of handlers: that of `E` is `(RouterKind & { E: E })["router"]`. */
 export interface RouterKind {
@@ -50,6 +50,8 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
    * @throws {TypeError} If the row cannot be, or is there already: it says which, and what is wrong.
    */
   job<const R extends Route>(route: R): Typed<E, S & RowSchema<R, B>, B>;
+  /** The rows that were added, and those that every daemon has whose jobs are registered. */
+  rows(): Route[];
   /** Adds handlers for GET and HEAD. */
   get: RouteMethod<E, "get", S, B>;
   /** Adds handlers for POST. */
@@ -173,8 +175,12 @@ type RowSchema<R extends Route, B extends string> = string extends R["path"] ? B
 type RowInput<R extends Route> =
   & (R["query"] extends readonly (infer Name extends string)[]
     ? { query: { [N in Name]?: string | string[] } }
+    : R["query"] extends StandardSchema ? { query: Record<string, string | string[]> }
+    : R["query"] extends Fields ? { query: { [N in keyof R["query"]]?: string | string[] } }
     : BlankInput)
-  & (R["body"] extends "env" ? { json: Record<string, unknown> } : BlankInput);
+  & (R["body"] extends StandardSchema<infer Given> ? { json: Given }
+    : R["body"] extends "env" | { readonly type: "env" } ? { json: Record<string, unknown> }
+    : BlankInput);
 
 /** What a handler's result tells of its answer. */
 type Result<R> = R extends Promise<infer T> ? T extends TypedResponse ? T : TypedResponse

@@ -1,0 +1,178 @@
+/**
+ * A page that lists the routes: what they take, what they answer, and a line for a shell to try each.
+ *
+ * @module
+ */
+
+import { html } from "npm:hono@^4.13/html";
+import type { Router } from "../router.ts";
+import { formsOf } from "./answers.ts";
+import { alternativesOf } from "./patterns.ts";
+import type { Body, Fields, Parameter, Route } from "./route.ts";
+import { inFull, isSchema, named } from "./validation.ts";
+
+/** Adds the page, `GET /debug/routes`. */
+export function attachRoutes(router: Router): void {
+  router.get("/debug/routes", (c) => {
+    const { protocol, host } = new URL(c.req.url);
+    const base = c.env.remoteAddr?.transport === "unix"
+      ? '--unix-socket "$SOCKET" http://localhost'
+      : `${protocol}//${host}`;
+    return c.html(renderRoutes(router.rows(), base), 200, {
+      "Content-Security-Policy":
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; " +
+        "form-action 'none'; frame-ancestors 'none'",
+      "Cache-Control": "no-store",
+      "X-Content-Type-Options": "nosniff",
+    });
+  });
+}
+
+/** The page, as HTML. `base`: how curl is told to reach the daemon. */
+export function renderRoutes(rows: readonly Route[], base: string): string {
+  const groups = Map.groupBy(rows, ({ tags }) => tags?.[0] ?? "");
+  return String(html`
+    <!DOCTYPE html>
+    <html lang="en">
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width">
+    <title>Routes</title>
+    <style>${STYLE}</style>
+    <h1>Routes</h1>
+    <p>Each also with a version, <code>/v1.24/…</code>. The same for programs:
+    <a href="../openapi.json">openapi.json</a>.</p>
+    ${[...groups].map(([tag, rows]) =>
+      html`
+        <h2>${tag || "Others"}</h2>
+        ${rows.map((row) => entry(row, base))}
+      `
+    )}
+    </html>
+  `);
+}
+
+const STYLE = `
+:root { color-scheme: light dark; font: 15px/1.45 system-ui, sans-serif }
+body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
+article { border-top: 1px solid #8884; padding: .3rem 0 }
+h3 { font: 600 1rem ui-monospace, monospace; margin: .4rem 0 }
+p, ul { margin: .2rem 0 }
+pre { overflow-x: auto; padding: .4rem .6rem; background: #8882 }
+`;
+
+function entry(row: Route, base: string) {
+  const conditions = [
+    row.since && `from API version ${row.since} on`,
+    row.until && `up to API version ${row.until}`,
+    row.when && `with ${row.when}`,
+  ].filter(Boolean).join(", ");
+  const body = isSchema(row.body) || typeof row.body === "string" ? undefined : row.body;
+  const takes: [string, Fields | undefined][] = [
+    ["path", row.params],
+    ["query", isSchema(row.query) ? undefined : named(row.query)],
+    ["header", row.headers],
+    ["body", body?.fields],
+  ];
+  return html`
+    <article>
+      <h3>${row.method} ${row.path}</h3>
+      <p>${row.summary}${row.summary ? ". " : ""}Job <code>${row.job}</code>${conditions
+        ? `, ${conditions}`
+        : ""}; answers ${formsOf(row).map(({ status }) => status).join(", ")}.</p>
+      <ul>${takes.flatMap(([place, fields]) =>
+        Object.entries(fields ?? {}).map(([name, field]) =>
+          html`<li>${place} <code>${name}</code>: ${sayParameter(inFull(field))}</li>`
+        )
+      )}</ul>
+      <pre>${curl(row, base)}</pre>
+    </article>
+  `;
+}
+
+function sayParameter(parameter: Parameter): string {
+  const { type, required, description } = parameter;
+  const { enum: values, default: fallback, minimum, maximum, names } = parameter as {
+    enum?: readonly string[];
+    default?: unknown;
+    minimum?: number;
+    maximum?: number;
+    names?: readonly string[];
+  };
+  return [
+    type + (required ? ", required" : ""),
+    values && `one of ${values.join(", ")}`,
+    names && `of ${names.join(", ")}`,
+    minimum !== undefined && `at least ${minimum}`,
+    maximum !== undefined && `at most ${maximum}`,
+    fallback !== undefined && `default ${JSON.stringify(fallback)}`,
+    description,
+  ].filter(Boolean).join("; ");
+}
+
+/** A line for a shell, with what the row cannot do without. */
+export function curl(row: Route, base: string): string {
+  const required = (fields: Fields | undefined): [string, Parameter][] =>
+    Object.entries(fields ?? {})
+      .map(([name, field]): [string, Parameter] => [name, inFull(field)])
+      .filter(([name, field]) => field.required || name === row.when);
+  const path = alternativesOf(row.path).at(-1)!
+    .map((each) => "/" + (typeof each === "string" ? each : each.name.toUpperCase())).join("");
+  const query = required(isSchema(row.query) ? undefined : named(row.query))
+    .map(([name, field]) => `${encodeURIComponent(name)}=${encodeURIComponent(sample(field))}`);
+  const version = row.until === undefined ? "" : `/v${row.until}`;
+  const words = ["curl"];
+  if (row.method === "HEAD") words.push("--head");
+  else if (row.method !== "GET") words.push("-X", row.method);
+  for (const [name, field] of required(row.headers)) {
+    words.push("-H", quoted(`${name}: ${sample(field)}`));
+  }
+  const body: Body | undefined = typeof row.body === "string"
+    ? { type: row.body }
+    : isSchema(row.body)
+    ? { type: "env" }
+    : row.body;
+  if (body?.type === "stdin") words.push("-T", "FILE");
+  if (body?.type === "env") {
+    const members = required(body.fields).map(([name, field]) => [name, sampleOf(field)]);
+    words.push("--json", quoted(JSON.stringify(Object.fromEntries(members))));
+  }
+  if (body?.type === "form") {
+    for (const [name, field] of required(body.fields)) {
+      words.push("--data-urlencode", quoted(`${name}=${sample(field)}`));
+    }
+  }
+  const [options, origin] = base.startsWith("--") ? base.split(/ (?=http)/) : [undefined, base];
+  if (options !== undefined) words.push(options);
+  words.push(quoted(`${origin}${version}${path}${query.length > 0 ? "?" + query.join("&") : ""}`));
+  return words.join(" ");
+}
+
+function sample(parameter: Parameter): string {
+  const value = sampleOf(parameter);
+  return typeof value === "string"
+    ? value
+    : Array.isArray(value)
+    ? value[0]
+    : JSON.stringify(value);
+}
+
+function sampleOf(parameter: Parameter): unknown {
+  switch (parameter.type) {
+    case "string":
+      return parameter.enum?.[0] ?? "NAME";
+    case "integer":
+    case "number":
+      return parameter.minimum ?? 1;
+    case "boolean":
+      return true;
+    case "list":
+      return [parameter.enum?.[0] ?? "NAME"];
+    default:
+      return {};
+  }
+}
+
+/** A word in quotes that a shell takes off again. */
+function quoted(text: string): string {
+  return `'${text.replaceAll("'", `'\\''`)}'`;
+}

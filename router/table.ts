@@ -1,0 +1,122 @@
+/**
+ * The routes that every daemon has, apart from those that it adds. There are many, and names in them hold
+ * slashes: with them, Hono's expression of all routes would give way to a tree, which takes 1 to 4 µs a path.
+ *
+ * @module
+ */
+
+import type { ParamIndexMap, Params, Result } from "npm:hono@^4.13/router";
+
+/** Handlers with their variables, one after another. */
+export type Entries<T> = [T, Params][];
+
+/** Handlers by method and path. */
+export class Table<T> {
+  readonly #methods = new Map<string, Paths<T>>();
+
+  /** Adds a handler, behind those that its path has. */
+  add(method: string, path: string, handler: T): void {
+    let paths = this.#methods.get(method);
+    if (paths === undefined) this.#methods.set(method, paths = new Paths());
+    paths.add(path, handler);
+  }
+
+  /** The handlers of the first path that fits. */
+  match(method: string, path: string): Entries<T> | undefined {
+    return this.#methods.get(method)?.match(path);
+  }
+}
+
+/** What Hono's routers found, in the form that all of them understand, and more behind it. */
+export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
+  const [handlers, stash] = found;
+  if (handlers.length === 0) return [more];
+  // They say differently what the variables are.
+  if (stash === undefined) return [[...handlers as Entries<T>, ...more]];
+  const inFull = (handlers as [T, ParamIndexMap][]).map(([handler, indices]): [T, Params] => [
+    handler,
+    Object.fromEntries(Object.entries(indices).map(([name, i]) => [name, stash[i]])),
+  ]);
+  return [[...inFull, ...more]];
+}
+
+class Paths<T> {
+  readonly #whole = new Map<string, Entries<T>>();
+  /** Those with variables, by the first segment of their paths, and by the last, `:` where it is one. */
+  readonly #nouns = new Map<string, Map<string, Pattern<T>[]>>();
+
+  add(path: string, handler: T): void {
+    if (!path.includes(":")) {
+      const entries = this.#whole.get(path);
+      if (entries) entries.push([handler, {}]);
+      else this.#whole.set(path, [[handler, {}]]);
+      return;
+    }
+    const first = firstOf(path);
+    let noun = this.#nouns.get(first);
+    if (noun === undefined) this.#nouns.set(first, noun = new Map());
+    const last = lastOf(path);
+    const key = last.startsWith(":") ? ":" : last;
+    let patterns = noun.get(key);
+    if (patterns === undefined) noun.set(key, patterns = []);
+    const pattern = patterns.find((each) => each.path === path);
+    if (pattern) pattern.handlers.push(handler);
+    else patterns.push(new Pattern(path, handler));
+  }
+
+  match(path: string): Entries<T> | undefined {
+    const whole = this.#whole.get(path);
+    if (whole !== undefined) return whole;
+    const noun = this.#nouns.get(firstOf(path));
+    return noun && (first(noun.get(lastOf(path)), path) ?? first(noun.get(":"), path));
+  }
+}
+
+function firstOf(path: string): string {
+  const end = path.indexOf("/", 1);
+  return end < 0 ? path : path.slice(0, end);
+}
+
+function lastOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+function first<T>(patterns: Pattern<T>[] | undefined, path: string): Entries<T> | undefined {
+  if (patterns === undefined) return undefined;
+  for (const pattern of patterns) {
+    const params = pattern.match(path);
+    if (params !== undefined) return pattern.handlers.map((handler) => [handler, params]);
+  }
+}
+
+/** A path with variables: `:name`, or `:name{...}` with the expression that it has to match. */
+class Pattern<T> {
+  readonly path: string;
+  readonly handlers: T[];
+  #names: string[] = [];
+  /** Made when it is first asked for. */
+  #expression?: RegExp;
+
+  constructor(path: string, handler: T) {
+    this.path = path;
+    this.handlers = [handler];
+  }
+
+  match(path: string): Params | undefined {
+    const values = (this.#expression ??= this.#compile()).exec(path);
+    if (values === null) return undefined;
+    const params: Params = {};
+    for (let i = 0; i < this.#names.length; i++) params[this.#names[i]] = values[i + 1];
+    return params;
+  }
+
+  #compile(): RegExp {
+    const source = this.path.split("/").map((segment) => {
+      const [, name, expression = "[^/]+"] = /^:(\w+)(?:\{(.+)\})?$/.exec(segment) ?? [];
+      if (name === undefined) return segment;
+      this.#names.push(name);
+      return `(${expression})`;
+    });
+    return new RegExp(`^${source.join("/")}$`);
+  }
+}
