@@ -18,7 +18,8 @@ export interface Route {
   readonly params?: Fields;
   /**
    * The query parameters that become variables of the job's env. Others are ignored. A list of names
-   * stands for optional strings; a Standard Schema is given all that the client has sent.
+   * stands for optional strings, of which the env gets all that are given, the last by its name; a
+   * Standard Schema is given all that the client has sent.
    */
   readonly query?: readonly string[] | Fields | StandardSchema;
   /** The request headers that become variables of the job's env. */

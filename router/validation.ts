@@ -59,6 +59,8 @@ export class RowReader {
   readonly #path: readonly string[];
   readonly #params: readonly Field[];
   readonly #query: readonly Field[];
+  /** Those that the row only names: all that is given of each goes into the env. */
+  readonly #named: readonly string[] = [];
   readonly #querySchema?: StandardSchema;
   readonly #headers: readonly Field[];
   readonly #fields: readonly Field[];
@@ -74,7 +76,10 @@ export class RowReader {
     this.#path = path;
     this.#params = fields("path parameter", route.params, true);
     if (isSchema(route.query)) this.#querySchema = route.query;
-    this.#query = isSchema(route.query) ? [] : fields("query parameter", named(route.query));
+    if (isNames(route.query)) this.#named = route.query;
+    this.#query = isSchema(route.query) || isNames(route.query)
+      ? []
+      : fields("query parameter", route.query);
     this.#headers = fields("header", route.headers);
     if (isSchema(route.body)) {
       this.#schema = route.body;
@@ -102,7 +107,7 @@ export class RowReader {
     // What a schema takes is not known here.
     if (this.#querySchema === undefined && this.#schema === undefined) {
       const known = [...this.#query, ...this.#fields].map(({ name }) => name);
-      among("args", route.args ?? [], [...path, ...known]);
+      among("args", route.args ?? [], [...path, ...this.#named, ...known]);
     }
     this.#plain = route.query === undefined && route.headers === undefined &&
       route.params === undefined && route.args === undefined;
@@ -138,6 +143,11 @@ export class RowReader {
       version,
       env,
     );
+    for (const name of this.#named) {
+      const texts = sent.queries(name);
+      query[name] = texts?.at(-1);
+      for (const text of texts ?? []) env.push([name, text]);
+    }
     return { env, input: { params, query, headers, body: undefined } };
   }
 
@@ -275,11 +285,11 @@ export function isSchema(value: unknown): value is StandardSchema {
 
 /** What a list of names stands for. */
 export function named(query: readonly string[] | Fields | undefined): Fields | undefined {
-  if (query === undefined || !isNames(query)) return query;
+  if (!isNames(query)) return query;
   return Object.fromEntries(query.map((name) => [name, "string"]));
 }
 
-function isNames(query: readonly string[] | Fields): query is readonly string[] {
+function isNames(query: Route["query"]): query is readonly string[] {
   return Array.isArray(query);
 }
 

@@ -204,6 +204,12 @@ Deno.test("RowReader.read ignores what the row does not name", () => {
   assertEquals(readQuery(["a"], "a=1&b=2").env, [["a", "1"]]);
 });
 
+Deno.test("RowReader.read gives the env all values of a parameter that is only named", () => {
+  const read = readQuery(["a", "b"], "a=1&b=2&a=3");
+  assertEquals(read.env, [["a", "1"], ["a", "3"], ["b", "2"]]);
+  assertEquals(read.input.query, { a: "3", b: "2" });
+});
+
 Deno.test("RowReader.read gives a variable the name that the row says", () => {
   const read = readQuery({ v: { type: "boolean", env: "removeVolume" } }, "v=1");
   assertEquals([read.input.query, read.env], [{ v: true }, [["removeVolume", "1"]]]);
