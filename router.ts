@@ -30,6 +30,7 @@ import type { Bindings } from "./router/bindings.ts";
 import type { BodyLimits, LimitedBody } from "./router/body.ts";
 import { DOCKER_API } from "./router/dockerapi.ts";
 import { noSuchPage, toHttp, type Told } from "./router/errors.ts";
+import { attachFramed } from "./router/frames.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { type Parent, RequestBindings, requestId } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
@@ -442,19 +443,25 @@ class Dispatcher {
     const env = c.env as RequestBindings;
     const answer = new Answer(c, job, row, this.#options.sendTimeout ?? SEND_TIMEOUT);
     env.answer = answer;
-    job.stdout.add(answer);
+    let flush: (() => void) | undefined;
+    if (row.inFrames) flush = attachFramed(job, answer);
+    else job.stdout.add(answer);
     const running = answer.ended = job.run();
     // A job that has ended already is answered in the same go: no promise, and the fast way through
     // the runtime, which is there for handlers that return a response at once.
     if (job.status === Status.OK) {
       row.turns?.give();
+      flush?.();
       const response = answer.end();
       if (response !== undefined) return response;
     }
     if (row.turns !== undefined || row.timeout !== undefined) {
       this.#bound(job, row, running, answer);
     }
-    running.then(() => answer.resolve(), (error) => {
+    running.then(() => {
+      flush?.();
+      answer.resolve();
+    }, (error) => {
       if (answer.fail(error)) return;
       // The status line is out: all that is left is to cut the answer short, and to say why here.
       this.#engine.log("warn", `job ${job.name} failed in its answer: ${messageOf(error)}`, {
@@ -462,7 +469,7 @@ class Dispatcher {
       });
     });
     // What fails before it has waited for anything is answered with a status; then the stream begins.
-    if (row.stream) turn().then(() => answer.begin());
+    if (row.eager) turn().then(() => answer.begin());
     return answer.response;
   }
 

@@ -13,6 +13,8 @@ export interface Form extends AnswerSpec {
   /** Undefined where there is no body. */
   readonly contentType?: string;
   readonly stream: boolean;
+  /** Whether a stream's headers are sent before the job writes. */
+  readonly eager: boolean;
 }
 
 const FORMS: Record<AnswerKind, { contentType?: string; stream: boolean }> = {
@@ -65,5 +67,5 @@ function form(status: number, answer: AnswerSpec): Form {
   }
   // Throws now, and not at the first request, if it cannot be sent so.
   if (answer.contentType !== undefined) new Headers({ "Content-Type": answer.contentType });
-  return { ...FORMS[type], ...answer, type, status };
+  return { ...FORMS[type], ...answer, type, status, eager: answer.stream === true };
 }

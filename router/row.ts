@@ -10,6 +10,7 @@ import { type ErrorKind, messageOf, TypedError } from "../engine/errors.ts";
 import { type Form, formsOf } from "./answers.ts";
 import type { Bindings } from "./bindings.ts";
 import { notRegistered } from "./errors.ts";
+import { streamType } from "./frames.ts";
 import { patternProblem, shapeOf, variablesOf } from "./patterns.ts";
 import type { RequestBindings } from "./request.ts";
 import { BODYLESS, type Init, respond } from "./respond.ts";
@@ -32,6 +33,10 @@ export class Row {
   readonly reader: RowReader;
   /** Whether the usual answer is sent as it is written. */
   readonly stream: boolean;
+  /** Whether it begins before the job writes. */
+  readonly eager: boolean;
+  /** Whether what the job writes to stdout and stderr is told apart. */
+  readonly inFrames: boolean;
   /** The longest body in bytes; undefined for the router's. */
   readonly bodyLimit?: number;
   /** How many may run at once, if that is limited. */
@@ -72,6 +77,8 @@ export class Row {
       }
       const [usual] = forms;
       this.stream = usual.stream;
+      this.eager = usual.eager;
+      this.inFrames = usual.type === "frames";
       this.#usual = this.#inits.get(usual.status)!;
       const said = route.status !== undefined || route.answers !== undefined;
       this.#unwritten = { status: said ? usual.status : 204, headers: shared };
@@ -172,6 +179,7 @@ export class Row {
     let init: Init = body === null ? this.#unwritten : this.#usual;
     const { outcome } = job;
     if (outcome !== undefined) init = this.#chosen(outcome, init, body === null);
+    if (this.inFrames && init === this.#usual) init = this.#typed(c, job, init);
     if (this.#inits.get(init.status)?.type === "none") body = null;
     const env = c.env as RequestBindings;
     // No middleware that could have set a header: this is three times as fast.
@@ -179,6 +187,12 @@ export class Row {
       return env.made = this.#make(body);
     }
     return respond(c, body as BodyInit | null, init);
+  }
+
+  /** A stream of Docker's has a type of its own where there is a terminal, and had in old versions. */
+  #typed(c: Context<{ Bindings: Bindings }>, job: Job, init: Init): Init {
+    const type = streamType(c.env.version, job.getenvBool("Tty"));
+    return { ...init, headers: { ...init.headers, "Content-Type": type } };
   }
 
   #chosen(outcome: NonNullable<Job["outcome"]>, usual: Init, empty: boolean): Init {

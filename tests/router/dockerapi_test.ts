@@ -4,6 +4,7 @@ import { API_VERSION } from "../../engine/version.ts";
 import { createRouter } from "../../router.ts";
 import { formsOf } from "../../router/answers.ts";
 import { DOCKER_API, type DockerInput } from "../../router/dockerapi.ts";
+import { streamType } from "../../router/frames.ts";
 import type { Body, Fields, Parameter, Route } from "../../router/route.ts";
 import { inFull } from "../../router/validation.ts";
 
@@ -197,7 +198,9 @@ Deno.test("DOCKER_API's rows run their job with what the client has sent, and an
       const text = await response.text();
       assertEquals([label(row), text, response.status], [label(row), text, status]);
       if (type !== "none") {
-        assertEquals(response.headers.get("content-type"), contentType);
+        const tty = asked.body?.includes('"Tty":true') ?? false;
+        const expected = type === "frames" ? streamType(asked.version, tty) : contentType;
+        assertEquals(response.headers.get("content-type"), expected);
         assertStringIncludes(text, '{"done":true}\n');
       }
       const job = jobs.pop()!;
