@@ -98,6 +98,8 @@ export async function main(args: readonly string[]): Promise<number> {
         // Behind the modules' middleware, as are the other built-in routes.
         const { attachProfiler } = await import("../profiler/profiler.ts");
         await attachProfiler(app, engine);
+        const { attachRoutes } = await import("../router/page.ts");
+        attachRoutes(app);
       }
       router.resolve(app);
     };

@@ -131,7 +131,11 @@ export function curl(row: Route, base: string): string {
     : isSchema(row.body)
     ? { type: "env" }
     : row.body;
-  if (body?.type === "stdin") words.push("-T", "FILE");
+  if (body?.type === "stdin") {
+    const [type] = body.contentTypes ?? [];
+    if (type !== undefined) words.push("-H", quoted(`Content-Type: ${type}`));
+    words.push("-T", "FILE");
+  }
   if (body?.type === "env") {
     const members = required(body.fields).map(([name, field]) => [name, sampleOf(field)]);
     words.push("--json", quoted(JSON.stringify(Object.fromEntries(members))));
