@@ -4,6 +4,7 @@
  * @module
  */
 
+import { BODYLESS } from "./respond.ts";
 import type { AnswerKind, AnswerSpec, Route } from "./route.ts";
 
 /** An answer in full. */
@@ -27,45 +28,38 @@ const FORMS: Record<AnswerKind, { contentType?: string; stream: boolean }> = {
   none: { stream: false },
 };
 
-/** Statuses whose answers have no body (RFC 9110). */
-const BODILESS = [204, 205, 304];
-
 /**
  * The answers of a row: first the one of a job that succeeds and says nothing else.
  *
  * @throws {TypeError} If the row's answers cannot be.
  */
-export function formsOf(route: Route): readonly [Form, ...Form[]] {
-  const { answers, status = 200, contentType, stream } = route;
-  if (answers === undefined) {
-    const type = BODILESS.includes(status) ? "none" : "json";
-    return [form(status, { type, ...contentType && { contentType }, ...stream && { stream } })];
-  }
-  if ((route.status ?? contentType ?? stream) !== undefined) {
-    throw new TypeError("answers stands in place of status, contentType and stream: expected one");
-  }
-  const forms = Object.entries(answers).map(([key, answer]) =>
-    form(Number(key), typeof answer === "string" ? { type: answer } : answer)
-  );
-  const usual = forms.find(({ status }) => status < 300) ?? forms[0];
-  if (usual === undefined) throw new TypeError("answers is empty, expected a status at least");
-  return [usual, ...forms.filter((each) => each !== usual)];
+export function formsOf({ answers = {}, ...route }: Route): readonly [Form, ...Form[]] {
+  const statuses = Object.keys(answers).map(Number);
+  const status = route.status ?? statuses.find((each) => each >= 200 && each < 300) ?? 200;
+  // What the row says of its answers in general holds for those that say nothing of themselves.
+  const forms = [...new Set([status, ...statuses])].map((each) => {
+    const given = answers[each] ?? {};
+    const answer = typeof given === "string" ? { type: given } : given;
+    const { contentType, stream } = answer.type === undefined ? route : {} as Route;
+    return form(each, { ...contentType && { contentType }, ...stream && { stream }, ...answer });
+  });
+  return forms as [Form, ...Form[]];
 }
 
 function form(status: number, answer: AnswerSpec): Form {
-  const { type = "json" } = answer;
+  const isEmpty = BODYLESS.includes(status);
+  const { type = isEmpty ? "none" : "json" } = answer;
   if (!Object.hasOwn(FORMS, type)) {
     throw new TypeError(
       `answer ${status} is "${type}", expected one of ${Object.keys(FORMS).join(", ")}`,
     );
   }
-  if (!Number.isInteger(status) || status < 200 || status > 399) {
-    throw new TypeError(`answer ${status} is none of a success, expected 200 to 399`);
-  }
-  if (BODILESS.includes(status) && type !== "none") {
+  if (isEmpty && type !== "none") {
     throw new TypeError(`answer ${status} is "${type}", expected none: it has no body`);
   }
-  // Throws now, and not at the first request, if it cannot be sent so.
-  if (answer.contentType !== undefined) new Headers({ "Content-Type": answer.contentType });
-  return { ...FORMS[type], ...answer, type, status, eager: answer.stream === true };
+  if (!Number.isInteger(status) || status < 200 || status > 599) {
+    throw new TypeError(`answer ${status} has no such status, expected 200 to 599`);
+  }
+  const eager = answer.stream === true;
+  return { ...FORMS[type], ...answer, type, status, eager };
 }

@@ -187,8 +187,10 @@ class Description {
       ? { "application/json": { schema: { $ref: "#/components/schemas/Error" } } }
       : { "text/plain": { schema: { type: "string" } } };
     const responses: Json = {};
-    for (const form of formsOf(row)) responses[form.status] = this.#response(row, form);
-    if (row.status === undefined && row.answers === undefined) {
+    const forms = formsOf(row);
+    const [usual] = forms;
+    for (const form of forms) responses[form.status] = this.#response(row, form);
+    if ((row.status ?? row.answers?.[usual.status]) === undefined) {
       responses[204] = { description: "Done, with nothing to say" };
     }
     if (row.upgrade) responses[101] = { description: `A ${UPGRADES[row.upgrade]}` };

@@ -45,8 +45,8 @@ export interface Route {
   /** The answer's status if the job succeeds. Default 200, or 204 if it has written nothing. */
   readonly status?: number;
   /**
-   * What the job may answer, by status, in place of `stream`, `contentType` and `status`. The first
-   * status from 200 to 299 is the one of a job that succeeds and says nothing else.
+   * What the job may answer, by status; it chooses by {@linkcode Job.outcome}. Where the row has no
+   * `status`, the first from 200 to 299 is the one of a job that succeeds and chooses none.
    */
   readonly answers?: Readonly<Record<number, AnswerKind | AnswerSpec>>;
   /** The statuses of errors that clients have to expect, for the description. */

@@ -70,7 +70,8 @@ export class Row {
       this.timeout = timeoutOf(route.timeout);
       const forms = formsOf(route);
       for (const { status, type, contentType } of forms) {
-        const headers = { ...contentType && { "Content-Type": contentType }, ...shared };
+        const hasType = contentType !== undefined && type !== "none";
+        const headers = { ...hasType && { "Content-Type": contentType }, ...shared };
         // Throws now, and not at the first request, if it can't be answered so.
         new Response(null, { status, headers });
         this.#inits.set(status, { status, type, headers });
@@ -80,7 +81,7 @@ export class Row {
       this.eager = usual.eager;
       this.inFrames = usual.type === "frames";
       this.#usual = this.#inits.get(usual.status)!;
-      const said = route.status !== undefined || route.answers !== undefined;
+      const said = (route.status ?? route.answers?.[usual.status]) !== undefined;
       this.#unwritten = { status: said ? usual.status : 204, headers: shared };
     } catch (error) {
       throw new TypeError(`row ${route.method} ${path}: ${messageOf(error)}`, { cause: error });

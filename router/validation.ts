@@ -92,7 +92,7 @@ export class RowReader {
     }
     if (this.body && !Object.hasOwn(CONTENT_TYPES, this.body.type)) {
       throw new TypeError(
-        `body is "${this.body.type}", expected one of ${Object.keys(CONTENT_TYPES).join(", ")}`,
+        `body is "${this.body.type}", expected "stdin", "env" or "form"`,
       );
     }
     const place = this.body?.type === "form" ? "form field" : "body field";

@@ -380,7 +380,7 @@ Deno.test("Router.job refuses a row that cannot be, and says which and why", () 
   refused({ contentType: "text/plain\nX-Other: 1" }, "row GET /x: ");
   refused({ method: "FETCH" }, "row FETCH /x: the method is none of GET, HEAD, POST, ");
   refused({ method: "get" }, "row get /x: the method is none of ");
-  refused({ body: "xml" }, 'row GET /x: body is "xml", expected "stdin" or "env"');
+  refused({ body: "xml" }, 'row GET /x: body is "xml", expected "stdin", "env" or "form"');
   refused({ bodyLimit: -1 }, "row GET /x: bodyLimit is -1, expected bytes");
   refused({ job: "" }, "row GET /x: it has no job");
   refused({ path: "/:id{[}" }, "row GET /:id{[}: Invalid regular expression");

@@ -301,7 +301,7 @@ Deno.test("RowReader refuses a row that cannot be", () => {
       { query: { p: { type: "string", since: "1.30", until: "1.29" } } },
       "since 1.30 is later than until 1.29",
     ],
-    [{ body: "json" as "env" }, 'body is "json", expected one of stdin, env, form'],
+    [{ body: "json" as "env" }, 'body is "json", expected "stdin", "env" or "form"'],
   ];
   for (const [route, message] of cases) {
     const make = () => new RowReader({ ...ROW, ...route }, ["name"]);
