@@ -78,7 +78,29 @@ export type { ServeSettings } from "./builtins/settings.ts";
 export type { DaemonStats } from "./builtins/info.ts";
 export type { CertificateFiles } from "./serve/tls.ts";
 export type { ConnectionStats } from "./serve/connections.ts";
-export type { Bindings, ClientCertificate, Route, Router, RouterOptions } from "./router.ts";
+export type {
+  AnswerKind,
+  AnswerSpec,
+  Bindings,
+  Body,
+  BodyKind,
+  ClientCertificate,
+  DOCKER_API,
+  DockerInput,
+  DockerJob,
+  Fields,
+  InputOf,
+  JsonSchema,
+  Parameter,
+  ParameterKind,
+  ParameterOptions,
+  Route,
+  Router,
+  RouterOptions,
+  SchemaIssue,
+  SchemaResult,
+  StandardSchema,
+} from "./router.ts";
 
 /**
  * What a module given to `--install` exports as `install`. It runs after the addresses are bound and

@@ -41,7 +41,23 @@ import type { Reading } from "./router/validation.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
 export type { Bindings, ClientCertificate } from "./router/bindings.ts";
-export type { Route } from "./router/route.ts";
+export { DOCKER_API, type DockerInput, type DockerJob } from "./router/dockerapi.ts";
+export type {
+  AnswerKind,
+  AnswerSpec,
+  Body,
+  BodyKind,
+  Fields,
+  InputOf,
+  JsonSchema,
+  Parameter,
+  ParameterKind,
+  ParameterOptions,
+  Route,
+  SchemaIssue,
+  SchemaResult,
+  StandardSchema,
+} from "./router/route.ts";
 
 /** What {@linkcode createRouter} can be told. */
 export interface RouterOptions {

@@ -26,7 +26,7 @@ interface Container {
   created: number;
 }
 
-/** Boots the database, registers the jobs, adds the routes. Clients are held until it is done. */
+/** Boots the database, registers the jobs that the docker CLI asks for. Clients are held until it is done. */
 export const install: Installer = async (engine, router): Promise<void> => {
   const db = new DatabaseSync(Deno.env.get("SHELF_DB") ?? ":memory:");
   engine.onShutdown(() => db.close());
@@ -53,7 +53,7 @@ export const install: Installer = async (engine, router): Promise<void> => {
     if (!image) throw new TypedError("bad parameter", "no Image given");
     const id = [...crypto.getRandomValues(new Uint8Array(32))]
       .map((byte) => byte.toString(16).padStart(2, "0")).join("");
-    const name = job.getenv("name") || `shelf-${id.slice(0, 6)}`;
+    const name = job.args[0] || `shelf-${id.slice(0, 6)}`;
     if (db.prepare("SELECT 1 FROM containers WHERE name = ?").get(name)) {
       throw new TypedError("conflict", `the name ${name} is in use`);
     }
@@ -73,29 +73,16 @@ export const install: Installer = async (engine, router): Promise<void> => {
   engine.register("start", transition("start", "running"));
   engine.register("stop", transition("die", "exited"));
 
-  engine.register("remove", async (job) => {
+  engine.register("rm", async (job) => {
     const container = find(job.args[0]!);
-    if (container.state === "running" && !job.getenvBool("force")) {
+    if (container.state === "running" && !job.getenvBool("forceRemove")) {
       throw new TypedError("conflict", `container ${container.name} is running: stop it first`);
     }
     db.prepare("DELETE FROM containers WHERE id = ?").run(container.id);
     await tell(job.engine, "destroy", container);
   });
 
-  // GET /containers/json runs `containers` in every daemon; the rest is ours.
-  router
-    .job({
-      method: "POST",
-      path: "/containers/create",
-      job: "create",
-      query: ["name"],
-      body: "env",
-      status: 201,
-    })
-    .job({ method: "POST", path: "/containers/:name/start", job: "start" })
-    .job({ method: "POST", path: "/containers/:name/stop", job: "stop" })
-    .job({ method: "DELETE", path: "/containers/:name", job: "remove", query: ["force"] });
-  // And a route that is plain Hono.
+  // The routes of the Docker API, which run these jobs, are there. One that is plain Hono:
   router.get("/", (c) => c.text("This is a shelf of containers. Try docker ps --all.\n"));
 };
 

@@ -8,7 +8,7 @@
  * @module
  */
 
-import type { Body, Fields, Input, Route } from "./route.ts";
+import type { Body, Fields, InputOf, Route } from "./route.ts";
 
 const NAME = { type: "string", required: true } as const;
 const TAR = { type: "stdin" } as const satisfies Body;
@@ -1030,10 +1030,10 @@ export const DOCKER_API = {
   ],
 } as const satisfies Readonly<Record<string, readonly Route[]>>;
 
-type DockerRoute = (typeof DOCKER_API)[keyof typeof DOCKER_API][number];
-
 /** The name of a job of the Docker API. */
-export type DockerJob = DockerRoute["job"];
+export type DockerJob = (typeof DOCKER_API)[keyof typeof DOCKER_API][number]["job"];
 
 /** What a job of the Docker API finds as `job.input`, by the job's name. */
-export type DockerInput<J extends DockerJob> = Input<Extract<DockerRoute, { job: J }>>;
+export type DockerInput<J extends DockerJob> = InputOf<
+  Extract<(typeof DOCKER_API)[keyof typeof DOCKER_API][number], { job: J }>
+>;

@@ -197,6 +197,7 @@ export type JsonSchema = { readonly [keyword: string]: unknown };
  * that goes into the description.
  */
 export interface StandardSchema<Given = unknown, Got = Given> {
+  /** What every such schema has under this name. */
   readonly "~standard": {
     readonly version: 1;
     readonly vendor: string;
@@ -215,48 +216,16 @@ export type SchemaResult<Got> =
 
 /** What a Standard Schema has against a value. */
 export interface SchemaIssue {
+  /** What it is. */
   readonly message: string;
+  /** Where it is in the value. */
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined;
 }
 
-/** What a row's job finds as `job.input`: what the client has sent, validated, with its defaults. */
-export interface Input<R extends Route> {
-  /** The path's variables. */
-  readonly params: Given<R["params"]> & Omit<Record<Names<R["path"]>, string>, keyof R["params"]>;
-  /** The query parameters. */
-  readonly query: Given<R["query"]>;
-  /** The headers. */
-  readonly headers: Given<R["headers"]>;
-  /** The body: of a schema its output, else the declared fields. */
-  readonly body: R["body"] extends { readonly fields: infer F } ? Given<F> : Given<R["body"]>;
-}
-
-type Given<P> = P extends StandardSchema<unknown, infer Got> ? Got
-  : P extends readonly (infer Name extends string)[] ? { readonly [N in Name]?: string }
-  : P extends Fields ? { readonly [N in keyof P]: Value<P[N]> | Absent<P[N]> }
-  : undefined;
-
-type Absent<P> = P extends { readonly default: unknown } | { readonly required: true } ? never
-  : P extends "boolean" | { readonly type: "boolean" } ? never
-  : P extends "list" | { readonly type: "list" } ? never
-  : undefined;
-
-type Value<P> = P extends { readonly type: "string"; readonly enum: readonly (infer E)[] } ? E
-  : P extends { readonly type: infer T } ? OfKind<T>
-  : OfKind<P>;
-
-type OfKind<T> = T extends "string" ? string
-  : T extends "integer" | "number" ? number
-  : T extends "boolean" ? boolean
-  : T extends "list" ? readonly string[]
-  : T extends "filters" ? Readonly<Record<string, readonly string[]>>
-  : unknown;
-
-/** The names of a Hono pattern's variables. */
-type Names<Path extends string> = Path extends `${string}:${infer Name}/${infer Rest}`
-  ? Bare<Name> | Names<`/${Rest}`>
-  : Path extends `${string}:${infer Name}` ? Bare<Name>
-  : never;
-type Bare<Name extends string> = Name extends `${infer N}{${string}` ? N
-  : Name extends `${infer N}?` ? N
-  : Name;
+/**
+ * What a row's job finds as `job.input`: what the client has sent, validated, with its defaults. `params`
+ * are the path's variables, `query` and `headers` the parameters that the row declares, `body` the fields
+ * that it declares, or what its schema has made of the body.
+ */
+// By way of an index, because deno doc --lint would have all of its parts documented here.
+export type InputOf<R extends Route> = ((typeof import("./input.ts"))["kind"] & { R: R })["input"];

@@ -37,7 +37,7 @@ export interface Sent {
 export interface Reading {
   /** The variables of the job's env. */
   readonly env: Variables;
-  /** What a job finds as its input: see `Input` in route.ts, which knows the types. */
+  /** What a job finds as its input: see `InputOf` in route.ts, which knows the types. */
   readonly input: {
     readonly params: Record<string, unknown>;
     readonly query: unknown;

@@ -376,3 +376,26 @@ Deno.test("DOCKER_API's paths answer 405 to a method that they have not", async 
     assertStringIncludes(response.headers.get("allow") ?? "", allow);
   }
 });
+
+Deno.test("docs/dockerd.md lists DOCKER_API, row by row", async () => {
+  const lines = Object.entries(DOCKER_API).flatMap(([noun, rows]) =>
+    rows.map((row: Route) => {
+      const names = [...row.path.matchAll(/:(\w+)/g)].map(([, name]) => name);
+      const args = (row.args ?? names).map((name) => name.toUpperCase());
+      const conditions = [
+        row.since && `from ${row.since}`,
+        row.until && `up to ${row.until}`,
+        row.when && `with \`${row.when}\``,
+        row.upgrade && `upgrade to ${row.upgrade === "tcp" ? "raw" : "WebSocket"}`,
+      ].filter(Boolean).join(", ");
+      const path = row.path.replace(/:(\w+)(\{\.\+\})?/g, "{$1}");
+      return [noun, `\`${row.method} ${path}\``, `\`${[row.job, ...args].join(" ")}\``, conditions];
+    })
+  );
+  const table = [["", "route", "job", ""], ["-", "-", "-", "-"], ...lines]
+    .map((cells) => `|${cells.join("|")}|`).join("\n");
+  const document = await Deno.readTextFile(new URL("../../docs/dockerd.md", import.meta.url));
+  const bare = (text: string) => text.replace(/ *\| */g, "|").replace(/-+/g, "-");
+  // If not: this is what has to stand there, up to spaces (deno fmt).
+  assertStringIncludes(bare(document), bare(table));
+});

@@ -3,7 +3,7 @@ import { type } from "npm:arktype@2.2.9";
 import * as v from "npm:valibot@1.5.0";
 import * as z from "npm:zod@4.6.7";
 import type { Job } from "../../engine.ts";
-import type { Input, Route } from "../../router/route.ts";
+import type { InputOf, Route } from "../../router/route.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending, settle, until } from "../support/daemon.ts";
 import { assertJsonError, assertTextError, make, serve } from "../support/router.ts";
@@ -48,7 +48,7 @@ Deno.test("Router.job gives a job what was validated, typed by its row", async (
   const { engine, router } = make();
   let got: unknown;
   engine.register("typed", (job) => {
-    const { params, query, headers, body } = job.input as Input<typeof route>;
+    const { params, query, headers, body } = job.input as InputOf<typeof route>;
     // Each of these lines is a type as well.
     const shop: string = params.shop;
     const number: number | undefined = params.number;

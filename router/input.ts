@@ -1,0 +1,57 @@
+/**
+ * What a row is to the type checker: from what it declares to what its job finds as its input.
+ *
+ * @module
+ */
+
+import type { Fields, Route, StandardSchema } from "./route.ts";
+
+/** An input for each row: that of `R` is `(InputKind & { R: R })["input"]`. */
+export interface InputKind {
+  readonly R: unknown;
+  readonly input: this["R"] extends Route ? RowInput<this["R"]> : never;
+}
+export declare const kind: InputKind;
+
+interface RowInput<R extends Route> {
+  /** The path's variables. */
+  readonly params:
+    & Given<R["params"]>
+    & Omit<Record<PathNames<R["path"]>, string>, keyof R["params"]>;
+  /** The query parameters. */
+  readonly query: Given<R["query"]>;
+  /** The headers. */
+  readonly headers: Given<R["headers"]>;
+  /** The body: of a schema its output, else the declared fields. */
+  readonly body: R["body"] extends { readonly fields: infer F } ? Given<F> : Given<R["body"]>;
+}
+
+type Given<P> = P extends StandardSchema<unknown, infer Got> ? Got
+  : P extends readonly (infer Name extends string)[] ? { readonly [N in Name]?: string }
+  : P extends Fields ? { readonly [N in keyof P]: Value<P[N]> | Absent<P[N]> }
+  : undefined;
+
+type Absent<P> = P extends { readonly default: unknown } | { readonly required: true } ? never
+  : P extends "boolean" | { readonly type: "boolean" } ? never
+  : P extends "list" | { readonly type: "list" } ? never
+  : undefined;
+
+type Value<P> = P extends { readonly type: "string"; readonly enum: readonly (infer E)[] } ? E
+  : P extends { readonly type: infer T } ? OfKind<T>
+  : OfKind<P>;
+
+type OfKind<T> = T extends "string" ? string
+  : T extends "integer" | "number" ? number
+  : T extends "boolean" ? boolean
+  : T extends "list" ? readonly string[]
+  : T extends "filters" ? Readonly<Record<string, readonly string[]>>
+  : unknown;
+
+/** The names of a Hono pattern's variables. */
+type PathNames<Path extends string> = Path extends `${string}:${infer Name}/${infer Rest}`
+  ? Bare<Name> | PathNames<`/${Rest}`>
+  : Path extends `${string}:${infer Name}` ? Bare<Name>
+  : never;
+type Bare<Name extends string> = Name extends `${infer N}{${string}` ? N
+  : Name extends `${infer N}?` ? N
+  : Name;
