@@ -36,7 +36,7 @@ import { type Parent, RequestBindings, requestId } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
 import { respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
-import { Row } from "./router/row.ts";
+import { isForAll, Row } from "./router/row.ts";
 import type { Reading } from "./router/validation.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
@@ -257,8 +257,12 @@ class Dispatcher {
     this.#handle(app, route, () => row);
   }
 
-  #handle(app: App, { method, path }: Route, rowOf: () => Row): void {
-    const handler = (c: C, next: Next) => this.#run(c, rowOf(), next);
+  #handle(app: App, route: Route, rowOf: () => Row): void {
+    const { method, path } = route;
+    // One that takes every request has no use for what comes next, which need not be looked for.
+    const handler = isForAll(route)
+      ? (c: C) => this.#run(c, rowOf())
+      : (c: C, next: Next) => this.#run(c, rowOf(), next);
     this.#rows.set(handler as Found[0], rowOf);
     // HEAD comes to Hono's handlers as GET.
     app.on(method === "HEAD" ? "GET" : method, [path], handler as MiddlewareHandler);
@@ -284,8 +288,8 @@ class Dispatcher {
         );
       }
       if (this.#wanted(DESCRIPTION)) this.#app.get(DESCRIPTION, (c) => this.#describe(c));
-      if (this.#wanted(PING)) this.#ping();
     });
+    if (this.#wanted(PING)) this.#ping();
   }
 
   async #describe(c: C): Promise<Response> {
@@ -392,14 +396,18 @@ class Dispatcher {
     };
   }
 
-  #run(c: C, row: Row, next: Next): Response | Promise<Response> {
+  #run(c: C, row: Row, next?: Next): Response | Promise<Response> {
     const env = c.env as RequestBindings;
     const { route } = row;
-    if (!row.takes(env.method, env.version, c.req) || this.#leaves(env, row)) {
+    if (next !== undefined && !row.takes(env.method, env.version, c.req)) {
       if (route.method !== "HEAD" || env.method === "HEAD") env.conditions.push(row.condition);
       return next() as Promise<never>; // What comes next answers.
     }
-    if (row.stream && env.method === "HEAD") return this.#notAllowed(c, ["GET"]);
+    if (env.method === "HEAD" && route.method === "GET") {
+      const head = this.#headOf(row);
+      if (head !== undefined) return this.#run(c, head);
+      if (row.stream) return this.#notAllowed(c, ["GET"]);
+    }
     if (!this.#engine.has(route.job)) throw row.missing;
     const reading = row.reader.read(c.req, env.version);
     const hasBody = env.body !== undefined;
@@ -409,10 +417,9 @@ class Dispatcher {
     return this.#start(c, row, reading);
   }
 
-  /** Whether a row of GET leaves a request to a row of HEAD, which was added later. */
-  #leaves(env: RequestBindings, row: Row): boolean {
-    return env.method === "HEAD" && row.route.method === "GET" &&
-      !!this.#added.get(row.shape)?.some(({ route }) => route.method === "HEAD");
+  /** The row for HEAD that was added behind one for GET. */
+  #headOf({ shape, path }: Row): Row | undefined {
+    return this.#added.get(shape)?.find((row) => row.route.method === "HEAD" && row.path === path);
   }
 
   /** Waits for what a job needs: its body, what a schema says, its turn. */

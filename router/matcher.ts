@@ -58,7 +58,7 @@ export class Matcher implements Router<Found> {
   match(method: string, path: string): Result<Found> {
     const { request } = this;
     const own = this.#router.match(method, path);
-    const last = this.#table.match(method, path);
+    const last = endsIn(own) ? undefined : this.#table.match(method, path);
     const found = last === undefined ? own : withMore(own, last);
     if (request === undefined) return found;
     this.request = undefined;
@@ -75,6 +75,12 @@ export class Matcher implements Router<Found> {
     const kept = at < 0 ? entries : entries.slice(0, at);
     return withEntries(found, [...before, ...kept, [[instead, everywhere(instead)], {}]]);
   }
+}
+
+/** Whether the last of the handlers leaves nothing to others: it does not take what it would call them by. */
+function endsIn([handlers]: Result<Found>): boolean {
+  const last = handlers.at(-1);
+  return last !== undefined && last[0][0].length < 2;
 }
 
 function withEntries(found: Result<Found>, entries: unknown[]): Result<Found> {

@@ -21,8 +21,9 @@ import { isWithin, overlap, type VersionRange, versionRange } from "./versions.t
 
 const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 
-function isWhole(body: unknown): body is string | Uint8Array {
-  return typeof body === "string" || body instanceof Uint8Array;
+/** How an answer of some form begins. */
+interface FormInit extends Init {
+  readonly type: Form["type"];
 }
 
 /** A row that was checked. */
@@ -42,14 +43,12 @@ export class Row {
   /** How many may run at once, if that is limited. */
   readonly turns?: Turns;
   readonly timeout?: { readonly ms: number; readonly kind: ErrorKind };
-  /** Whether every request of its method and path is for it. */
-  readonly always: boolean;
   readonly #versions: VersionRange;
   /** How answers begin, by their status. */
-  readonly #inits = new Map<number, Init & Pick<Form, "type">>();
-  readonly #usual: Init & Pick<Form, "type">;
+  readonly #inits = new Map<number, FormInit>();
+  readonly #usual: FormInit;
   /** How the answer of a job begins that has written nothing. */
-  readonly #unwritten: Init;
+  readonly #unwritten: FormInit;
 
   /**
    * Checks a row.
@@ -82,14 +81,12 @@ export class Row {
       this.inFrames = usual.type === "frames";
       this.#usual = this.#inits.get(usual.status)!;
       const said = (route.status ?? route.answers?.[usual.status]) !== undefined;
-      this.#unwritten = { status: said ? usual.status : 204, headers: shared };
+      this.#unwritten = { status: said ? usual.status : 204, type: "none", headers: shared };
     } catch (error) {
       throw new TypeError(`row ${route.method} ${path}: ${messageOf(error)}`, { cause: error });
     }
     this.bodyLimit = route.bodyLimit ??
       (this.reader.body?.type === "env" ? jsonLimit : undefined);
-    this.always = route.since === undefined && route.until === undefined &&
-      route.when === undefined && route.method !== "HEAD";
   }
 
   /** What it has in common with other rows for the same requests, whatever their variables are called. */
@@ -102,7 +99,6 @@ export class Row {
    * version, and the parameters of its query.
    */
   takes(method: string, version: string | undefined, sent: Pick<Sent, "query">): boolean {
-    if (this.always) return true;
     const { route } = this;
     return (route.method !== "HEAD" || method === "HEAD") && isWithin(this.#versions, version) &&
       (route.when === undefined || !!sent.query(route.when));
@@ -177,11 +173,11 @@ export class Row {
     job: Job,
     body: string | Uint8Array | ReadableStream<Uint8Array> | null,
   ): Response {
-    let init: Init = body === null ? this.#unwritten : this.#usual;
+    let init = body === null ? this.#unwritten : this.#usual;
     const { outcome } = job;
     if (outcome !== undefined) init = this.#chosen(outcome, init, body === null);
     if (this.inFrames && init === this.#usual) init = this.#typed(c, job, init);
-    if (this.#inits.get(init.status)?.type === "none") body = null;
+    if (init.type === "none") body = null;
     const env = c.env as RequestBindings;
     // No middleware that could have set a header: this is three times as fast.
     if (env.alone && init === this.#written && isWhole(body) && this.#make) {
@@ -191,12 +187,12 @@ export class Row {
   }
 
   /** A stream of Docker's has a type of its own where there is a terminal, and had in old versions. */
-  #typed(c: Context<{ Bindings: Bindings }>, job: Job, init: Init): Init {
+  #typed(c: Context<{ Bindings: Bindings }>, job: Job, init: FormInit): FormInit {
     const type = streamType(c.env.version, job.getenvBool("Tty"));
     return { ...init, headers: { ...init.headers, "Content-Type": type } };
   }
 
-  #chosen(outcome: NonNullable<Job["outcome"]>, usual: Init, empty: boolean): Init {
+  #chosen(outcome: NonNullable<Job["outcome"]>, usual: FormInit, empty: boolean): FormInit {
     const { status = usual.status, headers } = outcome;
     const init = status === usual.status ? usual : this.#inits.get(status);
     if (init === undefined) {
@@ -205,8 +201,15 @@ export class Row {
         `job ${this.route.job} chose the status ${status}, expected one of the row's: ${known}`,
       );
     }
-    return { status, headers: { ...empty ? this.#unwritten.headers : init.headers, ...headers } };
+    const { type } = init;
+    const from = empty ? this.#unwritten : init;
+    return { status, type, headers: { ...from.headers, ...headers } };
   }
+}
+
+/** Whether every request of its method, as Hono sees it, and of its path is for a row. */
+export function isForAll({ method, since, until, when }: Route): boolean {
+  return method !== "HEAD" && (since ?? until ?? when) === undefined;
 }
 
 function checkEnds({ method, job, bodyLimit }: Route, path: string): void {

@@ -252,7 +252,9 @@ export class RowReader {
 
   /** The job's arguments. */
   args(sent: Sent, reading: Reading | undefined): string[] {
-    if (this.#args === undefined) return this.#path.map((name) => sent.param(name) ?? "");
+    if (this.#args === undefined) {
+      return this.#path.length === 0 ? [] : this.#path.map((name) => sent.param(name) ?? "");
+    }
     const query = (reading?.input.query ?? {}) as Record<string, unknown>;
     const body = (reading?.input.body ?? {}) as Record<string, unknown>;
     const args: (string | undefined)[] = [];
