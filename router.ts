@@ -685,8 +685,9 @@ function builtinsOf(wanted: boolean | readonly string[] = true): (path: string) 
     !one.startsWith("/") || !paths.some((path) => covers([one], path))
   );
   if (unknown !== undefined) {
+    const beginnings = new Set(paths.map((path) => path.split("/", 2).join("/")));
     throw new TypeError(
-      `builtins has "${unknown}", expected some of ${paths.join(", ")}, or the beginning of one`,
+      `builtins has "${unknown}", expected paths such as ${[...beginnings].join(", ")}`,
     );
   }
   return (path) => covers(wanted, path);
