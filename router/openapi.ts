@@ -309,7 +309,7 @@ interface Variable {
   readonly name: string;
   readonly pattern?: string;
   /** The name that it has in the description. */
-  readonly as?: string;
+  readonly as?: string | undefined;
 }
 
 /** A Hono pattern as OpenAPI writes paths: several, where variables are optional. */
@@ -432,5 +432,5 @@ function objectOf(fields: Readonly<Record<string, ParameterKind | Parameter>>, t
 }
 
 function capitalized(text: string): string {
-  return text[0].toUpperCase() + text.slice(1);
+  return text.charAt(0).toUpperCase() + text.slice(1);
 }

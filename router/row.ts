@@ -39,10 +39,10 @@ export class Row {
   /** Whether what the job writes to stdout and stderr is told apart. */
   readonly inFrames: boolean;
   /** The longest body in bytes; undefined for the router's. */
-  readonly bodyLimit?: number;
+  readonly bodyLimit: number | undefined;
   /** How many may run at once, if that is limited. */
-  readonly turns?: Turns;
-  readonly timeout?: { readonly ms: number; readonly kind: ErrorKind };
+  readonly turns: Turns | undefined;
+  readonly timeout: { readonly ms: number; readonly kind: ErrorKind } | undefined;
   readonly #versions: VersionRange;
   /** How answers begin, by their status. */
   readonly #inits = new Map<number, FormInit>();

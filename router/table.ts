@@ -35,7 +35,7 @@ export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
   if (stash === undefined) return [[...handlers as Entries<T>, ...more]];
   const inFull = (handlers as [T, ParamIndexMap][]).map(([handler, indices]): [T, Params] => [
     handler,
-    Object.fromEntries(Object.entries(indices).map(([name, i]) => [name, stash[i]])),
+    Object.fromEntries(Object.entries(indices).map(([name, i]) => [name, stash[i] ?? ""])),
   ]);
   return [[...inFull, ...more]];
 }
@@ -106,7 +106,8 @@ class Pattern<T> {
     const values = (this.#expression ??= this.#compile()).exec(path);
     if (values === null) return undefined;
     const params: Params = {};
-    for (let i = 0; i < this.#names.length; i++) params[this.#names[i]] = values[i + 1];
+    let i = 0;
+    for (const name of this.#names) params[name] = values[++i]!;
     return params;
   }
 

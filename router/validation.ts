@@ -64,7 +64,7 @@ export class RowReader {
   readonly #querySchema?: StandardSchema;
   readonly #headers: readonly Field[];
   readonly #fields: readonly Field[];
-  readonly #args?: readonly string[];
+  readonly #args: readonly string[] | undefined;
   /** Whether there is anything besides the path, which every job has as its arguments. */
   readonly #plain: boolean;
 
@@ -166,7 +166,7 @@ export class RowReader {
     if (accepted.length === 0 || (contentType === undefined && empty)) return undefined;
     const expected = `expected ${accepted.join(" or ")}`;
     if (contentType === undefined) return `Content-Type is missing, ${expected}`;
-    const [essence] = contentType.split(";", 1);
+    const [essence = ""] = contentType.split(";", 1);
     if (accepted.includes(essence.trim().toLowerCase())) return undefined;
     return `Content-Type is ${quote(contentType)}, ${expected}`;
   }
@@ -244,8 +244,9 @@ export class RowReader {
     const body: Record<string, unknown> = {};
     for (const [name, texts] of given) {
       if (known.has(name)) continue;
-      body[name] = texts[0];
-      reading.env.push([name, texts[0]]);
+      const [text = ""] = texts;
+      body[name] = text;
+      reading.env.push([name, text]);
     }
     reading.input.body = { ...body, ...declared };
   }
@@ -322,9 +323,14 @@ function readTexts(
     const texts = isWithin(field.versions, version) ? textsOf(field.name, field.isList) : undefined;
     values[field.name] = field.fromTexts(texts);
     if (texts === undefined) field.setDefault(env);
-    else env.push([field.env, field.isList ? JSON.stringify(texts) : texts[0]]);
+    else env.push([field.env, textOf(texts, field.isList)]);
   }
   return values;
+}
+
+/** The text of a variable: the first that was sent, or all of them as JSON. */
+function textOf(texts: readonly string[], all: boolean): string {
+  return all ? JSON.stringify(texts) : texts[0] ?? "";
 }
 
 async function readQuery(
@@ -339,8 +345,8 @@ async function readQuery(
   const query = await readSchema(schema, given, "the query", "query parameter");
   for (const [name, value] of Object.entries(query ?? {})) {
     if (Object.hasOwn(all, name)) {
-      const texts = all[name];
-      env.push([name, texts.length === 1 ? texts[0] : JSON.stringify(texts)]);
+      const texts = all[name]!;
+      env.push([name, textOf(texts, texts.length !== 1)]);
     } else if (["string", "number", "boolean", "bigint"].includes(typeof value)) {
       env.push([name, String(value)]);
     }
@@ -422,7 +428,7 @@ class Field {
   fromTexts(texts: readonly string[] | undefined): unknown {
     if (texts === undefined) return this.#absent();
     if (this.isList) return this.#check(texts);
-    const [text] = texts;
+    const [text = ""] = texts;
     const parameter = this.#parameter;
     switch (parameter.type) {
       case "boolean":

@@ -30,7 +30,9 @@ export function compareVersions(version: string, other: readonly number[]): numb
 }
 
 function compare(one: readonly number[], other: readonly number[]): number {
-  return one[0] - other[0] || one[1] - other[1];
+  const [major = 0, minor = 0] = one;
+  const [otherMajor = 0, otherMinor = 0] = other;
+  return major - otherMajor || minor - otherMinor;
 }
 
 function numbersOf(version: string): number[] {
@@ -42,8 +44,8 @@ const MIN = numbersOf(MIN_API_VERSION);
 
 /** The API versions that have something: from one on, up to one, or both. */
 export interface VersionRange {
-  readonly since?: readonly number[];
-  readonly until?: readonly number[];
+  readonly since?: readonly number[] | undefined;
+  readonly until?: readonly number[] | undefined;
 }
 
 /**

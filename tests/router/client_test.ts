@@ -64,7 +64,10 @@ console.log(JSON.stringify([
   assertStringIncludes(message, 'query parameter filters has "colour"');
 
   for (
-    const [right, wrong] of [['"price"', '"size"'], ['item: "pear"', "item: 5"], ["3 }", '"3" }']]
+    const [right, wrong] of [['"price"', '"size"'], ['item: "pear"', "item: 5"], [
+      "3 }",
+      '"3" }',
+    ]] as const
   ) {
     await Deno.writeTextFile(`${folder.path}/wrong.ts`, client.replace(right, wrong));
     const { code, stderr } = await run(Deno.execPath(), [

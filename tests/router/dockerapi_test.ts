@@ -14,7 +14,7 @@ const ROWS: readonly Route[] = Object.values(DOCKER_API).flat();
 function right(parameter: Parameter): { text: string; value: unknown } {
   switch (parameter.type) {
     case "string":
-      if (parameter.enum) return { text: parameter.enum[0], value: parameter.enum[0] };
+      if (parameter.enum) return { text: parameter.enum[0]!, value: parameter.enum[0] };
       if (parameter.pattern) return { text: "1795799423.5", value: "1795799423.5" };
       return { text: "a/b:c", value: "a/b:c" };
     case "integer":
@@ -79,7 +79,7 @@ interface Request {
   path: string;
   query: Record<string, string>;
   headers: Record<string, string>;
-  body?: string;
+  body: string | undefined;
   version: string;
 }
 
@@ -115,7 +115,7 @@ async function send(
   return await router.request(`/v${version}${path}?${new URLSearchParams(query)}`, {
     method: row.method,
     headers,
-    body,
+    ...body !== undefined && { body },
   });
 }
 
@@ -208,7 +208,7 @@ Deno.test("DOCKER_API's rows run their job with what the client has sent, and an
       const inPath = [...asked.path.matchAll(/abc|a\/b:c/g)].map(([value]) => value);
       for (const value of inPath) assert(job.args.includes(value), `${label(row)}: ${job}`);
       for (const [name, text] of Object.entries(asked.query)) {
-        const field = inFull((row.query as Fields)[name]);
+        const field = inFull((row.query as Fields)[name]!);
         assertEquals(input.query[name], right(field).value);
         const variable = field.type === "list" ? JSON.stringify([text]) : text;
         assertEquals(job.getenv(field.env ?? name), variable);
@@ -312,7 +312,7 @@ Deno.test("DOCKER_API takes create for a pull or an import", async () => {
     engine.register(name, async (job) => job.print(`${job} ${await job.stdin.text()}`));
   }
   const router = createRouter(engine);
-  const create = async (query: string, body?: string) => {
+  const create = async (query: string, body = "") => {
     const response = await router.request(`/images/create?${query}`, { method: "POST", body });
     return await response.text();
   };
@@ -338,9 +338,9 @@ Deno.test("DOCKER_API ignores what dockerode sends besides", async () => {
     body: JSON.stringify(body),
   });
   assertEquals(response.status, 201);
-  const { body: got, query: named } = jobs[0].input as DockerInput<"create">;
+  const { body: got, query: named } = jobs[0]!.input as DockerInput<"create">;
   assertEquals([got.Image, got.Cmd, named.name], ["busybox", ["true"], "web"]);
-  assertEquals(jobs[0].getenvList("Cmd"), ["true"]);
+  assertEquals(jobs[0]!.getenvList("Cmd"), ["true"]);
 });
 
 Deno.test("DOCKER_API takes names that are written in any way", async () => {
@@ -353,7 +353,7 @@ Deno.test("DOCKER_API takes names that are written in any way", async () => {
       ["/images/a%2Fb:c/json", "a/b:c"],
       ["/images/json/json", "json"],
       ["/v1.24/images/a/json/json", "a/json"],
-    ]
+    ] as const
   ) {
     assertEquals([path, (await router.request(path)).status], [path, 200]);
     assertEquals(jobs.pop()!.args, [name]);
@@ -369,7 +369,7 @@ Deno.test("DOCKER_API's paths answer 405 to a method that they have not", async 
       ["GET", "/containers/create", "POST"],
       ["PUT", "/images/a/b:c/json", "GET"],
       ["DELETE", "/containers/x/archive", "GET, HEAD, PUT"],
-    ]
+    ] as const
   ) {
     const response = await router.request(path, { method });
     assertEquals([method, path, response.status], [method, path, 405]);
@@ -380,7 +380,7 @@ Deno.test("DOCKER_API's paths answer 405 to a method that they have not", async 
 Deno.test("docs/dockerd.md lists DOCKER_API, row by row", async () => {
   const lines = Object.entries(DOCKER_API).flatMap(([noun, rows]) =>
     rows.map((row: Route) => {
-      const names = [...row.path.matchAll(/:(\w+)/g)].map(([, name]) => name);
+      const names = [...row.path.matchAll(/:(\w+)/g)].map(([, name]) => name!);
       const args = (row.args ?? names).map((name) => name.toUpperCase());
       const conditions = [
         row.since && `from ${row.since}`,

@@ -151,7 +151,7 @@ Deno.test("describe tells each kind of parameter", () => {
 });
 
 Deno.test("describe tells bodies, and what may be wrong with them", () => {
-  const post = (body: Route["body"]) =>
+  const post = (body: NonNullable<Route["body"]>) =>
     described(row({ method: "POST", body })).paths["/items"].post;
   const stdin = post("stdin");
   assertEquals(stdin.requestBody, { content: { "application/octet-stream": { schema: {} } } });

@@ -20,7 +20,11 @@ function shop(route: Partial<Route> = {}) {
   });
   app.router.job({ method: "POST", path: "/shops/:shop/orders", job: "order", ...route });
   const order = (query = "", body?: BodyInit, headers: HeadersInit = JSON_TYPE, prefix = "") =>
-    app.router.request(`${prefix}/shops/north/orders?${query}`, { method: "POST", body, headers });
+    app.router.request(`${prefix}/shops/north/orders?${query}`, {
+      method: "POST",
+      headers,
+      ...body !== undefined && { body },
+    });
   return { ...app, jobs, order };
 }
 
@@ -88,7 +92,8 @@ Deno.test("Router.job gives a job what was validated, typed by its row", async (
 Deno.test("Router.job gives a job that nothing was said about no input", async () => {
   const { jobs, order } = shop();
   await (await order("dry=1")).text();
-  assertEquals([jobs[0].input, jobs[0].args, jobs[0].env.size], [undefined, ["north"], 0]);
+  const job = jobs[0]!;
+  assertEquals([job.input, job.args, job.env.size], [undefined, ["north"], 0]);
 });
 
 Deno.test("Router.job refuses wrong input in a line that says what is wrong, and runs no job", async () => {
@@ -192,7 +197,7 @@ Deno.test("Router.job takes schemas of zod, valibot and arktype, for bodies and 
       headers: {},
       body: { item: "pear", count: 3 },
     }]);
-    const [job] = jobs;
+    const job = jobs[0]!;
     assertEquals([job.getenv("item"), job.getenvInt("count"), job.getenv("dry")], ["pear", 3, "1"]);
     const less = await (await order("", '{"item":"pear"}')).json();
     assertEquals([less.query, less.body], [{ dry: false }, { item: "pear", count: 1 }]);
@@ -203,7 +208,7 @@ Deno.test("Router.job takes schemas of zod, valibot and arktype, for bodies and 
         ["[]", ""],
         ["", ""],
         ["{", "request body: expected JSON: "],
-      ]
+      ] as const
     ) {
       const response = await order("", text);
       assertEquals([library, text, response.status], [library, text, 400]);
@@ -406,7 +411,7 @@ Deno.test("Router.job runs so many at once, lets so many wait, and asks others t
   const refused = await work();
   assertEquals(refused.headers.get("retry-after"), "1");
   await assertJsonError(refused, 503, "too many requests at once: 2 run and 1 wait");
-  gates[0].resolve();
+  gates[0]!.resolve();
   await until(() => gates.length === 3);
   for (const gate of gates) gate.resolve();
   for (const each of first) assertEquals(await (await each).text(), "done");

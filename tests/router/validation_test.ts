@@ -26,7 +26,7 @@ function sent(
 
 const ROW = { method: "GET", path: "/x", job: "x" } as const;
 
-function readQuery(query: Route["query"], text: string, version?: string): Reading {
+function readQuery(query: NonNullable<Route["query"]>, text: string, version?: string): Reading {
   return new RowReader({ ...ROW, query }, []).read(sent(text), version) as Reading;
 }
 
@@ -318,13 +318,13 @@ function nothing(): Reading {
   return { env: [], input: { params: {}, query: {}, headers: {}, body: undefined } };
 }
 
-async function readBody(body: Route["body"], text: string): Promise<Reading> {
+async function readBody(body: NonNullable<Route["body"]>, text: string): Promise<Reading> {
   const reading = nothing();
   await new RowReader({ ...ROW, method: "POST", body }, []).readJson(text, reading);
   return reading;
 }
 
-async function bodyProblem(body: Route["body"], text: string): Promise<string> {
+async function bodyProblem(body: NonNullable<Route["body"]>, text: string): Promise<string> {
   try {
     await readBody(body, text);
   } catch (error) {
@@ -335,7 +335,7 @@ async function bodyProblem(body: Route["body"], text: string): Promise<string> {
 }
 
 Deno.test("RowReader.readJson reads the declared members, and keeps the others", async () => {
-  const body: Route["body"] = {
+  const body: Route["body"] & object = {
     type: "env",
     fields: {
       Image: { type: "string", required: true },
@@ -372,7 +372,7 @@ Deno.test("RowReader.readJson reads the declared members, and keeps the others",
 });
 
 Deno.test("RowReader.readJson says which member is wrong", async () => {
-  const body: Route["body"] = {
+  const body: Route["body"] & object = {
     type: "env",
     fields: {
       Image: { type: "string", required: true },
@@ -433,18 +433,23 @@ function schema(wait: boolean): StandardSchema<unknown, { name: string; count: n
 
 Deno.test("RowReader takes a Standard Schema for the query", async () => {
   for (const wait of [false, true]) {
-    const read = await readQuery(schema(wait) as Route["query"], "name=a&count=2&other=x");
+    const read = await readQuery(
+      schema(wait) as NonNullable<Route["query"]>,
+      "name=a&count=2&other=x",
+    );
     assertEquals(read.input.query, { name: "a", count: 4 });
     assertEquals(read.env, [["name", "a"], ["count", "2"]]);
-    const less = await readQuery(schema(wait) as Route["query"], "name=a");
+    const less = await readQuery(schema(wait) as NonNullable<Route["query"]>, "name=a");
     assertEquals(less.env, [["name", "a"], ["count", "2"]]);
     for (
       const [text, message] of [
         ["", "query parameter name is missing: expected a string"],
         ["name=a&count=x", 'query parameter count is "x": expected digits'],
-      ]
+      ] as const
     ) {
-      const failed = await Promise.resolve(readQuery(schema(wait) as Route["query"], text))
+      const failed = await Promise.resolve(
+        readQuery(schema(wait) as NonNullable<Route["query"]>, text),
+      )
         .catch((error) => error);
       assert(failed instanceof TypedError);
       assertEquals(failed.message, message);
@@ -502,7 +507,7 @@ Deno.test("RowReader.readForm reads the fields of a form", () => {
 });
 
 Deno.test("RowReader.typeProblem is what is wrong with a Content-Type", () => {
-  const check = (body: Route["body"], type: string | undefined, empty = false) =>
+  const check = (body: NonNullable<Route["body"]>, type: string | undefined, empty = false) =>
     new RowReader({ ...ROW, method: "POST", body }, []).typeProblem(type, empty);
   for (const type of ["application/json", "Application/JSON; charset=utf-8"]) {
     assertEquals(check({ type: "env" }, type), undefined);
