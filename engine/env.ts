@@ -26,7 +26,7 @@ export class Env {
 
   /** False for `""`, `0`, `no`, `false` and `none` in any case, and where unset; else true. */
   getBool(key: string): boolean {
-    return !["", "0", "no", "false", "none"].includes(this.get(key).trim().toLowerCase());
+    return isTrue(this.get(key));
   }
   /** Sets `1` or `0`. */
   setBool(key: string, value: boolean): void {
@@ -166,6 +166,11 @@ export class Env {
     }
     return env;
   }
+}
+
+/** Whether a text stands for true, as dockerd reads it: see {@linkcode Env.getBool}. */
+export function isTrue(text: string): boolean {
+  return !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase());
 }
 
 /** The integer that a number stands for as JSON may write it; undefined if it is none. */

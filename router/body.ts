@@ -4,9 +4,7 @@
  * @module
  */
 
-import type { Job } from "../engine.ts";
-import { Env } from "../engine/env.ts";
-import { messageOf, TypedError } from "../engine/errors.ts";
+import { TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
 import { busy } from "./errors.ts";
 
@@ -148,16 +146,4 @@ function brokenOff(error: unknown): never {
   throw new TypedError("bad parameter", "the request body broke off or is malformed", {
     cause: error,
   });
-}
-
-/** Decodes a request's body, a JSON object, into a job's env. */
-export function bodyToEnv(text: string, job: Job): void {
-  if (text.trim() === "") return;
-  let env: Env;
-  try {
-    env = Env.decode(text);
-  } catch (error) {
-    throw new TypedError("bad parameter", `request body: ${messageOf(error)}`);
-  }
-  for (const [key, value] of env) job.setenv(key, value);
 }

@@ -7,8 +7,9 @@
  * @module
  */
 
-import { Env } from "../engine/env.ts";
+import { Env, isTrue } from "../engine/env.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
+import { membersOf } from "../engine/json.ts";
 import type {
   Body,
   BodyKind,
@@ -64,6 +65,8 @@ export class RowReader {
   readonly #querySchema?: StandardSchema;
   readonly #headers: readonly Field[];
   readonly #fields: readonly Field[];
+  /** Those of them whose variables have other names. */
+  readonly #renamed: ReadonlySet<string>;
   readonly #args: readonly string[] | undefined;
   /** Whether there is anything besides the path, which every job has as its arguments. */
   readonly #plain: boolean;
@@ -97,6 +100,9 @@ export class RowReader {
     }
     const place = this.body?.type === "form" ? "form field" : "body field";
     this.#fields = fields(place, this.body?.fields);
+    this.#renamed = new Set(
+      this.#fields.filter(({ env, name }) => env !== name).map(({ name }) => name),
+    );
     this.#args = route.args;
     const among = (list: string, names: readonly string[], known: readonly string[]) => {
       const unknown = names.find((name) => !known.includes(name));
@@ -180,7 +186,9 @@ export class RowReader {
     if (text.trim() === "") {
       if (this.body?.required) throw bad("the request body is missing, expected a JSON object");
       if (this.#schema === undefined) {
-        if (this.#fields.length > 0) reading.input.body = this.#readMembers({}, reading.env);
+        if (this.#fields.length > 0) {
+          reading.input.body = this.#readMembers(new Map(), reading.env);
+        }
         return;
       }
       return readSchema(this.#schema, undefined, "the request body", "body field")
@@ -194,30 +202,29 @@ export class RowReader {
       return readSchema(this.#schema, given, "the request body", "body field")
         .then((value) => void (reading.input.body = value));
     }
-    let env: Env;
+    let members: Map<string, string>;
     try {
-      env = Env.decode(text);
+      members = membersOf(text);
     } catch (error) {
       throw bad(`request body: ${messageOf(error)}`);
     }
-    const renamed = new Set(
-      this.#fields.filter(({ env, name }) => env !== name).map(({ name }) => name),
-    );
-    for (const entry of env) if (!renamed.has(entry[0])) reading.env.push(entry);
-    if (this.#fields.length > 0) {
-      reading.input.body = this.#readMembers(parse(text) as Record<string, unknown>, reading.env);
+    for (const [name, value] of members) {
+      if (value === "null" || this.#renamed.has(name)) continue;
+      reading.env.push([name, value.startsWith('"') ? JSON.parse(value) : value]);
     }
+    if (this.#fields.length > 0) reading.input.body = this.#readMembers(members, reading.env);
   }
 
-  #readMembers(given: Record<string, unknown>, env: Variables): Record<string, unknown> {
-    const members = Object.fromEntries(Object.entries(given));
+  #readMembers(members: ReadonlyMap<string, string>, env: Variables): Record<string, unknown> {
+    const body: Record<string, unknown> = {};
     for (const field of this.#fields) {
-      const value = Object.hasOwn(given, field.name) ? given[field.name] : undefined;
-      members[field.name] = field.fromJson(value);
-      if (value === undefined || value === null) field.setDefault(env);
+      const text = members.get(field.name) ?? "null";
+      const value = JSON.parse(text);
+      body[field.name] = field.fromJson(value);
+      if (value === null) field.setDefault(env);
       else if (field.env !== field.name) env.push([field.env, field.textOf(value)]);
     }
-    return members;
+    return body;
   }
 
   /** Reads the fields of a form, and adds what they have to the values. */
@@ -574,11 +581,6 @@ function limits(least: number | undefined, most: number | undefined, of: string,
   if (most === undefined) return `${of} at least ${least}${unit}`;
   if (least === undefined) return `${of} at most ${most}${unit}`;
   return of === "" ? ` from ${least} to ${most}` : `${of} ${least} to ${most}${unit}`;
-}
-
-/** As {@linkcode Env.getBool}, and dockerd's httputils.BoolValue. */
-function isTrue(text: string): boolean {
-  return !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase());
 }
 
 /** Docker's filters, from lists or from sets; undefined where it is neither. */
