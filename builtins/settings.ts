@@ -342,7 +342,7 @@ export const SETTINGS = {
     letter: "D",
     kind: boolean,
     help:
-      "Log at level debug, each request too, unless `-l` says otherwise; serve a profiler under `/debug/pprof/`, on local addresses only. The same as `DEBUG=1` in the environment",
+      "Log at level debug, each request too, unless `-l` says otherwise; serve a profiler under `/debug/pprof/` and the routes under `/debug/routes`, on local addresses only. The same as `DEBUG=1` in the environment",
   },
   logLevel: {
     flag: "log-level",
