@@ -180,7 +180,6 @@ class Dispatcher {
   #rows = new Map<Found[0], () => Row>();
   /** The rows that were added, by the shapes of their paths. */
   #added = new Map<string, Row[]>();
-  #builtins: Route[] = [];
   #limits: BodyLimits;
   /** Headers of all answers. */
   #headers: Record<string, string>;
@@ -235,7 +234,7 @@ class Dispatcher {
       },
       rows: () => [
         ...[...this.#added.values()].flat().map(({ route }) => route),
-        ...this.#builtins.filter(({ job }) => this.#engine.has(job)),
+        ...BUILTINS.filter(({ path, job }) => this.#wanted(path) && this.#engine.has(job)),
       ],
       basePath: (path: string) =>
         this.#equip(basePath.call(app, path) as unknown as App, mergePath(base, path)),
@@ -279,7 +278,6 @@ class Dispatcher {
     this.#matcher.last(() => {
       for (const route of BUILTINS) {
         if (!this.#wanted(route.path)) continue;
-        this.#builtins.push(route);
         let row: Row | undefined;
         this.#handle(
           this.#app,

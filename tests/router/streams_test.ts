@@ -4,8 +4,8 @@ import { Daemon, project, until } from "../support/daemon.ts";
 
 const MIB = 1 << 20;
 /** What goes through, and what it may take of memory: far less than that, and than a reader would keep. */
-const SIZE = 192 * MIB;
-const ROOM = 96 * MIB;
+const SIZE = 384 * MIB;
+const ROOM = 192 * MIB;
 
 async function start(): Promise<{ daemon: Daemon; url: string }> {
   const install = project("tests/support/fixtures/docker.ts");
