@@ -10,7 +10,7 @@ import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
 import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
 import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
 import type { RequestBindings } from "./request.ts";
-import { Table, withMore } from "./table.ts";
+import { type Entries, Table, withMore } from "./table.ts";
 
 /** A handler or middleware, and how it was added. */
 export type Found = [Handler | MiddlewareHandler, RouterRoute];
@@ -35,6 +35,7 @@ export class Matcher implements Router<Found> {
   #router = new SmartRouter<Found>({ routers: [new FewRoutes<Found>(), new TrieRouter()] });
   /** What comes after all that is added by others. */
   #table = new Table<Found>();
+  #fill?: (() => void) | undefined;
   #isLast = false;
   #around: (request: RequestBindings, found: readonly Found[]) => Around;
 
@@ -46,19 +47,27 @@ export class Matcher implements Router<Found> {
     if (this.#isLast) this.#table.add(method, path, handler);
     else this.#router.add(method, path, handler);
   }
-  /** What `add` adds comes after all that is added elsewhere, before or later. */
+  /**
+   * What `add` adds comes after all that is added elsewhere, before or later. It is called when a path
+   * is asked for that needs it: there is much of it, and a daemon should not wait for that.
+   */
   last(add: () => void): void {
-    this.#isLast = true;
-    try {
-      add();
-    } finally {
+    this.#fill = add;
+  }
+  #last(method: string, path: string): Entries<Found> | undefined {
+    const fill = this.#fill;
+    if (fill !== undefined) {
+      this.#fill = undefined;
+      this.#isLast = true;
+      fill();
       this.#isLast = false;
     }
+    return this.#table.match(method, path);
   }
   match(method: string, path: string): Result<Found> {
     const { request } = this;
     const own = this.#router.match(method, path);
-    const last = endsIn(own) ? undefined : this.#table.match(method, path);
+    const last = endsIn(own) ? undefined : this.#last(method, path);
     const found = last === undefined ? own : withMore(own, last);
     if (request === undefined) return found;
     this.request = undefined;
