@@ -7,6 +7,7 @@
 import type { Context } from "npm:hono@^4.13";
 import type { Job } from "../engine.ts";
 import { type ErrorKind, messageOf, TypedError } from "../engine/errors.ts";
+import { answers } from "../platform/http.ts";
 import { type Form, formsOf } from "./answers.ts";
 import type { Bindings } from "./bindings.ts";
 import { notRegistered } from "./errors.ts";
@@ -20,6 +21,10 @@ import { type Reading, RowReader, type Sent } from "./validation.ts";
 import { isWithin, overlap, type VersionRange, versionRange } from "./versions.ts";
 
 const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+
+function isWhole(body: unknown): body is string | Uint8Array {
+  return typeof body === "string" || body instanceof Uint8Array;
+}
 
 /** How an answer of some form begins. */
 interface FormInit extends Init {
@@ -47,6 +52,8 @@ export class Row {
   /** How answers begin, by their status. */
   readonly #inits = new Map<number, FormInit>();
   readonly #usual: FormInit;
+  /** Makes an answer of what a job has written, where no other has a part in it. */
+  readonly #make?: (body: string | Uint8Array) => Response;
   /** How the answer of a job begins that has written nothing. */
   readonly #unwritten: FormInit;
 
@@ -80,6 +87,9 @@ export class Row {
       this.eager = usual.eager;
       this.inFrames = usual.type === "frames";
       this.#usual = this.#inits.get(usual.status)!;
+      if (usual.type !== "none" && !BODYLESS.includes(usual.status)) {
+        this.#make = answers(usual.status, Object.entries(this.#usual.headers));
+      }
       const said = (route.status ?? route.answers?.[usual.status]) !== undefined;
       this.#unwritten = { status: said ? usual.status : 204, type: "none", headers: shared };
     } catch (error) {
@@ -180,7 +190,7 @@ export class Row {
     if (init.type === "none") body = null;
     const env = c.env as RequestBindings;
     // No middleware that could have set a header: this is three times as fast.
-    if (env.alone && init === this.#written && isWhole(body) && this.#make) {
+    if (env.alone && init === this.#usual && isWhole(body) && this.#make) {
       return env.made = this.#make(body);
     }
     return respond(c, body as BodyInit | null, init);
