@@ -134,15 +134,18 @@ for (const format of ["text", "json"] as const) {
     for (const char of UNPRINTABLE) {
       const name = JSON.stringify([...char].map((c) => c.codePointAt(0)!.toString(16)));
       log("info", `<${char}>`, { field: `<${char}>`, other: new Error(`<${char}>`) });
-      const line = lines.pop()!;
-      assert(!line.slice(0, -1).includes(char), `${name} is in ${line}`);
-      assertMatch(
-        line,
-        /<\\(u[\da-f]{4}|[bfnrt])(\\u[\da-f]{4})?>.*<\\.*<[\\\ufffd][^\n]*\n$/,
-        name,
-      );
+      const all = lines.pop()!;
+      // In text an error stands on lines of its own, below.
+      const [line, ...below] = all.slice(0, -1).split("\n");
+      for (const each of [line!, ...below]) {
+        assert(!each.includes(char), `${name} is in ${each}`);
+      }
+      assertMatch(line!, /<\\(u[\da-f]{4}|[bfnrt])(\\u[\da-f]{4})?>.*<\\/, name);
+      const error = format === "json" ? line! : below[0]!;
+      // A line end in its message is one there.
+      if (char !== "\n") assertMatch(error, /Error: <[\\\ufffd]/, name);
       if (format === "json") {
-        const { message, field } = JSON.parse(line);
+        const { message, field } = JSON.parse(all);
         assertEquals([message, field], [`<${char}>`, `<${char}>`], name);
       }
     }
