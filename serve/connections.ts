@@ -9,8 +9,8 @@ import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
 import {
-  cameByHttp2,
   nativeServe,
+  Probe,
   type Serve,
   type Served,
   type ServedInfo,
@@ -442,8 +442,9 @@ class Connection {
   #server?: Served;
   #cancel?: () => void;
   #cut = false;
-  /** Whether it speaks HTTP/2; undefined until that matters, as late as possible: it takes 3 us. */
-  #http2?: boolean;
+  /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
+  #http2: boolean | undefined;
+  #probe?: Probe;
   /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
   #crippled = false;
 
@@ -566,7 +567,7 @@ class Connection {
 
   #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
     const { workload, counts } = this.owner;
-    if (this.state !== "new") this.#http2 ??= cameByHttp2();
+    const first = this.state === "new";
     counts.requests++;
     if (this.retired !== Infinity) {
       return this.#refuse("who may connect has changed since you did, connect again");
@@ -589,14 +590,24 @@ class Connection {
       this.#answered(info);
       throw error;
     }
+    // Of a first answer that is given at once it is not asked: it would take longer than all else here.
+    if (!first && this.#http2 === undefined) answer = Promise.resolve(answer);
     if (answer instanceof Promise) {
-      this.#http2 ??= cameByHttp2();
-      return answer.then((response) => this.#answer(response, native, info), (error) => {
-        this.#answered(info);
-        throw error;
-      });
+      return this.#probed(
+        answer.then((response) => this.#answer(response, native, info), (error) => {
+          this.#answered(info);
+          throw error;
+        }),
+      );
     }
     return this.#answer(answer, native, info);
+  }
+
+  /** The same answer, which finds out whether this is HTTP/2 if that is not known. */
+  #probed(answer: Promise<Response>): Promise<Response> {
+    if (this.#http2 !== undefined) return answer;
+    this.#probe = new Probe(answer);
+    return this.#probe as unknown as Promise<Response>;
   }
 
   #refuse(message: string): Response {
@@ -604,7 +615,8 @@ class Connection {
     return refuse(503, message, { "Retry-After": "1" });
   }
 
-  #answer(response: Response, native: AnyInfo, info: Info): Response {
+  #answer(response: Response, native: AnyInfo, info: Info): Response | Promise<Response> {
+    this.#http2 ??= this.#probe?.http2;
     const last = this.retired !== Infinity || this.owner.lastAnswers;
     const body = staticBody(response);
     const size = body === undefined
@@ -632,8 +644,14 @@ class Connection {
       this.#answered(info);
       return this.#refuse(OVERLOAD);
     }
-    this.#http2 ??= cameByHttp2(); // We are called at once, or it is known.
-    return this.#deliver(response, body ?? undefined, native, info, last);
+    const on = () => this.#deliver(response, body ?? undefined, native, info, last);
+    if (this.#http2 !== undefined) return on();
+    return this.#probed(
+      Promise.resolve().then(() => {
+        this.#http2 ??= this.#probe!.http2;
+        return on();
+      }),
+    );
   }
 
   #deliver(
