@@ -6,7 +6,7 @@
  */
 
 import type { Engine } from "../engine.ts";
-import { messageOf } from "../engine/errors.ts";
+import { messageOf, reportOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
 import { printable, stderr, writeToStderr } from "../engine/log.ts";
 import { STDOUT, writability } from "../platform/descriptors.ts";
@@ -124,11 +124,11 @@ const DEBUGGER_OPENED =
 export function surviveErrors(engine: Engine): () => void {
   const onRejection = (event: PromiseRejectionEvent) => {
     event.preventDefault();
-    engine.log("error", `unhandled rejection: ${oneLine(event.reason)}`, { error: event.reason });
+    engine.log("error", `unhandled rejection: ${kindOf(event.reason)}`, { error: event.reason });
   };
   const onError = (event: ErrorEvent) => {
     event.preventDefault();
-    engine.log("error", `uncaught error: ${oneLine(event.error)}`, { error: event.error });
+    engine.log("error", `uncaught error: ${kindOf(event.error)}`, { error: event.error });
   };
   globalThis.addEventListener("unhandledrejection", onRejection);
   globalThis.addEventListener("error", onError);
@@ -136,4 +136,9 @@ export function surviveErrors(engine: Engine): () => void {
     globalThis.removeEventListener("unhandledrejection", onRejection);
     globalThis.removeEventListener("error", onError);
   };
+}
+
+/** What was thrown, in one line. */
+function kindOf(error: unknown): string {
+  return reportOf(error).split("\n", 1)[0]!;
 }
