@@ -1,5 +1,5 @@
 import { assertEquals, assertInstanceOf } from "@std/assert";
-import { until } from "../support/daemon.ts";
+import { settle, until } from "../support/daemon.ts";
 import { ask, asking, header, make, serve, soon } from "../support/router.ts";
 
 Deno.test("Router.job aborts the job when the client leaves before the answer", async () => {
@@ -129,4 +129,32 @@ Deno.test("Router tells a handler where the client is, and whether it is there",
   const { router } = make();
   router.get("/where", (c) => c.text(`${c.env.remoteAddr} ${c.env.signal.aborted}`));
   assertEquals(await (await router.request("/where")).text(), "undefined false");
+});
+
+Deno.test("Bindings.cut ends the connection for its own request, and for no later one", async () => {
+  const cuts: (() => void)[] = [];
+  await using server = await serve(({ router }) => {
+    router.get("/keep", (c) => {
+      cuts.push(() => c.env.cut());
+      return c.text("kept");
+    });
+    router.get("/wait", async (c) => {
+      for (const cut of cuts) cut();
+      await settle();
+      return c.text("answered");
+    });
+    router.get("/cut", async (c) => {
+      c.env.cut();
+      await settle();
+      return c.text("never");
+    });
+  });
+  using client = await asking(server.port, "GET /keep");
+  await client.sees(/kept$/);
+  client.rest = "";
+  await client.send(header("GET /wait"));
+  await client.sees(/answered$/);
+  client.rest = "";
+  await client.send(header("GET /cut"));
+  assertEquals(await client.ended(), "");
 });
