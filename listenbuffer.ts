@@ -102,7 +102,7 @@ export interface Acceptor<T, A> {
 }
 
 /** What a {@linkcode ListenBuffer} can be told. */
-export interface ListenBufferOptions {
+export interface ListenBufferOptions<T = Deno.Conn> {
   /**
    * How many connections are taken off the kernel's queue while the gate is shut. Default 16 384.
    * With 0 the kernel's queue is all there is.
@@ -110,6 +110,8 @@ export interface ListenBufferOptions {
   hold?: number;
   /** At this many connections accepting pauses, until some have ended. Default: no limit. */
   maxConnections?: number | ConnectionLimit;
+  /** Called with each connection that is accepted, before the next one is. It must not throw. */
+  onAccept?: (connection: T) => void;
   /**
    * Called with true when a client has to wait for want of descriptors or of room under the limit,
    * and with false when that is over. A server ends idle connections meanwhile.
@@ -164,6 +166,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #activation: Activation;
   #hold: number;
   #limit?: ConnectionLimit;
+  #onAccept: ((connection: T) => void) | undefined;
   #onPressure: (pressed: boolean) => void;
   #log: Logger;
   #held: T[] = [];
@@ -184,7 +187,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   constructor(
     listener: Acceptor<T, A>,
     activation: Activation,
-    options: ListenBufferOptions = {},
+    options: ListenBufferOptions<T> = {},
   ) {
     const { maxConnections = Infinity } = options;
     this.#listener = listener;
@@ -193,6 +196,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     if (typeof maxConnections !== "number") this.#limit = maxConnections;
     else if (maxConnections !== Infinity) this.#limit = new ConnectionLimit(maxConnections);
     this.#log = options.log ?? (() => {});
+    this.#onAccept = options.onAccept;
     this.#onPressure = options.onPressure ?? (() => {});
     activation.opened.then(() => this.#turn(), (reason) => this.#finish(reason));
     this.#pump();
@@ -358,6 +362,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
         this.#accepting = false;
         this.#backoff = 0;
         this.#row = 0;
+        this.#onAccept?.(connection);
         this.#admit(connection);
       } catch (error) {
         this.#accepting = false;

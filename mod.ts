@@ -146,6 +146,7 @@ import "./platform/libc.ts";
 import "./platform/notify.ts";
 import "./platform/signals.ts";
 import "./platform/sockets.ts";
+import "./platform/websockets.ts";
 import "./router/limits.ts";
 import "./serve/addresses.ts";
 import "./serve/browsers.ts";

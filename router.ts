@@ -40,7 +40,12 @@ import { isForAll, Row } from "./router/row.ts";
 import type { Reading } from "./router/validation.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
-export type { Bindings, ClientCertificate } from "./router/bindings.ts";
+export type {
+  Bindings,
+  ClientCertificate,
+  Upgrade,
+  UpgradedConnection,
+} from "./router/bindings.ts";
 export { DOCKER_API, type DockerInput, type DockerJob } from "./router/dockerapi.ts";
 export type {
   AnswerKind,
@@ -180,6 +185,8 @@ class Dispatcher {
   #rows = new Map<Found[0], () => Row>();
   /** The rows that were added, by the shapes of their paths. */
   #added = new Map<string, Row[]>();
+  /** The first segments of the paths that may be upgraded. */
+  #upgrades = new Set<string>();
   #limits: BodyLimits;
   /** Headers of all answers. */
   #headers: Record<string, string>;
@@ -232,6 +239,8 @@ class Dispatcher {
         this.#add(app, mergePath(base, route.path), route);
         return app;
       },
+      upgradable: (path: string) => (this.#mayUpgrade(mergePath(base, path)), app),
+      upgrades: this.#upgrades as ReadonlySet<string>,
       rows: () => [
         ...[...this.#added.values()].flat().map(({ route }) => route),
         ...BUILTINS.filter(({ path, job }) => this.#wanted(path) && this.#engine.has(job)),
@@ -253,6 +262,7 @@ class Dispatcher {
     }
     if (rows) rows.push(row);
     else this.#added.set(shape, [row]);
+    if (route.upgrade === "tcp") this.#mayUpgrade(path);
     this.#handle(app, route, () => row);
   }
 
@@ -265,6 +275,11 @@ class Dispatcher {
     this.#rows.set(handler as Found[0], rowOf);
     // HEAD comes to Hono's handlers as GET.
     app.on(method === "HEAD" ? "GET" : method, [path], handler as MiddlewareHandler);
+  }
+
+  #mayUpgrade(path: string): void {
+    const segment = path.split("/")[1] ?? "";
+    this.#upgrades.add(/^[\w.~-]+$/.test(segment) ? segment : "*");
   }
 
   get #jsonLimit(): number {
@@ -404,7 +419,7 @@ class Dispatcher {
     if (env.method === "HEAD" && route.method === "GET") {
       const head = this.#headOf(row);
       if (head !== undefined) return this.#run(c, head);
-      if (row.stream) return this.#notAllowed(c, ["GET"]);
+      if (row.stream || route.upgrade) return this.#notAllowed(c, ["GET"]);
     }
     if (!this.#engine.has(route.job)) throw row.missing;
     const reading = row.reader.read(c.req, env.version);
@@ -453,11 +468,44 @@ class Dispatcher {
       job.input = reading.input;
     }
     env.job = job;
+    if (row.route.upgrade !== undefined) return this.#upgrade(c, job, row, kept);
     if (row.reader.body?.type === "stdin" && env.body !== undefined) {
       if (kept !== undefined) job.stdin.add(kept);
       else if (c.req.raw.body) job.stdin.add(c.req.raw.body);
     }
     return this.#answer(c, job, row);
+  }
+
+  /** Runs a job that is to have its client's connection. */
+  async #upgrade(c: C, job: Job, row: Row, kept?: Uint8Array): Promise<Response> {
+    const env = c.env as RequestBindings;
+    const { runRaw, runWebSocket } = await import("./router/upgrade.ts");
+    const run = row.route.upgrade === "tcp" ? runRaw : runWebSocket;
+    // A body that was made variables of is no input.
+    const { type = "stdin" } = row.reader.body ?? {};
+    const body = type === "stdin" && env.body !== undefined ? c.req.raw.body : null;
+    const cancel = row.timeout && after(row.timeout.ms, () => {
+      const message = `job ${job.name} took longer than ${row.timeout!.ms} ms`;
+      job.abort(new TypedError(row.timeout!.kind, message));
+    });
+    return await run({
+      job,
+      env,
+      request: c.req.raw,
+      body: kept === undefined ? body : new Blob([kept as Uint8Array<ArrayBuffer>]).stream(),
+      contentType: row.route.contentType,
+      sendTimeout: this.#options.sendTimeout ?? SEND_TIMEOUT,
+      failed: (error) => {
+        if (env.signal.aborted) return; // The client went first, and the job failed of that.
+        this.#engine.log("warn", `job ${job.name} failed in its answer: ${messageOf(error)}`, {
+          error,
+        });
+      },
+      ended: () => {
+        cancel?.();
+        row.turns?.give();
+      },
+    });
   }
 
   #answer(c: C, job: Job, row: Row): Response | Promise<Response> {

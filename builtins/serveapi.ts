@@ -15,7 +15,8 @@ import {
 } from "../listenbuffer.ts";
 import { receiveSockets, untakenSockets } from "../platform/activation.ts";
 import { denoProblem } from "../platform/deno.ts";
-import { descriptorLimit, DESCRIPTORS } from "../platform/descriptors.ts";
+import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
+import { nativeServe, type Serve } from "../platform/http.ts";
 import { keepAlive } from "../platform/sockets.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import {
@@ -47,6 +48,8 @@ import {
 export interface Fetcher {
   /** Answers a request; `env` is what the app finds in its context's `env`. */
   fetch(request: Request, env?: unknown): Response | Promise<Response>;
+  /** What may ask for raw upgrades, as the `upgrades` of a router has it. Default: nothing. */
+  readonly upgrades?: ReadonlySet<string>;
 }
 
 /** The app that is served, or what makes it once the addresses are bound. */
@@ -180,7 +183,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
       await job.print(api.addresses.map((address) => address + "\n").join(""));
       call?.bound(api.addresses);
       const router = await api.boot(theRouter(call?.options.router ?? options.router, settings));
-      if (router) await api.serve(checkAnswers((request, info) => router.fetch(request, info)));
+      if (router) await api.serve(router);
     } finally {
       await api.close();
       apis.delete(api);
@@ -258,6 +261,13 @@ class Api {
   /** Known once an address is bound. */
   #limit: ConnectionLimit | undefined;
   #sharedWorkload?: Workload;
+  #router?: Fetcher;
+  #native?: Serve;
+  #upgrades?: typeof import("../serve/upgrades.ts");
+  #loaded?: Promise<void>;
+  #warned = false;
+  /** Why this process may not look at what clients send, if it may not. */
+  #peekProblem: string | undefined;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
@@ -352,7 +362,8 @@ class Api {
     if (files) {
       // Loaded only where it is wanted.
       const { Tls } = await import("../serve/tls.ts");
-      this.#tls = await Tls.load(files, job.engine.log);
+      const inner = { serve: this.#serve, accepted: this.#accepted };
+      this.#tls = await Tls.load(files, inner, job.engine.log);
     }
     const tls = this.#tls;
     await this.#prepareTakeover();
@@ -371,6 +382,7 @@ class Api {
       for (const place of places) this.#listen(place, address, handed.length > 0 ? 0 : undefined);
     }
     this.#takeover?.bound();
+    this.#loaded = this.#loadUpgrades();
     // acceptconnections may have run before, or while we were at it.
     this.#gate.opened.then(() => this.publish()).catch((error) => {
       if (this.#gate.state === "open") job.engine.log("error", messageOf(error));
@@ -420,10 +432,15 @@ class Api {
       timeouts: given<Timeouts>({ header: headerTimeout, idle: idleTimeout, send: sendTimeout }),
       workload: this.#workload,
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      ...tls && { serve: tls.serve },
+      serve: tls?.serve ?? this.#serve,
+      upgradeProblem: () =>
+        `no raw upgrade is served here: ${
+          this.#upgradeProblem(place) ?? "the path was not given to router.upgradable"
+        }`,
       log: job.engine.log,
     });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
+      ...!tcp && { onAccept: this.#accepted },
       ...given({ hold, maxConnections: this.#limit }),
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
@@ -442,6 +459,52 @@ class Api {
     const limit = this.#defaultLimit();
     if (!limit || !this.#tls?.verifies) return limit;
     return new ConnectionLimit(Math.max(1, Math.floor(limit.max / this.#tls.descriptors)));
+  }
+
+  /** Whether connections are looked at, for raw upgrades; nothing is known of that before the boot. */
+  get #looks(): boolean {
+    if (this.#router && !this.#router.upgrades?.size) return false;
+    return this.#peekProblem === undefined;
+  }
+
+  /** Why raw upgrades are not served at a place, if they are not. */
+  #upgradeProblem(place: Bound): string | undefined {
+    const tls = place.address.startsWith("tcp:") && this.#tls;
+    return tls && !tls.verifies
+      ? "over TLS they need client certificates, --tlsverify (TlsVerify)"
+      : this.#peekProblem;
+  }
+
+  /** Says so, once, where routes ask for them. */
+  #warnOfUpgrades(): void {
+    if (this.#warned || !this.#router?.upgrades?.size) return;
+    this.#warned = true;
+    for (const { place } of this.#listening) {
+      const problem = this.#upgradeProblem(place);
+      if (!problem) continue;
+      this.#job.engine.log("warn", `${place.address}: no raw upgrades are served: ${problem}`);
+    }
+  }
+
+  /** Told of each connection of a unix listener as it is accepted: later they cannot be told apart. */
+  readonly #accepted = (conn: Deno.Conn): void => {
+    if (this.#looks) this.#upgrades?.findDescriptor(conn);
+    else this.#upgrades?.skipDescriptor();
+  };
+
+  readonly #serve: Serve = (...given) => (this.#native ??= nativeServe())(...given);
+
+  /** Loads what looks at connections: once bound, and before it is known whether a route asks for it. */
+  async #loadUpgrades(): Promise<void> {
+    // Now, because later there may be no descriptors left to find out with.
+    this.#peekProblem = descriptorsProblem();
+    if (this.#peekProblem !== undefined) return;
+    try {
+      this.#upgrades = await import("../serve/upgrades.ts");
+      this.#peekProblem = this.#upgrades.peekProblem();
+    } catch (error) {
+      this.#peekProblem = messageOf(error); // Held clients may have all the descriptors.
+    }
   }
 
   #browserRules(place: Bound, asked: Address): BrowserRules {
@@ -479,8 +542,14 @@ class Api {
   }
 
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
-  async serve(handler: RequestHandler): Promise<void> {
-    this.#handler = handler;
+  async serve(router: Fetcher): Promise<void> {
+    this.#handler = checkAnswers((request, info) => router.fetch(request, info));
+    this.#router = router;
+    await this.#loaded;
+    this.#native = this.#upgrades?.upgrading(
+      nativeServe(),
+      () => this.#looks ? router.upgrades : undefined,
+    );
     this.#each((connections) => connections.prepare());
     this.#started = AbortSignal.timeout(START);
     this.#started.addEventListener("abort", this.#afterStart);
@@ -495,6 +564,7 @@ class Api {
   }
 
   async publish(): Promise<void> {
+    this.#warnOfUpgrades();
     for (const { place } of this.#listening) await place.publish();
   }
 

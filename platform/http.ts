@@ -6,12 +6,31 @@
  * @module
  */
 
+import { keepingWebSockets } from "./websockets.ts";
+
+/** What a connection has become that speaks HTTP no more. */
+export interface Hijacked {
+  /** Resolves when the native loop may be given the answer. Default: at once. */
+  readonly answerable?: Promise<void>;
+  /** Resolves when it has ended. Never rejects. */
+  readonly ended: Promise<void>;
+  /** Tells its client, and its handler, that the daemon is about to go. */
+  leave(): void;
+  /** Ends it at once. */
+  cut(): void;
+}
+
 /** A connection that is being served. */
 export interface Served {
   /** Resolves when it has ended, rejects if it ended badly. */
   readonly finished: Promise<void>;
   /** Ends it once its answers are sent: at once where there are none. */
   shutdown(): Promise<void>;
+  /**
+   * Told of an answer with status 101, before it is sent: what the connection becomes by it, if that is
+   * something that can be served. `finished` waits for its end.
+   */
+  hijack?(response: Response, request: Request): Hijacked | undefined;
 }
 /** What the server tells of a request besides itself. */
 export interface ServedInfo {
@@ -43,7 +62,7 @@ export function nativeServe(): Serve {
         "Deno[Deno.internal].serveHttpOnConnection is no more",
     );
   }
-  return serve as Serve;
+  return keepingWebSockets(serve as Serve);
 }
 
 /** What the runtime keeps in its objects, under symbols that are known by their descriptions. */

@@ -45,13 +45,16 @@ export function beginHandshake(
   secureContext: SecureContext,
   onAlert: (words: Uint8Array) => void,
 ): Handshake {
-  const socket = new TLSSocket(stream, {
+  const options = {
     secureContext,
     isServer: true,
     requestCert: true,
     rejectUnauthorized: true,
     ALPNProtocols: ["http/1.1"],
-  });
+    // A client of a raw stream may have sent all, and still read.
+    allowHalfOpen: true, // The types do not know it.
+  };
+  const socket = new TLSSocket(stream, options);
   const { ssl: wrap, _start: start } = socket as unknown as { ssl?: Wrap; _start?: () => void };
   if (typeof wrap?.verifyError !== "function" || typeof start !== "function") {
     throw new Error(`Deno ${Deno.version.deno} cannot verify clients`);

@@ -11,12 +11,12 @@ import type { Next } from "npm:hono@^4.13/types";
 import type { Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { Answer } from "./answer.ts";
-import type { Bindings, ClientCertificate } from "./bindings.ts";
+import type { Bindings, ClientCertificate, Upgrade } from "./bindings.ts";
 import { type BodyLimits, LimitedBody } from "./body.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut">> & {
+type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut" | "upgrade">> & {
   completed?: Promise<void>;
 };
 
@@ -161,6 +161,11 @@ export class RequestBindings implements Bindings {
   }
   cut(): void {
     this.#info?.cut?.();
+  }
+  upgrade(headers?: HeadersInit): Upgrade {
+    const upgrade = this.#info?.upgrade?.(headers);
+    if (upgrade) return upgrade;
+    throw new TypedError("not implemented", "the request came over no connection that can be had");
   }
 
   /** The request for handlers. Its body, where it has one, is bounded from here on. */

@@ -70,7 +70,14 @@ export interface Route {
    * others get 503 and Retry-After. Default: no limit.
    */
   readonly concurrency?: number | { readonly running: number; readonly waiting?: number };
-  /** What a request that asks for it becomes: a raw stream in both directions, or a WebSocket. */
+  /**
+   * Whether the job has its client's connection: stdin is what the client sends, which ends when that has
+   * sent all, and what the job writes is what the client gets, until the job ends. With `"tcp"` on a raw
+   * stream: stdout and stderr in frames of eight bytes and data, as `docker attach` reads them, unless
+   * the job has set `Tty` in its env; a client that asks for no upgrade gets the same as the body of a
+   * 200. With `"websocket"` as binary messages, and stdin from messages of any kind; the method is GET.
+   * A job that fails before it reads or writes, and within 200 ms, is answered as any that fails.
+   */
   readonly upgrade?: "tcp" | "websocket";
 
   /** What it does, in one line. */

@@ -21,6 +21,7 @@ import { type Reading, RowReader, type Sent } from "./validation.ts";
 import { isWithin, overlap, type VersionRange, versionRange } from "./versions.ts";
 
 const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+const UPGRADES: readonly unknown[] = [undefined, "tcp", "websocket"];
 
 function isWhole(body: unknown): body is string | Uint8Array {
   return typeof body === "string" || body instanceof Uint8Array;
@@ -222,12 +223,18 @@ export function isForAll({ method, since, until, when }: Route): boolean {
   return method !== "HEAD" && (since ?? until ?? when) === undefined;
 }
 
-function checkEnds({ method, job, bodyLimit }: Route, path: string): void {
+function checkEnds({ method, job, bodyLimit, upgrade }: Route, path: string): void {
   if (!METHODS.includes(method)) throw new TypeError(`the method is none of ${METHODS.join(", ")}`);
   const problem = patternProblem(path);
   if (problem !== undefined) throw new TypeError(problem);
   if (typeof job !== "string" || job === "") {
     throw new TypeError("it has no job, expected a job's name");
+  }
+  if (!UPGRADES.includes(upgrade)) {
+    throw new TypeError(`upgrade is ${JSON.stringify(upgrade)}, expected "tcp" or "websocket"`);
+  }
+  if (upgrade === "websocket" && method !== "GET") {
+    throw new TypeError("a WebSocket begins with a GET");
   }
   if (bodyLimit !== undefined && !(bodyLimit >= 0)) {
     throw new TypeError(`bodyLimit is ${bodyLimit}, expected bytes`);

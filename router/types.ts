@@ -50,6 +50,15 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
    * @throws {TypeError} If the row cannot be, or is there already: it says which, and what is wrong.
    */
   job<const R extends Route>(route: R): Typed<E, S & RowSchema<R, B>, B>;
+  /**
+   * Says that handlers of a path call `c.env.upgrade()`, so that connections are looked at for requests
+   * that ask for it. Rows with `upgrade: "tcp"` say so themselves.
+   *
+   * @param path A Hono pattern, without version.
+   */
+  upgradable(path: string): Typed<E, S, B>;
+  /** The first segments of the paths that may be upgraded, `*` for any. */
+  readonly upgrades: ReadonlySet<string>;
   /** The rows that were added, and those that every daemon has whose jobs are registered. */
   rows(): Route[];
   /** Adds handlers for GET and HEAD. */

@@ -10,11 +10,12 @@ import { connect, createSecureContext, type SecureContext, type TLSSocket } from
 import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
-import type { Serve, Served, ServedInfo } from "../platform/http.ts";
+import type { Serve, ServedInfo } from "../platform/http.ts";
 import { ANYWHERE } from "../platform/sockets.ts";
 import { beginHandshake } from "../platform/tls.ts";
 import type { ClientCertificate } from "../router/bindings.ts";
 import { readNames } from "./distinguished_name.ts";
+import type { Inner, Upgrading } from "./handler.ts";
 import type { Certificates } from "./tls.ts";
 
 /** What is known of a request from a client that has shown its certificate. */
@@ -33,14 +34,16 @@ const CHECK_TIMEOUT = 5_000;
 export class Verifier {
   #certificates: Certificates;
   #serve: Serve;
+  #accepted: (conn: Deno.Conn) => void;
   #pairs?: SocketPairs;
   #log: Logger;
   #known = new KnownClients();
 
   /** Lets clients through to `serve` that have a certificate. */
-  constructor(certificates: Certificates, serve: Serve, log: Logger) {
+  constructor(certificates: Certificates, inner: Inner, log: Logger) {
     this.#certificates = certificates;
-    this.#serve = serve;
+    this.#serve = inner.serve;
+    this.#accepted = inner.accepted ?? (() => {});
     this.#log = log;
   }
 
@@ -60,7 +63,7 @@ export class Verifier {
 
   async #pair(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
     try {
-      return await (this.#pairs ??= new SocketPairs()).make();
+      return await (this.#pairs ??= new SocketPairs(this.#accepted)).make();
     } catch (error) {
       // Somebody may have cleaned up the temporary folder; the next client gets another.
       this.close();
@@ -102,8 +105,8 @@ export class Verifier {
   }
 
   /** Serves a connection, as the native loop does, once its client has proven who it is. */
-  readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Served => {
-    let native: Served | undefined;
+  readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Upgrading => {
+    let native: Upgrading | undefined;
     const raw = new RawEnd(conn);
     let cut = () => raw.cut();
     signal.addEventListener("abort", () => cut());
@@ -136,6 +139,14 @@ export class Verifier {
         return raw.closed;
       }),
       shutdown: () => native?.shutdown() ?? Promise.resolve(cut()),
+      hijack: (response, request) => native?.hijack?.(response, request),
+      get upgrade() {
+        const served = native;
+        return served?.upgrade && ((headers?: HeadersInit) => served.upgrade!(headers));
+      },
+      get once() {
+        return native?.once ?? false;
+      },
     };
   };
 
@@ -405,7 +416,8 @@ class RawEnd {
 /** Passes on what comes from either side, until both have ended. Never rejects: each sees the other end. */
 async function pipe(socket: TLSSocket, conn: Deno.Conn, passed: RawEnd["passed"]): Promise<void> {
   const inwards = async () => {
-    for await (const chunk of socket) {
+    // A client that has sent all may still read: its end must not be that of the socket.
+    for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
       passed.chunks++;
       passed.busy = true;
       await writeAll(conn, chunk);
@@ -441,8 +453,11 @@ class SocketPairs {
   #path = `${this.#folder}/pair`;
   #listener: Deno.UnixListener;
   #last: Promise<unknown> = Promise.resolve();
+  #accepted: (conn: Deno.Conn) => void;
 
-  constructor() {
+  /** Tells of each connection that it accepts. */
+  constructor(accepted: (conn: Deno.Conn) => void) {
+    this.#accepted = accepted;
     try {
       this.#listener = Deno.listen({ transport: "unix", path: this.#path });
     } catch (error) {
@@ -473,6 +488,7 @@ class SocketPairs {
       await near.write(token);
       while (true) {
         const far = await this.#listener.accept();
+        this.#accepted(far);
         // What was left in the queue by an attempt that failed, or somebody else's, is not it.
         const said = new Uint8Array(token.length);
         if (await far.read(said) === token.length && said.every((byte, i) => byte === token[i])) {

@@ -5,24 +5,26 @@
  * @module
  */
 
-import { messageOf } from "../engine/errors.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
 import {
+  headerOf,
+  type Hijacked,
   nativeServe,
   Probe,
   type Serve,
-  type Served,
   type ServedInfo,
   silenceLegacyAbort,
   type StaticBody,
   staticBody,
 } from "../platform/http.ts";
 import { endsOf, shutConnections } from "../platform/sockets.ts";
-import type { ClientCertificate } from "../router/bindings.ts";
+import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.ts";
+import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 import { SEND_TIMEOUT } from "../router/limits.ts";
 import { deliver, type Delivery } from "./delivery.ts";
-import type { RequestHandler, RequestInfo } from "./handler.ts";
+import type { RequestHandler, RequestInfo, Upgrading } from "./handler.ts";
 import { refuse } from "./requests.ts";
 import { Workload } from "./workload.ts";
 
@@ -33,10 +35,10 @@ export const IDLE_TIMEOUT = 60_000;
 
 /**
  * Where a connection stands: `new` until its first request is there whole, `active` while a request
- * is in work or its answer on the way, `idle` between requests, `closing` once it was told to end
- * after its answers, and then `closed`.
+ * is in work or its answer on the way, `idle` between requests, `hijacked` once it is a WebSocket or a
+ * raw stream, `closing` once it was told to end after its answers, and then `closed`.
  */
-export type ConnectionState = "new" | "active" | "idle" | "closing" | "closed";
+export type ConnectionState = "new" | "active" | "idle" | "hijacked" | "closing" | "closed";
 
 /** How long a client may take, in milliseconds. */
 export interface Timeouts {
@@ -63,6 +65,8 @@ export interface ConnectionsOptions {
   workload?: Workload;
   /** Serves HTTP on a connection. Default: Deno's native loop, in the clear or with its own TLS. */
   serve?: Serve<AnyInfo>;
+  /** Why a connection cannot be taken over for a raw upgrade, where `serve` has no way to. */
+  upgradeProblem?: () => string;
   /** Where connections that end badly are logged, at level debug. Default: nowhere. */
   log?: Logger;
 }
@@ -77,6 +81,8 @@ export interface ConnectionStats {
   active: number;
   /** Connections between requests. */
   idle: number;
+  /** Connections that have become WebSockets or raw streams. */
+  hijacked: number;
   /** Connections that end after their answers. */
   closing: number;
   /** Requests that reached a handler. */
@@ -158,6 +164,9 @@ export class Connections {
   /** @internal The counts that {@linkcode stats} adds the open ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, overload: 0, cut: 0 };
 
+  /** @internal Why a connection cannot be taken over. */
+  readonly upgradeProblem: () => string;
+
   /** Serves nothing yet. */
   constructor(options: ConnectionsOptions) {
     const { timeouts = {} } = options;
@@ -166,6 +175,8 @@ export class Connections {
     this.#workload = options.workload;
     this.#pressed = options.pressed ?? (() => false);
     this.#log = options.log ?? (() => {});
+    this.upgradeProblem = options.upgradeProblem ??
+      (() => "raw upgrades cannot be served on this connection");
     this.#timeouts = {
       header: timeouts.header ?? HEADER_TIMEOUT,
       idle: timeouts.idle ?? IDLE_TIMEOUT,
@@ -175,14 +186,18 @@ export class Connections {
 
   /** Counts for an operator. */
   get stats(): ConnectionStats {
-    const states = { new: 0, active: 0, idle: 0, closing: 0, closed: 0 };
+    const states = { new: 0, active: 0, idle: 0, hijacked: 0, closing: 0, closed: 0 };
     for (const { state } of this.#open) states[state]++;
     const { closed: _, ...open } = states; // None of those that are open.
     return { open: this.#open.length, ...open, ...this.counts };
   }
   /** @internal Whether an answer should be the connection's last. */
   get lastAnswers(): boolean {
-    return this.#drained !== Infinity || this.#pressed();
+    return this.draining || this.#pressed();
+  }
+  /** @internal Whether all connections are to end. */
+  get draining(): boolean {
+    return this.#drained !== Infinity;
   }
   /** @internal What is in work. */
   get workload(): Workload {
@@ -237,6 +252,7 @@ export class Connections {
     this.#drained = this.clock;
     this.#timer?.removeEventListener("abort", this.#look);
     this.#timer = undefined; // More often, from now on.
+    for (const connection of this.#open) connection.hijacked?.leave();
     if (this.#open.length > 0) this.#watch(this.#interval);
     if (await this.#emptied(limit)) return;
     this.cutAll();
@@ -273,7 +289,7 @@ export class Connections {
   }
 
   get #interval(): number {
-    if (this.#drained !== Infinity) return 20;
+    if (this.draining) return 20;
     // Often enough that a timeout is late by an eighth, and rare enough to cost nothing.
     return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
   }
@@ -415,6 +431,8 @@ function sayLast(response: Response): void {
   }
 }
 
+/** RFC 9110, 15.2.2. */
+const SWITCHING_PROTOCOLS = 101;
 const OVERLOAD = "too much is in work, try again";
 const onListen = () => {};
 const gone = () => new DOMException("The client has left.", "AbortError");
@@ -435,11 +453,13 @@ class Connection {
   #deliveries?: Delivery<Info>[];
   /** Requests whose handlers look at their signal; made when one does. */
   watched?: Set<Info>;
+  /** What it has become, where it speaks HTTP no more. */
+  hijacked?: Hijacked;
   readonly remoteAddr: Deno.Addr;
   readonly owner: Connections;
   #localAddr: Deno.Addr;
   #handler: RequestHandler;
-  #server?: Served;
+  #server?: Upgrading;
   #cancel?: () => void;
   #cut = false;
   /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
@@ -522,6 +542,7 @@ class Connection {
 
   /** Ends it as soon as it is quiet. */
   leave(): void {
+    if (this.hijacked) return this.hijacked.leave();
     // In the middle of a TLS handshake, the native loop would wait for the rest of it. And a unix socket
     // that is closing cannot be cut.
     if (this.state === "new" || this.state === "idle" && this.ends === undefined) this.end();
@@ -538,6 +559,7 @@ class Connection {
     this.#cut = true;
     const closing = this.state === "closing";
     this.state = "closing";
+    this.hijacked?.cut();
     try {
       this.#cancel?.();
       return "ended";
@@ -582,6 +604,7 @@ class Connection {
     this.active++;
     workload.requests++;
     if (this.state === "idle" || this.state === "new") this.state = "active";
+    markServed(request);
     const info = new Info(this, request, native.client);
     let answer: Response | Promise<Response>;
     try {
@@ -616,8 +639,10 @@ class Connection {
   }
 
   #answer(response: Response, native: AnyInfo, info: Info): Response | Promise<Response> {
+    if (response.status === SWITCHING_PROTOCOLS) return this.#hijack(response, info);
     this.#http2 ??= this.#probe?.http2;
-    const last = this.retired !== Infinity || this.owner.lastAnswers;
+    const last = this.retired !== Infinity || this.owner.lastAnswers ||
+      this.#server?.once === true;
     const body = staticBody(response);
     const size = body === undefined
       ? Infinity
@@ -691,7 +716,40 @@ class Connection {
     if (this.#crippled && this.active === 0) this.owner.drop(this);
   }
 
+  /** It speaks HTTP no more after this answer. */
+  #hijack(response: Response, info: Info): Response | Promise<Response> {
+    silenceLegacyAbort();
+    const hijacked = this.#server?.hijack?.(response, info.request);
+    if (hijacked === undefined) {
+      this.#answered(info);
+      throw new Error("the answer is 101, and its handler has not upgraded the connection");
+    }
+    this.hijacked = hijacked;
+    if (this.state === "active") this.state = "hijacked";
+    // It is a connection from now on, and no request in work.
+    this.owner.workload.requests--;
+    if (this.retired !== Infinity || this.owner.draining) hijacked.leave();
+    hijacked.ended.then(() => {
+      this.owner.workload.requests++;
+      info.leave();
+      this.#answered(info);
+    });
+    return hijacked.answerable?.then(() => response) ?? response;
+  }
+
+  /** Takes it over, for the handler of a request. */
+  upgrade(request: Request, headers?: HeadersInit): Upgrade {
+    if (!/\bupgrade\b/i.test(headerOf(request, "connection") ?? "")) {
+      throw new TypedError("bad parameter", "expected a request with Connection: Upgrade");
+    }
+    if (this.#server?.upgrade === undefined) {
+      throw new TypedError("not implemented", this.owner.upgradeProblem());
+    }
+    return this.#server.upgrade(headers);
+  }
+
   #answered(info: Info): void {
+    settleUpgrade(info.request);
     this.active--;
     this.owner.workload.requests--;
     this.since = this.owner.clock;
@@ -705,8 +763,8 @@ class Info implements RequestInfo {
   readonly client?: ClientCertificate;
   /** Its answer, where that is looked at. */
   delivery?: Delivery<Info>;
+  readonly request: Request;
   #connection: Connection;
-  #request: Request;
   #abort?: AbortController;
   #completed?: PromiseWithResolvers<void>;
   #done = false;
@@ -714,7 +772,7 @@ class Info implements RequestInfo {
   constructor(connection: Connection, request: Request, client?: ClientCertificate) {
     this.client = client;
     this.#connection = connection;
-    this.#request = request;
+    this.request = request;
   }
   get remoteAddr(): Deno.Addr {
     return this.#connection.remoteAddr;
@@ -722,6 +780,9 @@ class Info implements RequestInfo {
   cut(): void {
     // The connection is the next request's by then.
     if (!this.#done) this.#connection.owner.cut(this.#connection, this.delivery);
+  }
+  upgrade(headers?: HeadersInit): Upgrade {
+    return this.#connection.upgrade(this.request, headers);
   }
   get completed(): Promise<void> {
     if (this.#done) return Promise.resolve();
@@ -735,7 +796,11 @@ class Info implements RequestInfo {
       silenceLegacyAbort();
       // The native loop looks whether the client is there only while something listens to this. It
       // aborts after a complete answer too; by the microtask's turn we have heard of that.
-      this.#request.signal.addEventListener("abort", () => queueMicrotask(() => this.leave()));
+      const { request } = this;
+      const { signal } = request;
+      const left = () => isWebSocket(request) || this.leave(signal.reason);
+      if (signal.aborted) left();
+      else signal.addEventListener("abort", () => queueMicrotask(left));
     }
     return this.#abort.signal;
   }
@@ -746,7 +811,8 @@ class Info implements RequestInfo {
     if (this.#abort) this.#connection.watched?.delete(this);
   }
   /** The client has left, unless the answer is complete. */
-  leave(): void {
-    if (!this.#done) this.#abort?.abort(gone());
+  leave(reason?: unknown): void {
+    // The native loop's own reason says less.
+    if (!this.#done) this.#abort?.abort(reason instanceof TypedError ? reason : gone());
   }
 }

@@ -4,7 +4,8 @@
  * @module
  */
 
-import type { ClientCertificate } from "../router/bindings.ts";
+import type { Serve, Served } from "../platform/http.ts";
+import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 
 /** What a request handler is told besides the request. */
 export interface RequestInfo {
@@ -18,6 +19,24 @@ export interface RequestInfo {
   readonly completed: Promise<void>;
   /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
   cut(): void;
+  /** Takes the connection over, as `c.env.upgrade` does. */
+  upgrade(headers?: HeadersInit): Upgrade;
+}
+
+/** A served connection whose requests' handlers may take it over. */
+export interface Upgrading extends Served {
+  /** Takes it over, for the handler of the request that is being answered. */
+  upgrade?(headers?: HeadersInit): Upgrade;
+  /** Whether its next answer should be its last, because of what may be asked for then. */
+  readonly once?: boolean;
+}
+
+/** What serves connections inside of others. */
+export interface Inner {
+  /** Serves HTTP on a connection. */
+  serve: Serve;
+  /** Told of each connection as it is accepted. */
+  accepted?(conn: Deno.Conn): void;
 }
 
 /** Answers a request. */

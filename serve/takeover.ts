@@ -17,6 +17,7 @@ import {
   endsOf,
   letGoOf,
 } from "../platform/sockets.ts";
+import { skipDescriptor } from "../platform/peek.ts";
 import { bind } from "./addresses.ts";
 import type { Bound, GivenSocket } from "./bound.ts";
 import { type OfferedClient, Predecessor, type Succession, Successors } from "./handover.ts";
@@ -120,6 +121,7 @@ export class Takeover implements Succession {
     try {
       const { buffer } = listening.find(({ place }) => place.address === address) ?? {};
       const conn = await adoptConnection(fd, remoteAddr);
+      skipDescriptor(); // Or it would be taken for the next that is accepted.
       if (buffer) buffer.take(conn);
       else conn.close();
     } catch (error) {

@@ -12,6 +12,7 @@ import { nativeServe, type Serve, type Served, type ServedInfo } from "../platfo
 import type { ClientCertificate } from "../router/bindings.ts";
 import { adopt, ANYWHERE, endsOf, observe, shutConnections } from "../platform/sockets.ts";
 import type { Verifier } from "./client_certificates.ts";
+import type { Inner } from "./handler.ts";
 
 /** The files of a daemon's certificates, all in PEM. */
 export interface CertificateFiles {
@@ -46,14 +47,15 @@ export class Tls {
   /**
    * Reads and checks the certificates, and, where clients have to show one, this runtime.
    *
+   * @param inner What serves the connections whose clients are verified.
    * @throws {TypedError} ("bad parameter") If a file is no good; {Error} if this Deno cannot serve so.
    */
-  static async load(files: CertificateFiles, log: Logger): Promise<Tls> {
+  static async load(files: CertificateFiles, inner: Inner, log: Logger): Promise<Tls> {
     const certificates = new Certificates(files, log);
     if (files.ca === undefined) return new Tls(certificates, new TlsServer(nativeServe()));
     // Only here, because node:tls takes its time to load.
     const { Verifier } = await import("./client_certificates.ts");
-    const verifier = new Verifier(certificates, nativeServe(), log);
+    const verifier = new Verifier(certificates, inner, log);
     await verifier.check();
     return new Tls(certificates, verifier);
   }
@@ -286,7 +288,11 @@ export class TlsServer {
       connection.ended = performance.now();
       this.#timer ??= setInterval(() => this.#sweep(), LINGER);
     });
-    return { finished, shutdown: () => served.shutdown() };
+    return {
+      finished,
+      shutdown: () => served.shutdown(),
+      hijack: (response, request) => served.hijack?.(response, request),
+    };
   };
   /** Shuts down what is left. */
   close(): void {

@@ -99,6 +99,7 @@ export class Served implements AsyncDisposable {
       new: sum("new"),
       active: sum("active"),
       idle: sum("idle"),
+      hijacked: sum("hijacked"),
       closing: sum("closing"),
       requests: sum("requests"),
       timedOut: sum("timedOut"),

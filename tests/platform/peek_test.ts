@@ -1,0 +1,192 @@
+import { assert, assertEquals } from "@std/assert";
+import {
+  type Descriptor,
+  descriptorOf,
+  duplicate,
+  findDescriptor,
+  peek,
+  releaseDescriptor,
+  skipDescriptor,
+  untilReadable,
+} from "../../platform/peek.ts";
+import { nativeServe } from "../../platform/http.ts";
+import { connect } from "../support/client.ts";
+import { isPending, settle, TempFolder } from "../support/daemon.ts";
+import { foreignTest, needs } from "../support/platform.ts";
+
+const encoder = new TextEncoder();
+const window = new Uint8Array(256);
+
+function seen({ fd }: Descriptor): string | number {
+  const count = peek(fd, window);
+  return count <= 0 ? count : new TextDecoder().decode(window.subarray(0, count));
+}
+
+async function pair(): Promise<{ client: Deno.Conn; conn: Deno.Conn }> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const client = await Deno.connect({ ...listener.addr, transport: "tcp" });
+  return { client, conn: await listener.accept() };
+}
+
+needs(
+  "a tcp connection tells its descriptor, and peek() leaves what was sent where it is",
+  "no raw upgrade is served on tcp",
+  async () => {
+    const { client, conn } = await pair();
+    const descriptor = descriptorOf(conn)!;
+    assertEquals(seen(descriptor), -1);
+    await client.write(encoder.encode("abc"));
+    await untilReadable(conn);
+    assertEquals(seen(descriptor), "abc");
+    const buffer = new Uint8Array(9);
+    assertEquals(await conn.read(buffer), 3);
+    client.close();
+    await untilReadable(conn);
+    assertEquals(seen(descriptor), 0);
+    conn.close();
+  },
+  foreignTest,
+);
+
+needs(
+  "untilReadable() waits for a client to send or to leave, and takes nothing",
+  "requests wait for others, or for nothing",
+  async () => {
+    const { client, conn } = await pair();
+    const waiting = untilReadable(conn);
+    assert(await isPending(waiting));
+    await client.write(encoder.encode("a"));
+    await waiting;
+    assertEquals(await conn.read(new Uint8Array(2)), 1);
+    const closed = untilReadable(conn).catch(() => "closed");
+    conn.close();
+    assertEquals(await closed, "closed");
+    client.close();
+  },
+  foreignTest,
+);
+
+needs(
+  "duplicate() makes a stream of a descriptor that the native loop lets go of",
+  "no raw upgrade is served on a connection that was used before",
+  async () => {
+    const { client, conn } = await pair();
+    const descriptor = descriptorOf(conn)!;
+    let cancel = () => {};
+    const asked = Promise.withResolvers<void>();
+    const answer = Promise.withResolvers<Response>();
+    const served = nativeServe()(
+      conn,
+      { addEventListener: (_, given) => void (cancel = given) },
+      () => {
+        asked.resolve();
+        return answer.promise;
+      },
+      () => Response.error(),
+      () => {},
+    );
+    await client.write(encoder.encode("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    await asked.promise;
+    const stream = duplicate(descriptor.fd);
+    cancel();
+    await served.finished.catch(() => {});
+    answer.resolve(new Response());
+    await stream.write(encoder.encode("hello"));
+    await stream.closeWrite();
+    const buffer = new Uint8Array(16);
+    assertEquals(await client.read(buffer), 5);
+    assertEquals(await client.read(buffer), null);
+    await client.write(encoder.encode("abc"));
+    assertEquals(await stream.read(buffer), 3);
+    client.close();
+    assertEquals(await stream.read(buffer), null);
+    stream.close();
+  },
+  foreignTest,
+);
+
+/** A listener, and what connects to it and finds its descriptors. */
+async function withUnix(
+  test: (accept: (find?: boolean) => Promise<Both>) => Promise<void>,
+): Promise<void> {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/s`;
+  using listener = Deno.listen({ transport: "unix", path });
+  let made = 0;
+  await test(async (find = true) => {
+    const client = await connect({ transport: "unix", path });
+    const conn = await listener.accept();
+    if (find) findDescriptor(conn);
+    else skipDescriptor();
+    const text = `message ${++made}`;
+    await client.write(encoder.encode(text));
+    const close = () => {
+      client.close();
+      conn.close();
+    };
+    return { text, close, descriptor: descriptorOf(conn) };
+  });
+}
+interface Both {
+  text: string;
+  descriptor?: Descriptor;
+  close(): void;
+}
+
+needs(
+  "findDescriptor() finds each connection of a unix listener, whatever others come and go",
+  "no raw upgrade is served on a unix socket, or the wrong one is",
+  () =>
+    withUnix(async (accept) => {
+      const open: Both[] = [];
+      const others: Disposable[] = [];
+      const random = seeded(7);
+      for (let i = 0; i < 1_000; i++) {
+        const both = await accept();
+        assert(both.descriptor, `the descriptor of connection ${i} was not found`);
+        open.push(both);
+        // Descriptors that are none of ours come and go besides.
+        if (random() < 0.3) others.push(Deno.openSync("/dev/null"));
+        if (random() < 0.3) others.shift()?.[Symbol.dispose]();
+        while (open.length > 40 * random()) {
+          const [gone] = open.splice(Math.floor(random() * open.length), 1);
+          // Of some it is told at once, of some late, and of some never.
+          const how = random();
+          if (how < 0.3) releaseDescriptor(gone.descriptor!);
+          gone.close();
+          if (how > 0.6) queueMicrotask(() => releaseDescriptor(gone.descriptor!));
+        }
+        if (random() < 0.2) await settle();
+        for (const { descriptor, text } of open) assertEquals(seen(descriptor!), text);
+      }
+      for (const each of [...open, ...others]) {
+        if ("close" in each) each.close();
+        else each[Symbol.dispose]();
+      }
+    }),
+  foreignTest,
+);
+
+foreignTest(
+  "findDescriptor() finds none where two may be meant, and the next again",
+  () =>
+    withUnix(async (accept) => {
+      const first = await accept();
+      const skipped = [await accept(false), await accept(false)];
+      assertEquals(skipped.map(({ descriptor }) => descriptor), [undefined, undefined]);
+      const unclear = await accept();
+      assertEquals(unclear.descriptor, undefined);
+      const clear = await accept();
+      assertEquals(seen(clear.descriptor!), clear.text);
+      assertEquals(seen(first.descriptor!), first.text);
+      for (const each of [first, ...skipped, unclear, clear]) each.close();
+    }),
+);
+
+/** Numbers between 0 and 1 that are the same each time (a linear congruential generator). */
+function seeded(seed: number): () => number {
+  return () => {
+    seed = (seed * 1_664_525 + 1_013_904_223) % 2 ** 32;
+    return seed / 2 ** 32;
+  };
+}

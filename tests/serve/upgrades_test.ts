@@ -1,0 +1,744 @@
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { connect as connectTls } from "node:tls";
+import { upgradeWebSocket } from "npm:hono@^4.13/deno";
+import { TypedError } from "../../engine.ts";
+import type { UpgradedConnection } from "../../router.ts";
+import { Authority, type Pair } from "../support/certificates.ts";
+import { Client, get, PING, type Target } from "../support/client.ts";
+import { isPending, until } from "../support/daemon.ts";
+import { foreignTest } from "../support/platform.ts";
+import { Served } from "../support/served.ts";
+import { curl, settings, urlOf } from "../support/tls.ts";
+import {
+  closed,
+  Doors,
+  handshakeOf,
+  message,
+  openSocket,
+  upgrade,
+  upgradeOf,
+} from "../support/upgrades.ts";
+
+/** Adds `/echo`, which sends back what it gets, and gives what it has of its connections. */
+function echo({ router }: Served): Promise<UpgradedConnection>[] {
+  const connections: Promise<UpgradedConnection>[] = [];
+  router.upgradable("/echo");
+  router.post("/echo", (c) => {
+    const { response, connection } = c.env.upgrade({ "x-more": "1" });
+    connections.push(connection);
+    connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+    return response;
+  });
+  return connections;
+}
+
+/** Adds `/ws`, which sends back each message, and gives the sockets. */
+function echoMessages({ router }: Served): WebSocket[] {
+  const sockets: WebSocket[] = [];
+  router.get("/ws", (c) => {
+    const { response, socket } = Deno.upgradeWebSocket(c.req.raw);
+    sockets.push(socket);
+    socket.onmessage = ({ data }) => socket.send(data);
+    return response;
+  });
+  return sockets;
+}
+
+// ------------------------------------------------------------------ raw upgrades
+
+foreignTest("c.env.upgrade() gives a handler the connection, with half-close", async () => {
+  await using doors = await Doors.open();
+  const connections = echo(doors.served);
+  for (const { target } of doors.doors) {
+    using client = await upgrade(target, upgradeOf("/echo"));
+    assertMatch(client.head, /^HTTP\/1\.1 101 UPGRADED\r\n/);
+    for (const header of ["connection: Upgrade", "upgrade: tcp", "x-more: 1"]) {
+      assertStringIncludes(client.head, `\r\n${header}\r\n`);
+    }
+    await client.send("abc");
+    await client.sees(/^abc$/);
+    await client.send("def");
+    await client.sees(/^abcdef$/);
+    assertEquals((await doors.served.stats()).hijacked, 1);
+    await client.conn.closeWrite();
+    assertEquals(await client.ended(), "abcdef");
+    await (await connections.at(-1)!).closed;
+    await doors.empty();
+  }
+});
+
+foreignTest("c.env.upgrade() lets a handler send its end first, and read on", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  const got = Promise.withResolvers<string>();
+  router.upgradable("/x");
+  router.post("/x", (c) => {
+    const { response, connection } = c.env.upgrade();
+    connection.then(async ({ readable, writable }) => {
+      const reading = new Response(readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+      const writer = writable.getWriter();
+      await writer.write(new TextEncoder().encode("that is all"));
+      await writer.close();
+      got.resolve(await reading);
+    });
+    return response;
+  });
+  using client = await upgrade(doors.doors[1].target, upgradeOf("/x"));
+  assertEquals(await client.ended(), "that is all");
+  await client.send("and ");
+  await client.send("more");
+  await client.conn.closeWrite();
+  assertEquals(await got.promise, "and more");
+  await doors.empty();
+});
+
+foreignTest(
+  "c.env.upgrade() comes after the request's body, and after what is left of it",
+  async () => {
+    await using doors = await Doors.open();
+    const { router } = doors.served;
+    router.upgradable("/*");
+    router.post("/body", async (c) => {
+      const body = await c.req.text();
+      const { response, connection } = c.env.upgrade({ "x-body": body });
+      connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+      return response;
+    });
+    echo(doors.served);
+    const body = "x".repeat(70);
+    for (const { target } of doors.doors) {
+      for (const path of ["/body", "/echo"]) {
+        using client = await upgrade(target, upgradeOf(path, body));
+        if (path === "/body") assertStringIncludes(client.head, `x-body: ${body}\r\n`);
+        await client.send("after");
+        await client.conn.closeWrite();
+        assertEquals(await client.ended(), "after");
+      }
+    }
+  },
+);
+
+foreignTest(
+  "a request that asks for an upgrade and gets an answer leaves nothing open",
+  async () => {
+    await using doors = await Doors.open();
+    const { router, engine, lines } = doors.served;
+    const kept: Promise<UpgradedConnection>[] = [];
+    router.upgradable("/*");
+    router.use("/guarded", async (c, next) => {
+      if (c.req.header("authorization") === undefined) return c.text("who are you?", 401);
+      await next();
+    });
+    router.use("/replaced", async (c, next) => {
+      await next();
+      c.res = c.text("no", 409);
+    });
+    const taking = (after: () => Response | void) => (c: { env: { upgrade(): Upgraded } }) => {
+      const { response, connection } = c.env.upgrade();
+      kept.push(connection);
+      return after() ?? response;
+    };
+    type Upgraded = { response: Response; connection: Promise<UpgradedConnection> };
+    router.post("/guarded", taking(() => {}));
+    router.post("/replaced", taking(() => {}));
+    router.post("/otherwise", taking(() => new Response("otherwise")));
+    router.post("/long", taking(() => new Response("x".repeat(100_000))));
+    router.post("/stream", taking(() => new Response(new Blob(["a", "b"]).stream())));
+    router.post("/empty", taking(() => new Response(null, { status: 204 })));
+    router.post(
+      "/throws",
+      taking(() => {
+        throw new TypedError("not found", "no such thing");
+      }),
+    );
+    const answers: Record<string, [number, string]> = {
+      "/guarded": [401, "who are you?"],
+      "/replaced": [409, "no"],
+      "/otherwise": [200, "otherwise"],
+      "/long": [200, "x".repeat(100_000)],
+      "/stream": [200, "ab"],
+      "/empty": [204, ""],
+      "/throws": [404, '{"message":"no such thing"}'],
+      "/nothing": [404, '{"message":"page not found: /nothing"}'],
+      "/_ping": [405, '{"message":"method POST is not allowed for /_ping, expected GET"}'],
+    };
+    for (const { target } of doors.doors) {
+      for (const [path, [status, body]] of Object.entries(answers)) {
+        using client = await Client.to(target);
+        const answer = await client.ask(upgradeOf(path));
+        assertEquals([answer.status, answer.body, answer.last], [status, body, true], path);
+        assertEquals(await client.ended(), "");
+      }
+    }
+    for (const connection of kept) await assertRejects(() => connection);
+    await doors.empty();
+    assertEquals(engine.stats.running, 1); // serveapi
+    assertEquals(lines.filter((line) => line.startsWith("error")), []);
+  },
+);
+
+foreignTest("a later request on a connection can ask for a raw upgrade", async () => {
+  await using doors = await Doors.open();
+  echo(doors.served);
+  for (const { target } of doors.doors) {
+    using client = await Client.to(target);
+    for (let i = 0; i < 3; i++) assertEquals((await client.ask(PING)).status, 200);
+    await client.send(upgradeOf("/echo").replace(/Content-Length: 0\r\n/, ""));
+    await client.sees(/^HTTP\/1\.1 101 UPGRADED\r\n[^]*\r\n\r\n$/);
+    client.rest = "";
+    await client.send("abc");
+    await client.sees(/^abc$/);
+    assertEquals((await doors.served.stats()).hijacked, 1);
+    await client.conn.closeWrite();
+    assertEquals(await client.ended(), "abc");
+    await doors.empty();
+  }
+});
+
+foreignTest(
+  "a client that may ask for an upgrade on a kept connection is told to take a new one",
+  async () => {
+    await using doors = await Doors.open();
+    doors.served.router.upgradable("/containers/:id/attach");
+    const asks = async (target: Target, path: string, ...headers: string[]) => {
+      using client = await Client.to(target);
+      const lines = [`GET ${path} HTTP/1.1`, "Host: localhost", ...headers, "", ""];
+      return (await client.ask(lines.join("\r\n"))).last;
+    };
+    const keeps = "Connection: keep-alive";
+    for (const { target } of doors.doors) {
+      assertEquals(await asks(target, "/containers/json", keeps), true);
+      assertEquals(await asks(target, "/v1.24/containers/json?all=1", keeps), true);
+      // Not those that do not say so, are a browser, or ask for other things.
+      assertEquals(await asks(target, "/containers/json"), false);
+      assertEquals(await asks(target, "/containers/json", keeps, "Sec-Fetch-Mode: cors"), false);
+      assertEquals(await asks(target, "/_ping", keeps), false);
+      assertEquals(await asks(target, "/containersjson", keeps), false);
+    }
+  },
+);
+
+foreignTest("a request for a raw upgrade may come in pieces", async () => {
+  await using doors = await Doors.open();
+  echo(doors.served);
+  const request = upgradeOf("/echo", "some body");
+  for (const { target } of doors.doors) {
+    for (const at of [1, 10, 60, request.indexOf("\r\n\r\n") + 3, request.length - 3]) {
+      using client = await Client.to(target);
+      await client.send(request.slice(0, at));
+      // Long enough that it is seen in two pieces.
+      await new Promise((resolve) => setTimeout(resolve, 5));
+      await client.send(request.slice(at));
+      await client.sees(/^HTTP\/1\.1 101 /);
+      await client.conn.closeWrite();
+      await client.ended();
+    }
+  }
+});
+
+foreignTest("a malformed request for a raw upgrade is refused, and runs no handler", async () => {
+  await using doors = await Doors.open();
+  const connections = echo(doors.served);
+  const header = (...lines: string[]) =>
+    [...lines, "Connection: Upgrade", "Upgrade: tcp", "", ""].join("\r\n");
+  const host = "Host: localhost";
+  const line = "POST /echo HTTP/1.1";
+  const refused: [string, number][] = [
+    [header(line, host, "Content-Length: 1", "Content-Length: 2"), 400],
+    [header(line, host, "Content-Length: -1"), 400],
+    [header(line, host, "Content-Length: 0x10"), 400],
+    [header(line, host, "Content-Length: 2000000"), 413],
+    [header(line, host, "Transfer-Encoding: chunked"), 411],
+    [header(line, host, "Transfer-Encoding: chunked", "Content-Length: 0"), 411],
+    [header(line, "Host: local host"), 400],
+    [header(line, "Host: a/b"), 400],
+    [header(line, "Host: a", "Host: b"), 400],
+    [header(line, host, "Bad Name: 1"), 400],
+    [header(line, host, " folded"), 400],
+    [header(line, host, "No-Colon"), 400],
+    [header("POST /echo HTTP/1.0", host), 400],
+    [header("POST echo HTTP/1.1", host), 400],
+    [header("POST /echo", host), 400],
+    [header("POST /ec ho HTTP/1.1", host), 400],
+    [header("GET /echo HTTP/1.1", host, "Content-Length: 1"), 400],
+    [header("TRACE /echo HTTP/1.1", host), 400],
+  ];
+  for (const [request, status] of refused) {
+    using client = await Client.to(doors.doors[1].target);
+    assertEquals((await client.ask(request)).status, status, request);
+    assertEquals(await client.ended(), "");
+  }
+  assertEquals(connections, []);
+  await doors.empty();
+});
+
+foreignTest("c.env.upgrade() explains what it cannot take over", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  router.on(["GET", "POST"], "/x", (c) => c.env.upgrade().response);
+  for (const { target } of doors.doors) {
+    using plain = await Client.to(target);
+    const answer = await plain.ask(get("/x"));
+    assertEquals(answer.status, 400);
+    assertStringIncludes(answer.body, "expected a request with Connection: Upgrade");
+    using undeclared = await Client.to(target);
+    const refused = await undeclared.ask(upgradeOf("/x").replace(/Content-Length: 0\r\n/, ""));
+    assertEquals(refused.status, 501);
+    assertStringIncludes(refused.body, "router.upgradable");
+  }
+});
+
+foreignTest("a handler that does not use the connection it asked for loses it", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  router.upgradable("/x");
+  router.post("/x", (c) => c.env.upgrade().response);
+  const { setTimeout } = globalThis;
+  try {
+    // Ten seconds, made short: the only timer of that length.
+    globalThis.setTimeout = ((callback: () => void, ms: number) =>
+      setTimeout(callback, ms === 10_000 ? 20 : ms)) as typeof globalThis.setTimeout;
+    for (const { target } of doors.doors) {
+      using client = await upgrade(target, upgradeOf("/x"));
+      assertEquals(await client.ended(), "");
+      await doors.empty();
+    }
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+});
+
+foreignTest(
+  "a raw stream waits for a client that does not read, and for a handler that does not",
+  async () => {
+    await using doors = await Doors.open();
+    const { router } = doors.served;
+    let written = 0;
+    const resume = Promise.withResolvers<void>();
+    let read = 0;
+    router.upgradable("/x");
+    router.post("/x", (c) => {
+      const { response, connection } = c.env.upgrade();
+      connection.then(async ({ readable, writable }) => {
+        const writer = writable.getWriter();
+        const chunk = new Uint8Array(65_536);
+        const write = async () => {
+          for (; written < 32 * 1024 * 1024; written += chunk.length) await writer.write(chunk);
+          await writer.close();
+        };
+        const writing = write();
+        await resume.promise;
+        for await (const chunk of readable) read += chunk.length;
+        await writing;
+      });
+      return response;
+    });
+    using client = await upgrade(doors.doors[1].target, upgradeOf("/x"));
+    const sending = client.send(new Uint8Array(8 * 1024 * 1024));
+    let last = -1;
+    await until(() => last === (last = written) && written > 0);
+    assert(written < 4 * 1024 * 1024, `${written} bytes written that were not read`);
+    assert(await isPending(sending));
+    resume.resolve();
+    let got = client.rest.length;
+    const buffer = new Uint8Array(65_536);
+    for (let count; (count = await client.conn.read(buffer)) !== null;) got += count;
+    await sending;
+    await client.conn.closeWrite();
+    await until(() => read === 8 * 1024 * 1024);
+    assertEquals(got, 32 * 1024 * 1024);
+    await doors.empty();
+  },
+);
+
+foreignTest("no connection is looked at where no route asks for raw upgrades", async () => {
+  await using doors = await Doors.open();
+  for (const { target } of doors.doors) {
+    using client = await Client.to(target);
+    // As the native loop has it.
+    assertEquals((await client.ask(upgradeOf("/_ping"))).status, 400);
+  }
+});
+
+// ------------------------------------------------------------------ WebSockets
+
+Deno.test("Deno.upgradeWebSocket works in a handler", async () => {
+  await using doors = await Doors.open();
+  const sockets = echoMessages(doors.served);
+  for (const { url } of doors.doors) {
+    const socket = await openSocket(`${url}/ws`);
+    for (const text of ["a", "", "ü".repeat(70_000), "z".repeat(1_000_000)]) {
+      const got = message(socket);
+      socket.send(text);
+      assertEquals(await got, text);
+    }
+    const ponged = new Promise((resolve) => socket.once("pong", resolve));
+    socket.ping();
+    await ponged;
+    assertEquals((await doors.served.stats()).hijacked, 1);
+    socket.close(3001, "bye");
+    assertEquals(await closed(socket), { code: 3001, reason: "bye" });
+    await until(() => sockets.at(-1)!.readyState === WebSocket.CLOSED);
+    await doors.empty();
+  }
+});
+
+Deno.test("Hono's upgradeWebSocket works, with a subprotocol, and with middleware that adds headers", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  const events: string[] = [];
+  router.use("/ws", async (c, next) => {
+    await next();
+    c.header("x-after", "1"); // Hono makes another response for that.
+  });
+  router.get(
+    "/ws",
+    upgradeWebSocket(() => ({
+      onOpen: () => void events.push("open"),
+      onMessage: (event, ws) => ws.send(`you said ${event.data}`),
+      onClose: ({ code, reason }) => void events.push(`close ${code} ${reason}`),
+    }), { protocol: "two" }),
+  );
+  for (const { url } of doors.doors) {
+    const socket = await openSocket(`${url}/ws`, ["two"]);
+    assertEquals(socket.protocol, "two");
+    const got = message(socket);
+    socket.send("hello");
+    assertEquals(await got, "you said hello");
+    socket.close(1000, "done");
+    await until(() => events.length === 2);
+    assertEquals(events.splice(0), ["open", "close 1000 done"]);
+  }
+  await doors.empty();
+});
+
+Deno.test("a WebSocket that its server closes tells its code, and its client's end when that just leaves", async () => {
+  await using doors = await Doors.open();
+  const sockets = echoMessages(doors.served);
+  for (const { url, target } of doors.doors) {
+    const socket = await openSocket(`${url}/ws`);
+    await until(() => sockets.at(-1)?.readyState === WebSocket.OPEN);
+    sockets.at(-1)!.close(4_000, "enough");
+    assertEquals(await closed(socket), { code: 4_000, reason: "enough" });
+    const client = await upgrade(target, handshakeOf("/ws"));
+    client.close();
+    await until(() => sockets.at(-1)!.readyState === WebSocket.CLOSED);
+    await doors.empty();
+  }
+});
+
+Deno.test("a request's signal aborts when its WebSocket has ended, and not before", async () => {
+  await using doors = await Doors.open();
+  let signal: AbortSignal | undefined;
+  doors.served.router.get("/ws", (c) => {
+    signal = c.env.signal;
+    const { response, socket } = Deno.upgradeWebSocket(c.req.raw);
+    socket.onmessage = ({ data }) => socket.send(data);
+    return response;
+  });
+  for (const { url } of doors.doors) {
+    const socket = await openSocket(`${url}/ws`);
+    const got = message(socket);
+    socket.send("hello");
+    await got;
+    assertEquals(signal!.aborted, false);
+    socket.terminate();
+    await until(() => signal!.aborted);
+  }
+  await doors.empty();
+});
+
+Deno.test("a handler that answers 101 without an upgrade gets 500 in its place", async () => {
+  await using served = await Served.open();
+  served.router.get("/x", () => new Response(null, { status: 101 }));
+  using client = await Client.to(served.target);
+  assertEquals((await client.ask(handshakeOf("/x"))).status, 500);
+  await until(() => served.lines.some((line) => line.includes("has not upgraded")));
+});
+
+// ------------------------------------------------------------------ both
+
+Deno.test("an upgraded connection has a place under MaxConnections, and is not ended for another", async () => {
+  await using served = await Served.open({ MaxConnections: "2", IdleTimeout: "0.1" });
+  echoMessages(served);
+  const { port } = served.target as Deno.ConnectOptions;
+  const url = `ws://127.0.0.1:${port}/ws`;
+  const sockets = [await openSocket(url), await openSocket(url)];
+  using waiting = await Client.to(served.target);
+  const answer = waiting.ask(PING);
+  for (const socket of sockets) {
+    const got = message(socket);
+    socket.send("still here");
+    assertEquals(await got, "still here");
+  }
+  assert(await isPending(answer));
+  const { hijacked, shed, timedOut } = await served.stats();
+  assertEquals({ hijacked, shed, timedOut }, { hijacked: 2, shed: 0, timedOut: 0 });
+  for (const socket of sockets.slice(1)) socket.close();
+  assertEquals((await answer).status, 200);
+  sockets[0].close();
+});
+
+foreignTest("a drain tells upgraded connections, waits for them, and then cuts them", async () => {
+  await using doors = await Doors.open();
+  const { engine, router } = doors.served;
+  const sockets = echoMessages(doors.served);
+  const told: string[] = [];
+  router.upgradable("/x");
+  router.post("/x", (c) => {
+    const { response, connection } = c.env.upgrade();
+    c.env.signal.addEventListener("abort", () => told.push(c.env.signal.reason.message));
+    connection.then(async ({ readable, writable }) => {
+      for await (const _ of readable);
+      const writer = writable.getWriter();
+      await writer.write(new TextEncoder().encode("bye"));
+      // It leaves it open: the drain's time is what ends it.
+      if (c.req.query("stay") === undefined) await writer.close();
+    });
+    return response;
+  });
+  const polite = await Promise.all(doors.doors.map(({ url }) => openSocket(`${url}/ws`)));
+  const ends = polite.map(closed);
+  const { target } = doors.doors[1];
+  // A client that does not answer a close.
+  const deaf = await upgrade(target, handshakeOf("/ws"));
+  const raw = await upgrade(target, upgradeOf("/x"));
+  const staying = await upgrade(target, upgradeOf("/x?stay=1"));
+  await until(async () => (await doors.served.stats()).hijacked === 5);
+  const started = performance.now();
+  const down = engine.shutdown({ drain: 500 });
+  for (const end of ends) assertEquals(await end, { code: 1001, reason: "Going Away" });
+  assertEquals(await raw.ended(), "bye");
+  raw.close();
+  await down;
+  assert(performance.now() - started > 400, "those that stay were cut before the drain's time");
+  assertEquals(await staying.ended(), "bye");
+  assertMatch(await deaf.ended(), /Going Away$/);
+  assertEquals(told.length, 2);
+  for (const each of told) assertStringIncludes(each, "shutting down");
+  assert(sockets.every(({ readyState }) => readyState >= WebSocket.CLOSING));
+  for (const each of [staying, deaf]) each.close();
+});
+
+foreignTest("a request that asks for an upgrade in a drain is answered", async () => {
+  await using doors = await Doors.open();
+  const { router, engine } = doors.served;
+  const asked = Promise.withResolvers<void>();
+  const go = Promise.withResolvers<void>();
+  router.upgradable("/x");
+  router.post("/x", async (c) => {
+    asked.resolve();
+    await go.promise;
+    return c.text("no", 409);
+  });
+  using client = await Client.to(doors.doors[1]!.target);
+  await client.send(upgradeOf("/x"));
+  await asked.promise;
+  const down = engine.shutdown({ drain: 5_000 });
+  go.resolve();
+  const { status, body } = await client.answer();
+  assertEquals([status, body], [409, "no"]);
+  await down;
+});
+
+foreignTest("pages of other origins get neither a WebSocket nor a raw stream", async () => {
+  await using doors = await Doors.open();
+  const sockets = echoMessages(doors.served);
+  const connections = echo(doors.served);
+  const [{ target }] = doors.doors;
+  const { port } = target as Deno.ConnectOptions;
+  const own = `Origin: http://localhost:${port}`;
+  for (const [origin, expected] of [["Origin: http://evil.example", 403], [own, 101]] as const) {
+    for (const request of [handshakeOf("/ws", origin), upgradeOf("/echo", "", origin)]) {
+      const asked = request.replace("Host: localhost", `Host: localhost:${port}`);
+      using client = await upgrade(target, asked);
+      assertEquals(Number(client.head.split(" ")[1]), expected, origin);
+    }
+  }
+  assertEquals([sockets.length, connections.length], [1, 1]);
+  await doors.empty();
+});
+
+foreignTest(
+  "connections that are upgraded and reset in any state leave nothing behind",
+  async () => {
+    await using doors = await Doors.open();
+    const { router, engine } = doors.served;
+    echoMessages(doors.served);
+    const connections = echo(doors.served);
+    const slow = Promise.withResolvers<void>();
+    router.post("/slow", async (c) => {
+      await slow.promise;
+      const { response, connection } = c.env.upgrade();
+      connections.push(connection);
+      connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+      return response;
+    });
+    router.upgradable("/slow");
+    engine.register("cat", async (job) => {
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+    });
+    router.job({ method: "POST", path: "/job", job: "cat", upgrade: "tcp" });
+    router.job({ method: "GET", path: "/jobs", job: "cat", upgrade: "websocket" });
+    const requests = [
+      ...[upgradeOf("/echo"), upgradeOf("/job"), upgradeOf("/slow"), upgradeOf("/echo", "a body")],
+      ...[handshakeOf("/ws"), handshakeOf("/jobs"), upgradeOf("/nothing"), PING],
+    ];
+    const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
+    const resetAt: ((target: Target, request: string) => Promise<void>)[] = [
+      async (target, request) => {
+        using client = await Client.to(target);
+        await client.send(request.slice(0, request.length / 2));
+      },
+      async (target, request) => {
+        using client = await Client.to(target);
+        await client.send(request); // And gone before the answer.
+      },
+      async (target, request) => {
+        using client = await Client.to(target);
+        await client.send(request);
+        if (!request.includes("/slow")) await client.more();
+        // What is not read makes a reset of the close.
+        await client.send("x".repeat(10_000)).catch(() => {});
+      },
+      async (target, request) => {
+        using client = await Client.to(target);
+        await client.send(request);
+        await client.conn.closeWrite();
+        if (!request.includes("/slow")) await client.more().catch(() => {});
+      },
+    ];
+    let before = 0;
+    for (let round = 0; round < 5; round++) {
+      for (const { target } of doors.doors) {
+        await Promise.all(
+          requests.flatMap((request) => resetAt.map((reset) => reset(target, request))),
+        );
+      }
+      slow.resolve();
+      await doors.empty();
+      await until(() => engine.stats.running === 1);
+      await Promise.all(
+        connections.splice(0).map((each) => each.then(({ closed }) => closed, () => {})),
+      );
+      if (round === 0) before = descriptors();
+    }
+    await until(() => descriptors() <= before);
+    const { hijacked, listeners } = await doors.served.stats();
+    assertEquals([hijacked, ...listeners.map(({ open }: { open: number }) => open)], [0, 0, 0]);
+  },
+);
+
+// ------------------------------------------------------------------ TLS
+
+/** What a request that is sent over TLS gets, until its connection ends; it half-closes after `more`. */
+async function overTls(
+  authority: Authority,
+  port: number,
+  pair: Pair,
+  request: string,
+  more: string,
+): Promise<string> {
+  const file = (path: string) => Deno.readTextFileSync(path);
+  const options = {
+    host: "localhost",
+    port,
+    ca: file(authority.ca),
+    allowHalfOpen: true, // The types do not know it.
+    cert: file(pair.cert),
+    key: file(pair.key),
+  };
+  const socket = connectTls(options);
+  let text = "";
+  let sent = false;
+  socket.setEncoding("latin1");
+  socket.write(request);
+  const ended = Promise.withResolvers<void>();
+  socket.on("data", (chunk: string) => {
+    text += chunk;
+    if (sent || !text.includes("\r\n\r\n")) return;
+    sent = true;
+    socket.end(more);
+  });
+  socket.on("close", () => ended.resolve());
+  socket.on("error", ended.reject);
+  await ended.promise;
+  return text;
+}
+
+Deno.test("WebSockets work over TLS, with client certificates or without", async () => {
+  await using authority = await Authority.make();
+  const server = await authority.server();
+  const client = await authority.client();
+  for (const ca of [undefined, authority.ca]) {
+    await using served = await Served.open(settings(server, ca));
+    const sockets = echoMessages(served);
+    const options = {
+      ca: Deno.readTextFileSync(authority.ca),
+      ...ca && { cert: Deno.readTextFileSync(client.cert), key: Deno.readTextFileSync(client.key) },
+    };
+    const { port } = served.target as Deno.ConnectOptions;
+    const socket = await openSocket(`wss://localhost:${port}/ws`, [], options);
+    for (const text of ["abc", "d".repeat(1_000_000)]) {
+      const got = message(socket);
+      socket.send(text);
+      assertEquals(await got, text);
+    }
+    // Longer than a TLS connection that has ended is let stay.
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    const got = message(socket);
+    socket.send("still here");
+    assertEquals(await got, "still here");
+    assertEquals((await served.stats()).hijacked, 1);
+    const end = closed(socket);
+    const down = served.engine.shutdown({ drain: 5_000 });
+    assertEquals(await end, { code: 1001, reason: "Going Away" });
+    await down;
+    assertEquals(sockets.map(({ readyState }) => readyState), [WebSocket.CLOSED]);
+  }
+});
+
+foreignTest("raw upgrades work behind client certificates, and know the client", async () => {
+  await using authority = await Authority.make();
+  await using served = await Served.open(settings(await authority.server(), authority.ca));
+  served.router.upgradable("/x");
+  served.router.post("/x", (c) => {
+    const { response, connection } = c.env.upgrade({ "x-client": c.env.client!.subject });
+    connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+    return response;
+  });
+  const { port } = served.target as Deno.ConnectOptions;
+  const pair = await authority.client("alice", "/CN=alice");
+  const more = "x".repeat(300_000);
+  const text = await overTls(authority, port!, pair, upgradeOf("/x", "a body"), more);
+  assertMatch(text, /^HTTP\/1\.1 101 UPGRADED\r\n/);
+  assertStringIncludes(text, "\r\nx-client: CN=alice\r\n");
+  assertEquals(text.split("\r\n\r\n")[1], more);
+  await until(async () => (await served.stats()).open === 0);
+});
+
+foreignTest(
+  "over TLS without client certificates a raw upgrade is refused, and a line says so",
+  async () => {
+    await using authority = await Authority.make();
+    await using served = await Served.bind(settings(await authority.server()));
+    echo(served);
+    await served.accept();
+    await until(() => served.lines.some((line) => line.startsWith("warn tcp:")));
+    const line = served.lines.find((line) => line.startsWith("warn tcp:"));
+    assertMatch(
+      line!,
+      /no raw upgrades are served: over TLS they need client certificates, --tlsverify/,
+    );
+    const asked = ["--http1.1", "-H", "Connection: Upgrade", "-H", "Upgrade: tcp", "-X", "POST"];
+    const { stdout } = await curl(authority, `${urlOf(served)}/echo`, "-i", ...asked);
+    assertMatch(stdout, /^HTTP\/1\.1 501 /);
+    assertStringIncludes(stdout, "over TLS they need client certificates");
+  },
+);

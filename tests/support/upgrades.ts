@@ -1,0 +1,107 @@
+/**
+ * Daemons whose connections become raw streams or WebSockets, and clients that ask for that.
+ *
+ * @module
+ */
+
+import WebSocketClient from "npm:ws@8.18.0";
+import { Client, type Target } from "./client.ts";
+import { TempFolder, until } from "./daemon.ts";
+import { Served } from "./served.ts";
+
+/** What the docker CLI sends to attach, with a path of its own, and a body if there is one. */
+export function upgradeOf(path: string, body = "", ...headers: string[]): string {
+  return [
+    `POST ${path} HTTP/1.1`,
+    "Host: localhost",
+    ...headers,
+    "Content-Type: text/plain",
+    "Connection: Upgrade",
+    "Upgrade: tcp",
+    `Content-Length: ${body.length}`,
+    "",
+    body,
+  ].join("\r\n");
+}
+
+/** What the browser's WebSocket sends, without any other header. */
+export function handshakeOf(path: string, ...headers: string[]): string {
+  return [
+    `GET ${path} HTTP/1.1`,
+    "Host: localhost",
+    ...headers,
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "",
+    "",
+  ].join("\r\n");
+}
+
+/** A daemon on tcp and on a unix socket. */
+export class Doors implements AsyncDisposable {
+  private constructor(readonly served: Served, readonly folder: TempFolder) {}
+  static async open(settings: Record<string, string> = {}): Promise<Doors> {
+    const folder = await TempFolder.make();
+    const addresses = ["tcp://127.0.0.1:0", `unix://${folder.path}/s`];
+    return new Doors(await Served.open(settings, addresses), folder);
+  }
+  /** Where it is, and how `ws` writes that. */
+  get doors(): { target: Target; url: string }[] {
+    const path = `${this.folder.path}/s`;
+    const { target } = this.served;
+    return [
+      { target, url: `ws://127.0.0.1:${(target as Deno.ConnectOptions).port}` },
+      { target: { transport: "unix", path }, url: `ws+unix://${path}:` },
+    ];
+  }
+  /** Waits until no connection is open any more. */
+  async empty(): Promise<void> {
+    await until(async () => (await this.served.stats()).open === 0);
+  }
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.served[Symbol.asyncDispose]();
+    await this.folder[Symbol.asyncDispose]();
+  }
+}
+
+/** Asks for a raw upgrade, and gives the connection once the answer's header is there. */
+export async function upgrade(target: Target, request: string): Promise<Client & { head: string }> {
+  const client = await Client.to(target);
+  await client.send(request);
+  const [head] = await client.sees(/^[^]*?\r\n\r\n/);
+  client.rest = client.rest.slice(head.length);
+  return Object.assign(client, { head });
+}
+
+/** A WebSocket that is open. */
+export function openSocket(
+  url: string,
+  protocols: string[] = [],
+  options: Record<string, unknown> = {},
+): Promise<WebSocketClient> {
+  const socket = new WebSocketClient(url, protocols, options);
+  return new Promise((resolve, reject) => {
+    socket.on("open", () => resolve(socket));
+    socket.on("error", reject);
+  });
+}
+
+/** The next message. */
+export function message(socket: WebSocketClient): Promise<string> {
+  return new Promise((resolve) => {
+    socket.once("message", (data: Uint8Array) => resolve(new TextDecoder().decode(data)));
+  });
+}
+
+/** How a WebSocket was closed. */
+export function closed(socket: WebSocketClient): Promise<{ code: number; reason: string }> {
+  return new Promise((resolve) => {
+    socket.once(
+      "close",
+      (code: number, reason: Uint8Array) =>
+        resolve({ code, reason: new TextDecoder().decode(reason) }),
+    );
+  });
+}
