@@ -44,17 +44,28 @@ function internalOf(object: object, description: string): unknown {
   return symbol && (object as Record<symbol, unknown>)[symbol];
 }
 
+/** Marks the requests whose answers are told here; those of `Deno.serve` are not. */
+const SERVED = Symbol("served by Floodgate");
+
+/** Told of each request before its handler is. */
+export function markServed(request: Request): void {
+  const native = internalOf(request, "request") as Native | undefined;
+  if (native) native[SERVED] = true;
+}
+
 /** What the runtime keeps of a request that the native loop has read. */
 interface Native {
+  [SERVED]?: true;
   /** Takes the socket once the request is answered with 101, and gives the WebSocket's resource. */
   _wantsUpgrade(type: string): Promise<number>;
   /** Calls back when the client leaves: in the next microtask, if it has left. */
   onCancel(callback: () => void): void;
 }
-/** That of a request; undefined of one that was made elsewhere. */
+/** That of a request; undefined of one that was made or served elsewhere. */
 function nativeOf(request: Request): Native | undefined {
   const native = internalOf(request, "request") as Partial<Native> | undefined;
-  return typeof native?._wantsUpgrade === "function" ? native as Native : undefined;
+  if (!native?.[SERVED] || typeof native._wantsUpgrade !== "function") return undefined;
+  return native as Native;
 }
 
 /** The WebSockets that requests are to become, or have become. */

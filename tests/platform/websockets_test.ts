@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { nativeServe, type Served } from "../../platform/http.ts";
-import { isWebSocket } from "../../platform/websockets.ts";
+import { isWebSocket, markServed } from "../../platform/websockets.ts";
 import { connect, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
@@ -30,6 +30,7 @@ async function echo(
     await listener.accept(),
     { addEventListener() {} },
     async (request) => {
+      markServed(request);
       const upgrade = Deno.upgradeWebSocket(request);
       socket = upgrade.socket;
       socket.onmessage = ({ data }) => socket!.send(data);
@@ -103,6 +104,7 @@ needs(
       await listener.accept(),
       { addEventListener() {} },
       async (request) => {
+        markServed(request);
         const { response } = Deno.upgradeWebSocket(request);
         hijacked = served.hijack!(response, request);
         await hijacked!.answerable;
