@@ -1,0 +1,230 @@
+/**
+ * The exec driver `process`: a container is a session of plain processes of this machine. They are
+ * children of a supervisor, see `supervisor.ts`, which this starts when it is first needed.
+ *
+ * @module
+ */
+
+import { TypedError } from "../../mod.ts";
+import type {
+  Attached,
+  Ended,
+  ExecDriver,
+  Follower,
+  ProcessSpec,
+  Started,
+  Streams,
+} from "./driver.ts";
+import { type Reply, type Request, SOCKET } from "./supervisor.ts";
+import { Wire } from "./wire.ts";
+
+/** How long a supervisor may take to start, in milliseconds. */
+const START_TIMEOUT = 20_000;
+/** How long it may have been asked again, in milliseconds. */
+const RETRY = 10;
+const END = new Uint8Array(0);
+
+/** Runs plain processes. */
+export class ProcessDriver implements ExecDriver {
+  /** Always `process`. */
+  readonly name = "process";
+  #folder: string;
+  #watch?: Promise<{ running: Started[] }>;
+  #watcher?: Wire;
+  #listeners: ((ended: Ended) => void)[] = [];
+  #lost: () => void;
+  #closed = false;
+
+  /**
+   * A driver for this state directory.
+   *
+   * @param lost Called when the supervisor has ended and what ran with it is lost.
+   */
+  constructor(folder: string, lost: () => void) {
+    this.#folder = folder;
+    this.#lost = lost;
+  }
+
+  async #connect(start: true): Promise<Deno.Conn>;
+  async #connect(start: boolean): Promise<Deno.Conn | undefined>;
+  async #connect(start: boolean): Promise<Deno.Conn | undefined> {
+    const path = `${this.#folder}/${SOCKET}`;
+    let spawned: Deno.ChildProcess | undefined;
+    for (const deadline = Date.now() + START_TIMEOUT;;) {
+      try {
+        return await Deno.connect({ transport: "unix", path });
+      } catch (error) {
+        const absent = error instanceof Deno.errors.NotFound ||
+          error instanceof Deno.errors.ConnectionRefused;
+        if (!absent || Date.now() > deadline) throw error;
+        if (!start) return undefined;
+      }
+      if (spawned === undefined) {
+        spawned = this.#spawn();
+        // It ends at once where another serves, or is about to end; then it is tried again.
+        spawned.status.then(() => spawned = undefined);
+      }
+      await new Promise((resolve) => setTimeout(resolve, RETRY));
+    }
+  }
+
+  #spawn(): Deno.ChildProcess {
+    const module = new URL("./supervisor.ts", import.meta.url);
+    const [program, ...args] = Deno.build.standalone
+      // A compiled program runs nothing but itself; the supervisor is a module that it installs.
+      ? [
+        Deno.execPath(),
+        "--host",
+        `unix://${this.#folder}/idle.sock`,
+        "--install",
+        module.href,
+      ]
+      : [
+        Deno.execPath(),
+        "run",
+        "--allow-all",
+        "--no-config",
+        "--quiet",
+        module.protocol === "file:" ? decodeURI(module.pathname) : module.href,
+        this.#folder,
+      ];
+    const child = new Deno.Command("/bin/sh", {
+      args: ["-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", this.#log, program, ...args],
+      cwd: "/",
+      env: { FLOODGATE_SUPERVISE: this.#folder },
+      detached: true,
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    child.unref();
+    return child;
+  }
+
+  get #log(): string {
+    return `${this.#folder}/supervisor.log`;
+  }
+
+  async #ask(request: Request, start = false): Promise<{ wire: Wire; reply: Reply } | undefined> {
+    const conn = await this.#connect(start);
+    if (!conn) return undefined;
+    const wire = new Wire(conn);
+    try {
+      await wire.send(request);
+      const reply = await wire.receive<Reply>();
+      if (!reply) throw new Error(`the supervisor has ended; ${this.#log} may tell why`);
+      return { wire, reply };
+    } catch (error) {
+      wire[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /** What there is to know of what runs: once it is known, ends are told of. */
+  #watching(start: boolean): Promise<{ running: Started[] }> {
+    return this.#watch ??= (async () => {
+      const asked = await this.#ask({ do: "watch" }, start).catch((error) => {
+        this.#watch = undefined;
+        throw error;
+      });
+      if (!asked) {
+        this.#watch = undefined;
+        return { running: [] };
+      }
+      this.#watcher = asked.wire;
+      this.#listen(asked.wire);
+      return { running: asked.reply.running ?? [] };
+    })();
+  }
+
+  async #listen(wire: Wire): Promise<void> {
+    for (let ended; (ended = await wire.receive<Ended>());) {
+      for (const listener of this.#listeners) listener(ended);
+    }
+    wire[Symbol.dispose]();
+    this.#watch = undefined;
+    if (!this.#closed) this.#lost();
+  }
+
+  start(spec: ProcessSpec): Promise<Started>;
+  start(spec: ProcessSpec, streams: Streams): Promise<Started & { io: Attached }>;
+  async start(spec: ProcessSpec, streams?: Streams): Promise<Started & { io?: Attached }> {
+    await this.#watching(true);
+    const { wire, reply } = (await this.#ask({ do: "start", spec, streams }, true))!;
+    if (reply.started && streams) return { ...reply.started, io: new Connection(wire) };
+    wire[Symbol.dispose]();
+    if (reply.started) return reply.started;
+    throw new TypedError(reply.kind ?? "bad parameter", reply.error ?? "it was not started");
+  }
+
+  async attach(id: string, streams: Streams): Promise<Attached> {
+    await this.#watching(true);
+    return new Connection((await this.#ask({ do: "attach", id, streams }, true))!.wire);
+  }
+
+  async follow(id: string): Promise<Follower | undefined> {
+    const asked = await this.#ask({ do: "follow", id });
+    if (!asked) return undefined;
+    const { wire, reply } = asked;
+    if (!reply.found) {
+      wire[Symbol.dispose]();
+      return undefined;
+    }
+    return {
+      async more() {
+        const more = await wire.receive() !== undefined;
+        if (more) await wire.send(true);
+        return more;
+      },
+      close: () => wire[Symbol.dispose](),
+    };
+  }
+
+  async signal(id: string, signal: Deno.Signal, all = false): Promise<boolean> {
+    return await this.#found({ do: "signal", id, signal, all });
+  }
+
+  async resize(id: string, rows: number, columns: number): Promise<boolean> {
+    return await this.#found({ do: "resize", id, rows, columns });
+  }
+
+  async #found(request: Request): Promise<boolean> {
+    const asked = await this.#ask(request);
+    asked?.wire[Symbol.dispose]();
+    return asked?.reply.found ?? false;
+  }
+
+  async running(): Promise<Started[]> {
+    return (await this.#watching(false)).running;
+  }
+
+  onEnd(listener: (ended: Ended) => void): void {
+    this.#listeners.push(listener);
+  }
+
+  close(): void {
+    this.#closed = true;
+    this.#watcher?.[Symbol.dispose]();
+  }
+}
+
+/** A connection with a program's streams, by way of the supervisor. */
+class Connection implements Attached {
+  #wire: Wire;
+  constructor(wire: Wire) {
+    this.#wire = wire;
+  }
+  async read(): Promise<{ stream: 1 | 2; data: Uint8Array } | undefined> {
+    return await this.#wire.frame() as { stream: 1 | 2; data: Uint8Array } | undefined;
+  }
+  async write(data: Uint8Array): Promise<void> {
+    // An empty frame would be the end.
+    if (data.length > 0) await this.#wire.sendFrame(0, data);
+  }
+  async end(): Promise<void> {
+    await this.#wire.sendFrame(0, END);
+  }
+  close(): void {
+    this.#wire[Symbol.dispose]();
+  }
+}

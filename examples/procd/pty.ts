@@ -1,0 +1,135 @@
+/**
+ * Pseudoterminals (pty(7)), by four calls of the C library.
+ *
+ * @module
+ */
+
+// Deno's own files read a terminal in a thread each; this one has the event loop wait for it.
+import { ReadStream } from "node:tty";
+
+const O_RDWR = 0o2;
+const O_NOCTTY = 0o400;
+const O_NONBLOCK = 0o4_000;
+const O_CLOEXEC = 0o2_000_000;
+// ioctl_tty(2).
+const TIOCSPTLCK = 0x40045431n;
+const TIOCGPTN = 0x80045430n;
+const TIOCSWINSZ = 0x5414n;
+
+const SYMBOLS = {
+  open: { parameters: ["buffer", "i32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
+  ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
+} as const;
+
+let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
+const libc = () => (library ??= Deno.dlopen("libc.so.6", SYMBOLS)).symbols;
+
+/** The master of a pseudoterminal whose slave is for another process. */
+export class Pty {
+  /** The slave's path. A session leader without a terminal that opens it has it as its own. */
+  readonly path: string;
+  /** What the other process writes. Ends when no process has the slave open. */
+  readonly readable: ReadableStream<Uint8Array>;
+  #fd: number;
+  #slave: number;
+  #stream: ReadStream;
+  #closed = false;
+
+  /**
+   * Opens one.
+   *
+   * @throws {Error} If there is no `/dev/ptmx`, or no more terminals are to be had.
+   */
+  constructor() {
+    this.#fd = open("/dev/ptmx");
+    const number = new Int32Array(1);
+    const unlocked = libc().ioctl(this.#fd, TIOCSPTLCK, new Int32Array(1));
+    if (unlocked !== 0 || libc().ioctl(this.#fd, TIOCGPTN, number) !== 0) {
+      libc().close(this.#fd);
+      throw new Error("cannot open a terminal: /dev/ptmx is none");
+    }
+    this.path = `/dev/pts/${number[0]}`;
+    // Held open until release(): a program that closes its terminal for a moment must not end it.
+    try {
+      this.#slave = open(this.path);
+    } catch (error) {
+      libc().close(this.#fd);
+      throw error;
+    }
+    const stream = this.#stream = new ReadStream(this.#fd);
+    this.readable = new ReadableStream<Uint8Array>({
+      start(controller) {
+        const end = () => {
+          try {
+            controller.close();
+          } catch (error) {
+            if (!(error instanceof TypeError)) throw error; // Closed or cancelled already.
+          }
+        };
+        stream.on("data", (chunk: Uint8Array) => {
+          controller.enqueue(chunk);
+          if (controller.desiredSize! <= 0) stream.pause();
+        });
+        // EIO is how Linux says that no process has the slave open any more.
+        stream.on("error", end);
+        stream.on("end", end);
+        stream.on("close", end);
+      },
+      pull: () => void stream.resume(),
+      cancel: () => this.close(),
+    });
+  }
+
+  /** Sends what a user would have typed. Resolves when it is taken, or the terminal is closed. */
+  write(data: Uint8Array): Promise<void> {
+    if (this.#closed) return Promise.resolve();
+    const stream = this.#stream as unknown as {
+      write(data: Uint8Array, done: () => void): boolean;
+      once(event: "close", listener: () => void): void;
+      off(event: "close", listener: () => void): void;
+    };
+    return new Promise((resolve) => {
+      const done = () => {
+        stream.off("close", done);
+        resolve();
+      };
+      stream.once("close", done);
+      stream.write(data, done);
+    });
+  }
+
+  /** Sets its size in characters; its foreground processes get SIGWINCH if it was another. */
+  resize(rows: number, columns: number): void {
+    if (!this.#closed) {
+      libc().ioctl(
+        this.#fd,
+        TIOCSWINSZ,
+        new Uint8Array(Uint16Array.of(rows, columns, 0, 0).buffer),
+      );
+    }
+  }
+
+  /** No process of ours keeps it open any more: it ends when the others have closed it too. */
+  release(): void {
+    if (this.#slave >= 0) libc().close(this.#slave);
+    this.#slave = -1;
+  }
+
+  /** Hangs up: processes that still have it get SIGHUP. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.release();
+    this.#stream.destroy(); // Closes the descriptor.
+  }
+}
+
+function open(path: string): number {
+  const fd = libc().open(
+    new TextEncoder().encode(`${path}\0`),
+    O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC,
+  );
+  if (fd < 0) throw new Error(`cannot open a terminal: ${path} is missing, or there are no more`);
+  return fd;
+}
