@@ -150,7 +150,12 @@ function read(path: string): string | undefined {
     // Of a process that ends between open and read the kernel says ESRCH.
     if (error instanceof Deno.errors.NotFound) return undefined;
     if (error instanceof Deno.errors.PermissionDenied) return undefined;
-    if ((error as { code?: string }).code === "ESRCH") return undefined;
+    if (isNoSuchProcess(error)) return undefined;
     throw error;
   }
+}
+
+/** Whether an error is ESRCH, for which Deno has no class. */
+export function isNoSuchProcess(error: unknown): boolean {
+  return error instanceof Error && error.message.includes("(os error 3)");
 }

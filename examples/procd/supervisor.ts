@@ -15,7 +15,7 @@
 
 import type { Ended, ProcessSpec, Started, Streams } from "./driver.ts";
 import { LogWriter } from "./logs.ts";
-import { MARK, type Members, membersOf, statOf } from "./procfs.ts";
+import { isNoSuchProcess, MARK, type Members, membersOf, statOf } from "./procfs.ts";
 import type { Pty } from "./pty.ts";
 import { isOver, Wire } from "./wire.ts";
 
@@ -369,6 +369,7 @@ class Supervisor {
       console.error(`${spec.id}: ${error?.stack ?? error}`);
       this.#running.delete(spec.id);
       running.release();
+      this.#rest();
     });
     // Sent before it is attached, so that no frame comes before it.
     await wire.send({ started: running.started } satisfies Reply);
@@ -507,7 +508,7 @@ function kill(pid: number, signal: Deno.Signal): void {
     // It has ended by now, or it has become another user's.
     if (error instanceof Deno.errors.NotFound) return;
     if (error instanceof Deno.errors.PermissionDenied) return;
-    if ((error as { code?: string }).code === "ESRCH") return;
+    if (isNoSuchProcess(error)) return;
     throw error;
   }
 }

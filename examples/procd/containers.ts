@@ -1,0 +1,1026 @@
+/**
+ * Containers, as records: how they are made, found, listed and described. What they do is in
+ * `lifecycle.ts`.
+ *
+ * @module
+ */
+
+import type { Job } from "../../mod.ts";
+import {
+  type Daemon,
+  failure,
+  goTime,
+  humanDuration,
+  NEVER,
+  print,
+  sizeOf,
+  type Strings,
+} from "./daemon.ts";
+import { type Filters, filtersOf, labelled, named, some } from "./filters.ts";
+import {
+  type Healthcheck,
+  type Image,
+  type ImageConfig,
+  type Images,
+  referenceOf,
+} from "./images.ts";
+import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
+import { newName } from "./names.ts";
+import { type Endpoint, HOST, type Networks, STAND_INS } from "./networks.ts";
+import { idRange, newId } from "./store.ts";
+import { userOf } from "./users.ts";
+import type { Volumes } from "./volumes.ts";
+
+/** How to run a container: what clients send as the members of create's body. */
+export interface Config extends ImageConfig {
+  Hostname?: string;
+  Domainname?: string;
+  AttachStdin?: boolean;
+  AttachStdout?: boolean;
+  AttachStderr?: boolean;
+  Tty?: boolean;
+  OpenStdin?: boolean;
+  StdinOnce?: boolean;
+  Image?: string;
+  StopTimeout?: number;
+}
+
+/** When a container is started again after it has ended. */
+export interface RestartPolicy {
+  Name: "" | "no" | "always" | "unless-stopped" | "on-failure";
+  MaximumRetryCount: number;
+}
+
+/** Where a container's folder leads elsewhere. */
+export interface Mount {
+  Type: "volume" | "bind";
+  Name?: string;
+  Source: string;
+  Destination: string;
+  Driver?: string;
+  Mode: string;
+  RW: boolean;
+  Propagation: string;
+}
+
+/** The healthcheck's results. */
+export interface Health {
+  Status: "starting" | "healthy" | "unhealthy";
+  FailingStreak: number;
+  Log: { Start: string; End: string; ExitCode: number; Output: string }[];
+}
+
+/** How a container is. */
+export interface State {
+  status: "created" | "running" | "paused" | "restarting" | "exited" | "dead";
+  /** How often it was started, and the last of those starts whose end is recorded. */
+  run: number;
+  ended: number;
+  pid: number;
+  /** With the pid this names the process: in clock ticks since the machine started. */
+  startTime: number;
+  code: number;
+  error: string;
+  startedAt: string;
+  finishedAt: string;
+  restarts: number;
+  /** Whether a client has asked for its end, so that no policy starts it again. */
+  stopped: boolean;
+  health?: Health;
+}
+
+/** A container. */
+export interface Container {
+  id: string;
+  name: string;
+  /** When it was made, in milliseconds since 1970. */
+  created: number;
+  /** The image's id. */
+  image: string;
+  config: Config;
+  /** What the client has sent of the host's part; most of it is only kept. */
+  host: Record<string, unknown>;
+  /** The program and its arguments. */
+  args: string[];
+  mounts: Mount[];
+  networks: Record<string, Endpoint>;
+  restart: RestartPolicy;
+  limits: LogLimits;
+  state: State;
+}
+
+/** Whether it has processes. */
+export function isRunning({ state }: Container): boolean {
+  return state.status === "running" || state.status === "paused";
+}
+
+const NAME = /^[a-zA-Z\d][\w.-]+$/;
+
+/** What clients send in create's body besides `HostConfig` and `NetworkingConfig`. */
+const MEMBERS = {
+  text: ["Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal"],
+  flag: ["AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"],
+  list: ["Env", "Cmd", "Entrypoint"],
+  json: ["Labels", "Volumes", "ExposedPorts", "Healthcheck", "StopTimeout"],
+} as const;
+
+/** Reads a {@linkcode Config} from a job's env. */
+export function configOf(job: Job): Config {
+  const config: Record<string, unknown> = {};
+  for (const name of MEMBERS.text) if (job.env.has(name)) config[name] = job.getenv(name);
+  for (const name of MEMBERS.flag) config[name] = job.getenvBool(name);
+  for (const name of MEMBERS.list) if (job.env.has(name)) config[name] = job.getenvList(name);
+  for (const name of MEMBERS.json) if (job.env.has(name)) config[name] = job.getenvJson(name);
+  return config as Config;
+}
+
+/** An image's config with what a client has said on top of it, as dockerd merges them. */
+export function merged(image: ImageConfig, given: Config): Config {
+  const env = new Map<string, string>();
+  for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(each.split("=", 1)[0], each);
+  const entrypoint = given.Entrypoint?.join("") === "" && given.Entrypoint?.length
+    ? [] // --entrypoint ""
+    : given.Entrypoint;
+  // Who sets an entrypoint does not want the image's arguments for another.
+  const cmd = given.Cmd?.length ? given.Cmd : entrypoint ? [] : image.Cmd ?? [];
+  return {
+    ...given,
+    Env: [...env.values()],
+    Entrypoint: entrypoint ?? image.Entrypoint ?? null,
+    Cmd: cmd,
+    WorkingDir: given.WorkingDir || image.WorkingDir || "",
+    User: given.User || image.User || "",
+    Labels: { ...image.Labels, ...given.Labels },
+    Volumes: { ...image.Volumes, ...given.Volumes },
+    ExposedPorts: { ...image.ExposedPorts, ...given.ExposedPorts },
+    StopSignal: given.StopSignal || image.StopSignal,
+    Healthcheck: given.Healthcheck?.Test?.length
+      ? given.Healthcheck
+      : { ...image.Healthcheck, ...given.Healthcheck, Test: image.Healthcheck?.Test },
+  };
+}
+
+/** Host settings that ask for what a plain process does not have, and what is said of each. */
+const NOT_GIVEN: readonly [name: string, says: string][] = [
+  ["Memory", "memory is not limited"],
+  ["MemorySwap", "swap is not limited"],
+  ["MemoryReservation", "memory is not limited"],
+  ["NanoCpus", "processors are not limited"],
+  ["CpuShares", "processors are not limited"],
+  ["CpuQuota", "processors are not limited"],
+  ["CpusetCpus", "processors are not limited"],
+  ["PidsLimit", "the number of processes is not limited"],
+  ["BlkioWeight", "disks are not limited"],
+  ["Ulimits", "limits of the daemon's apply"],
+  ["CapAdd", "capabilities are the daemon's"],
+  ["CapDrop", "capabilities are the daemon's"],
+  ["SecurityOpt", "security options are not applied"],
+  ["ReadonlyRootfs", "the file system is this machine's, and can be written where the user may"],
+  ["Tmpfs", "nothing is mounted"],
+  ["Devices", "devices are this machine's"],
+  ["Dns", "names are resolved as this machine does"],
+  ["ExtraHosts", "names are resolved as this machine does"],
+  ["Sysctls", "the kernel's parameters are this machine's"],
+];
+
+/** What a client should know of what it asked for. */
+function warningsFor(config: Config, host: Record<string, unknown>): string[] {
+  const asked = (value: unknown) =>
+    Array.isArray(value)
+      ? value.length > 0
+      : typeof value === "object" && value !== null
+      ? Object.keys(value).length > 0
+      : value !== undefined && value !== null && value !== "" && value !== false &&
+        Number(value) !== 0 && Number(value) !== -1;
+  const warnings = new Set<string>();
+  for (const [name, says] of NOT_GIVEN) {
+    if (asked(host[name])) warnings.add(`${name} is ignored: ${says}.`);
+  }
+  if (asked(host.PortBindings) || host.PublishAllPorts === true) {
+    warnings.add(
+      "Published ports are ignored: the network is this machine's, and a port is where a program opens it.",
+    );
+  }
+  const mode = String(host.NetworkMode ?? "");
+  if (!["", "default", HOST].includes(mode)) {
+    warnings.add(`Network ${mode} isolates nothing: the network is this machine's.`);
+  }
+  if (config.Hostname) warnings.add("Hostname is only in the variable HOSTNAME.");
+  return [...warnings];
+}
+
+/** The containers. */
+export class Containers {
+  /** The containers of a daemon, and what they are made of. */
+  constructor(
+    readonly daemon: Daemon,
+    readonly images: Images,
+    readonly volumes: Volumes,
+    readonly networks: Networks,
+  ) {}
+
+  /** The container of this name, id, or beginning of an id; undefined where there is none. */
+  get(name: string): Container | undefined {
+    const { store } = this.daemon;
+    const bare = name.replace(/^\//, "");
+    const exact = store.document<Container>(
+      "SELECT body FROM containers WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",
+      bare,
+    );
+    if (exact) return exact;
+    const range = idRange(bare);
+    if (!range) return undefined;
+    const sql = "SELECT body FROM containers WHERE id >= ? AND id < ? LIMIT 2";
+    const found = store.documents<Container>(sql, ...range);
+    if (found.length > 1) {
+      throw failure("not found", `multiple IDs found with provided prefix: ${bare}`);
+    }
+    return found[0];
+  }
+
+  /**
+   * The container of this name or id.
+   *
+   * @throws {TypedError} ("not found")
+   */
+  find(name: string): Container {
+    const found = this.get(name);
+    if (!found) throw failure("not found", `No such container: ${name}`);
+    return found;
+  }
+
+  /** All of them, the youngest first. */
+  all(): Container[] {
+    return this.daemon.store.documents("SELECT body FROM containers ORDER BY created DESC, id");
+  }
+
+  /** Changes a container's record; gives it as it is then, or undefined where it was removed. */
+  update(id: string, change: (container: Container) => void): Container | undefined {
+    return this.daemon.store.transaction(() => {
+      const sql = "SELECT body FROM containers WHERE id = ?";
+      const container = this.daemon.store.document<Container>(sql, id);
+      if (!container) return undefined;
+      change(container);
+      this.daemon.store.run(
+        "UPDATE containers SET name = ?, body = ? WHERE id = ?",
+        container.name,
+        JSON.stringify(container),
+        id,
+      );
+      return container;
+    });
+  }
+
+  /** Tells what has happened to a container. */
+  tell(action: string, container: Container, attributes: Strings = {}): Promise<void> {
+    return this.daemon.tell("container", action, container.id, {
+      ...container.config.Labels,
+      image: container.config.Image ?? container.image,
+      name: container.name,
+      ...attributes,
+    });
+  }
+
+  /** Checks a name that a container is to have. */
+  checkName(name: string): string {
+    const bare = name.replace(/^\//, "");
+    if (!NAME.test(bare)) {
+      throw failure(
+        "bad parameter",
+        `Invalid container name (${name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed`,
+      );
+    }
+    return bare;
+  }
+
+  #byName(name: string): { id: string } | undefined {
+    return this.daemon.store.get("SELECT id FROM containers WHERE name = ?", name);
+  }
+
+  /** Makes sure that a name is free. */
+  checkFree(name: string): void {
+    const other = this.#byName(name);
+    if (!other) return;
+    throw failure(
+      "conflict",
+      `Conflict. The container name "/${name}" is already in use by container "${other.id}". You have to remove (or rename) that container to be able to reuse that name.`,
+    );
+  }
+
+  /** Makes a container; gives it with what the client should know. */
+  async create(
+    wantedName: string,
+    given: Config,
+    host: Record<string, unknown>,
+    endpoints: Record<string, Partial<Endpoint>> = {},
+  ): Promise<{ container: Container; warnings: string[] }> {
+    if (!given.Image) throw failure("bad parameter", "no Image given");
+    const image = this.images.find(given.Image);
+    const config = merged(image.document.config, given);
+    const args = [...config.Entrypoint ?? [], ...config.Cmd ?? []];
+    if (args.length === 0) throw failure("bad parameter", "no command specified");
+    const id = newId();
+    let name = wantedName && this.checkName(wantedName);
+    if (name) this.checkFree(name);
+    if (config.User) userOf(config.User);
+    if (config.StopSignal) signalOf(config.StopSignal);
+    const restart = restartOf(host);
+    const limits = limitsOf(host.LogConfig);
+    const networks = this.#endpoints(id, String(host.NetworkMode ?? ""), endpoints);
+    const mounts = await this.#mounts(config, host);
+    await Deno.mkdir(this.daemon.filesOf(id), { recursive: true, mode: 0o755 });
+    try {
+      await this.#link(id, mounts);
+      if (config.User) {
+        const { uid, gid } = userOf(config.User);
+        if (uid !== Deno.uid()) await Deno.chown(this.daemon.filesOf(id), uid, gid);
+      }
+      const container = this.daemon.store.transaction(() => {
+        name ||= newName((name) => this.#byName(name) !== undefined);
+        this.checkFree(name);
+        const container: Container = {
+          id,
+          name,
+          created: Date.now(),
+          image: image.id,
+          config,
+          host,
+          args,
+          mounts,
+          networks,
+          restart,
+          limits,
+          state: {
+            status: "created",
+            run: 0,
+            ended: 0,
+            pid: 0,
+            startTime: 0,
+            code: 0,
+            error: "",
+            startedAt: NEVER,
+            finishedAt: NEVER,
+            restarts: 0,
+            stopped: false,
+          },
+        };
+        this.daemon.store.run(
+          "INSERT INTO containers VALUES (?, ?, ?, ?)",
+          id,
+          name,
+          container.created,
+          JSON.stringify(container),
+        );
+        return container;
+      });
+      await this.tell("create", container);
+      return { container, warnings: warningsFor(given, host) };
+    } catch (error) {
+      await Deno.remove(this.daemon.folderOf(id), { recursive: true });
+      throw error;
+    }
+  }
+
+  #endpoints(
+    id: string,
+    mode: string,
+    given: Record<string, Partial<Endpoint>>,
+  ): Record<string, Endpoint> {
+    const networks: Record<string, Endpoint> = {};
+    const add = (name: string, endpoint?: Partial<Endpoint>) => {
+      const network = this.networks.find(STAND_INS.includes(name) ? HOST : name);
+      const aliases = [...endpoint?.Aliases ?? [], id.slice(0, 12)];
+      networks[network.name] ??= this.networks.endpoint(
+        network,
+        { ...endpoint, Aliases: network.name === HOST ? null : aliases },
+      );
+    };
+    const container = /^container:(.+)$/.exec(mode)?.[1];
+    if (container !== undefined) this.find(container);
+    add(container === undefined ? mode : HOST, given[mode]);
+    for (const [name, endpoint] of Object.entries(given)) add(name, endpoint);
+    return networks;
+  }
+
+  /** What the client wants to have where. */
+  async #mounts(config: Config, host: Record<string, unknown>): Promise<Mount[]> {
+    const mounts = new Map<string, Mount>();
+    const add = async (
+      type: string,
+      source: string,
+      target: string,
+      rw: boolean,
+      mode = "",
+      create = true,
+    ) => {
+      if (!target.startsWith("/") || target === "/") {
+        throw failure(
+          "bad parameter",
+          `invalid mount path: '${target}' mount path must be absolute, and not "/"`,
+        );
+      }
+      const Destination = target.replace(/\/+$/, "");
+      if (mounts.has(Destination)) {
+        throw failure("bad parameter", `Duplicate mount point: ${Destination}`);
+      }
+      const common = { Destination, Mode: mode, RW: rw };
+      if (type === "bind") {
+        if (!await exists(source)) {
+          if (!create) {
+            throw failure(
+              "bad parameter",
+              `invalid mount config for type "bind": bind source path does not exist: ${source}`,
+            );
+          }
+          await Deno.mkdir(source, { recursive: true });
+        }
+        mounts.set(Destination, {
+          Type: "bind",
+          Source: source,
+          ...common,
+          Propagation: "rprivate",
+        });
+      } else {
+        const { name } = await this.volumes.create(source);
+        mounts.set(Destination, {
+          Type: "volume",
+          Name: name,
+          Source: this.volumes.pathOf(name),
+          Driver: "local",
+          ...common,
+          Propagation: "",
+        });
+      }
+    };
+    for (const from of (host.VolumesFrom ?? []) as string[]) {
+      for (const mount of this.find(from.split(":", 1)[0]).mounts) {
+        mounts.set(mount.Destination, mount);
+      }
+    }
+    for (const bind of (host.Binds ?? []) as string[]) {
+      const parts = bind.split(":");
+      if (parts.length < 2 || parts.length > 3) {
+        throw failure("bad parameter", `invalid volume specification: '${bind}'`);
+      }
+      const [source, target, mode = ""] = parts;
+      mounts.delete(target.replace(/\/+$/, ""));
+      const type = source.startsWith("/") ? "bind" : "volume";
+      await add(type, source, target, !mode.split(",").includes("ro"), mode);
+    }
+    for (const each of (host.Mounts ?? []) as Record<string, unknown>[]) {
+      const { Type = "volume", Source = "", Target, ReadOnly } = each;
+      if (Type === "tmpfs") continue; // Said in the warnings.
+      if (Type !== "bind" && Type !== "volume") {
+        throw failure("bad parameter", `mount type ${Type} unknown, expected bind or volume`);
+      }
+      const create =
+        (each.BindOptions as { CreateMountpoint?: boolean })?.CreateMountpoint === true;
+      await add(Type, String(Source), String(Target ?? ""), ReadOnly !== true, "", create);
+    }
+    for (const target of Object.keys(config.Volumes ?? {})) {
+      if (!mounts.has(target.replace(/\/+$/, ""))) await add("volume", "", target, true);
+    }
+    return [...mounts.values()];
+  }
+
+  /** Makes the links that stand for mounts. */
+  async #link(id: string, mounts: Mount[]): Promise<void> {
+    const files = this.daemon.filesOf(id);
+    // The shortest first, so that one inside of another goes into that.
+    for (const { Destination, Source } of mounts.toSorted((a, b) => length(a) - length(b))) {
+      const parts = Destination.split("/").filter((part) => part !== "" && part !== ".");
+      if (parts.includes("..")) {
+        throw failure("bad parameter", `invalid mount path: '${Destination}' leads out`);
+      }
+      const path = `${files}/${parts.join("/")}`;
+      const inside = mounts.some((other) => Destination.startsWith(`${other.Destination}/`));
+      if (inside) continue; // In somebody's folder nothing is made; the variable tells of it.
+      await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
+      await Deno.symlink(Source, path);
+    }
+    function length({ Destination }: Mount): number {
+      return Destination.length;
+    }
+  }
+
+  /** Removes a container's record and files; `volumes` says whether those without a name go too. */
+  async remove(container: Container, volumes: boolean): Promise<void> {
+    const { store } = this.daemon;
+    const removed = store.transaction(() => {
+      store.run("DELETE FROM execs WHERE container = ?", container.id);
+      return store.run("DELETE FROM containers WHERE id = ?", container.id) > 0;
+    });
+    if (!removed) return; // Another has done so.
+    await removeTree(this.daemon.folderOf(container.id));
+    if (volumes) {
+      const users = this.volumes.users();
+      for (const { Name } of container.mounts) {
+        if (!Name || users.has(Name) || !this.volumes.get(Name)?.anonymous) continue;
+        await this.volumes.remove(Name, true);
+      }
+    }
+    await this.tell("destroy", container);
+  }
+
+  /** How many bytes a container has written into its folder. */
+  size(container: Container): Promise<number> {
+    return sizeOf(this.daemon.filesOf(container.id));
+  }
+
+  /** What `docker ps` shows as status. */
+  describeState({ state }: Container): string {
+    const since = (time: string) => humanDuration(Date.now() - Date.parse(time));
+    switch (state.status) {
+      case "created":
+        return "Created";
+      case "running": {
+        const health = state.health
+          ? ` (${state.health.Status === "starting" ? "health: starting" : state.health.Status})`
+          : "";
+        return `Up ${since(state.startedAt)}${health}`;
+      }
+      case "paused":
+        return `Up ${since(state.startedAt)} (Paused)`;
+      case "restarting":
+        return `Restarting (${state.code}) ${since(state.finishedAt)} ago`;
+      case "dead":
+        return "Dead";
+      case "exited":
+        return `Exited (${state.code}) ${since(state.finishedAt)} ago`;
+    }
+  }
+
+  /** What `docker ps` lists: `limit` of the youngest, or all, or those that run. */
+  async list(
+    filters: Filters,
+    options: { all: boolean; limit: number; size: boolean },
+  ): Promise<unknown[]> {
+    const every = options.all || options.limit > 0 || ["status", "exited", "since", "before"]
+      .some((name) => filters.has(name));
+    const at = (name: string, other: number) => {
+      const [of] = filters.get(name) ?? [];
+      return of === undefined ? other : this.find(of).created;
+    };
+    const [since, before] = [at("since", -Infinity), at("before", Infinity)];
+    const ancestors = filters.get("ancestor")?.map((name) => this.images.get(name)?.id);
+    const found: Container[] = [];
+    for (const container of this.all()) {
+      if (options.limit > 0 && found.length === options.limit) break;
+      const { state } = container;
+      if (!every && !isRunning(container) && state.status !== "restarting") continue;
+      if (container.created <= since || container.created >= before) continue;
+      if (ancestors && !ancestors.includes(container.image)) continue;
+      if (this.#fits(container, filters)) found.push(container);
+    }
+    return await Promise.all(found.map((container) => this.summary(container, options.size)));
+  }
+
+  #fits(container: Container, filters: Filters): boolean {
+    const { state, config } = container;
+    const health = state.health?.Status ?? "none";
+    return named(filters, container.name) &&
+      labelled(filters, config.Labels ?? undefined) &&
+      some(filters, "id", (id) => container.id.startsWith(id)) &&
+      some(filters, "status", (status) => status === state.status) &&
+      some(
+        filters,
+        "exited",
+        (code) => ["exited", "dead"].includes(state.status) && Number(code) === state.code,
+      ) &&
+      some(filters, "health", (wanted) => wanted === health) &&
+      some(
+        filters,
+        "network",
+        (wanted) =>
+          Object.entries(container.networks).some(([name, { NetworkID }]) =>
+            name === wanted || NetworkID.startsWith(wanted)
+          ),
+      ) &&
+      some(
+        filters,
+        "volume",
+        (wanted) =>
+          container.mounts.some(({ Name, Source, Destination }) =>
+            [Name, Source, Destination].includes(wanted)
+          ),
+      ) &&
+      some(
+        filters,
+        "expose",
+        (port) =>
+          Object.keys(config.ExposedPorts ?? {}).includes(
+            port.includes("/") ? port : `${port}/tcp`,
+          ),
+      ) &&
+      // No port is published here.
+      !filters.get("publish")?.length &&
+      some(filters, "is-task", (wanted) => ["false", "0"].includes(wanted)) &&
+      some(filters, "isolation", (wanted) => ["", "default"].includes(wanted));
+  }
+
+  /** A container in a list. */
+  async summary(container: Container, size: boolean): Promise<unknown> {
+    const { state, config } = container;
+    return {
+      Id: container.id,
+      Names: [`/${container.name}`],
+      Image: config.Image,
+      ImageID: container.image,
+      Command: container.args.map(quoted).join(" "),
+      Created: Math.floor(container.created / 1_000),
+      Ports: [],
+      Labels: config.Labels ?? {},
+      State: state.status,
+      Status: this.describeState(container),
+      HostConfig: { NetworkMode: container.host.NetworkMode || "default" },
+      NetworkSettings: { Networks: container.networks },
+      Mounts: container.mounts,
+      ...size && { SizeRw: await this.size(container), SizeRootFs: await this.size(container) },
+    };
+  }
+
+  /** All there is to know of a container. */
+  async inspect(container: Container, size: boolean, execs: string[]): Promise<unknown> {
+    const { state, config, id } = container;
+    const [Path, ...Args] = container.args;
+    const folder = this.daemon.folderOf(id);
+    return {
+      Id: id,
+      Created: goTime(container.created),
+      Path,
+      Args,
+      State: {
+        Status: state.status,
+        Running: isRunning(container) || state.status === "restarting",
+        Paused: state.status === "paused",
+        Restarting: state.status === "restarting",
+        OOMKilled: false,
+        Dead: state.status === "dead",
+        Pid: isRunning(container) ? state.pid : 0,
+        ExitCode: state.code,
+        Error: state.error,
+        StartedAt: state.startedAt,
+        FinishedAt: state.finishedAt,
+        ...state.health && { Health: state.health },
+      },
+      Image: container.image,
+      ResolvConfPath: "/etc/resolv.conf",
+      HostnamePath: "/etc/hostname",
+      HostsPath: "/etc/hosts",
+      LogPath: folder,
+      Name: `/${container.name}`,
+      RestartCount: state.restarts,
+      Driver: this.daemon.driver.name,
+      Platform: Deno.build.os,
+      MountLabel: "",
+      ProcessLabel: "",
+      AppArmorProfile: "",
+      ExecIDs: execs.length > 0 ? execs : null,
+      HostConfig: {
+        Binds: null,
+        AutoRemove: false,
+        Privileged: false,
+        NanoCpus: 0,
+        Memory: 0,
+        Tmpfs: null,
+        Ulimits: null,
+        PortBindings: {},
+        ...container.host,
+        NetworkMode: container.host.NetworkMode || "default",
+        RestartPolicy: { ...container.restart, Name: container.restart.Name || "no" },
+        LogConfig: {
+          Type: "local",
+          Config: {
+            "max-size": String(container.limits.maxSize),
+            "max-file": String(container.limits.maxFiles),
+          },
+        },
+      },
+      GraphDriver: { Name: "none", Data: { Folder: this.daemon.filesOf(id) } },
+      ...size && { SizeRw: await this.size(container), SizeRootFs: await this.size(container) },
+      Mounts: container.mounts,
+      Config: { ...config, Hostname: config.Hostname || id.slice(0, 12) },
+      NetworkSettings: {
+        Bridge: "",
+        SandboxID: "",
+        Ports: {},
+        IPAddress: "",
+        Gateway: "",
+        MacAddress: "",
+        Networks: container.networks,
+      },
+    };
+  }
+}
+
+/** A word as a shell would want it, where it has to be quoted. */
+function quoted(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await Deno.lstat(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+/** Removes a folder, and again what a process in it has just made. */
+async function removeTree(path: string): Promise<void> {
+  for (let tries = 0;; tries++) {
+    try {
+      return await Deno.remove(path, { recursive: true });
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return;
+      if (tries === 5) throw error;
+    }
+  }
+}
+
+/** How often and when it is to be started again. */
+export function restartOf(host: Record<string, unknown>): RestartPolicy {
+  const given = (host.RestartPolicy ?? {}) as Partial<RestartPolicy>;
+  const { Name = "", MaximumRetryCount = 0 } = given;
+  const names = ["", "no", "always", "unless-stopped", "on-failure"];
+  if (!names.includes(Name)) {
+    throw failure(
+      "bad parameter",
+      `invalid restart policy: unknown policy '${Name}'; use one of '${
+        names.slice(1).join("', '")
+      }'`,
+    );
+  }
+  if (MaximumRetryCount && Name !== "on-failure") {
+    throw failure(
+      "bad parameter",
+      "invalid restart policy: maximum retry count can only be used with 'on-failure'",
+    );
+  }
+  if (MaximumRetryCount < 0) {
+    throw failure(
+      "bad parameter",
+      "invalid restart policy: maximum retry count cannot be negative",
+    );
+  }
+  if (host.AutoRemove === true && !["", "no"].includes(Name)) {
+    throw failure("bad parameter", "can't create 'AutoRemove' container with restart policy");
+  }
+  return { Name, MaximumRetryCount };
+}
+
+/** How much of its output is kept: `--log-opt max-size=10m --log-opt max-file=3`. */
+function limitsOf(given: unknown): LogLimits {
+  const { Config: options = {} } = (given ?? {}) as { Config?: Strings };
+  const { "max-size": size, "max-file": files } = options;
+  const [, number, unit = ""] = /^(\d+)([kmg]?)b?$/i.exec(size ?? "") ?? [];
+  if (size !== undefined && (number === undefined || Number(number) === 0)) {
+    throw failure("bad parameter", `invalid value for max-size: ${size}, expected such as 10m`);
+  }
+  if (files !== undefined && !(Number.isInteger(Number(files)) && Number(files) > 0)) {
+    throw failure("bad parameter", `invalid value for max-file: ${files}, expected at least 1`);
+  }
+  return {
+    maxSize: number === undefined
+      ? DEFAULT_LIMITS.maxSize
+      : Number(number) * 1_024 ** ["", "k", "m", "g"].indexOf(unit.toLowerCase()),
+    maxFiles: files === undefined ? DEFAULT_LIMITS.maxFiles : Number(files),
+  };
+}
+
+/** Signals by number, as Linux has them. */
+const SIGNALS = [
+  "SIGHUP",
+  "SIGINT",
+  "SIGQUIT",
+  "SIGILL",
+  "SIGTRAP",
+  "SIGABRT",
+  "SIGBUS",
+  "SIGFPE",
+  "SIGKILL",
+  "SIGUSR1",
+  "SIGSEGV",
+  "SIGUSR2",
+  "SIGPIPE",
+  "SIGALRM",
+  "SIGTERM",
+  "SIGSTKFLT",
+  "SIGCHLD",
+  "SIGCONT",
+  "SIGSTOP",
+  "SIGTSTP",
+  "SIGTTIN",
+  "SIGTTOU",
+  "SIGURG",
+  "SIGXCPU",
+  "SIGXFSZ",
+  "SIGVTALRM",
+  "SIGPROF",
+  "SIGWINCH",
+  "SIGIO",
+  "SIGPWR",
+  "SIGSYS",
+] as const satisfies readonly Deno.Signal[];
+
+/**
+ * The signal that a client means by `HUP`, `SIGHUP` or `1`.
+ *
+ * @throws {TypedError} ("bad parameter") If there is none.
+ */
+export function signalOf(text: string): Deno.Signal {
+  const upper = text.toUpperCase();
+  const found = /^\d+$/.test(text)
+    ? SIGNALS[Number(text) - 1]
+    : SIGNALS.find((signal) => signal === upper || signal === `SIG${upper}`);
+  if (!found) throw failure("bad parameter", `invalid signal: ${text}`);
+  return found;
+}
+
+/** The number of a signal. */
+export function numberOf(signal: Deno.Signal): number {
+  return (SIGNALS as readonly Deno.Signal[]).indexOf(signal) + 1;
+}
+
+const FILTERS = [
+  "ancestor",
+  "before",
+  "expose",
+  "exited",
+  "health",
+  "id",
+  "isolation",
+  "is-task",
+  "label",
+  "name",
+  "network",
+  "publish",
+  "since",
+  "status",
+  "volume",
+];
+
+/** Registers the jobs of containers as records. */
+export function registerContainers(containers: Containers): void {
+  const { engine, store } = containers.daemon;
+  engine.register("create", async (job) => {
+    const networking = job.getenvJson("NetworkingConfig") as {
+      EndpointsConfig?: Record<string, Partial<Endpoint>>;
+    } | undefined;
+    const { container, warnings } = await containers.create(
+      job.args[0] ?? job.getenv("name"),
+      configOf(job),
+      (job.getenvJson("HostConfig") ?? {}) as Record<string, unknown>,
+      networking?.EndpointsConfig,
+    );
+    await print(job, { Id: container.id, Warnings: warnings });
+  });
+  engine.register("containers", async (job) => {
+    const filters = new Map(filtersOf(job, FILTERS));
+    for (const name of ["since", "before"]) { // Of clients before 1.24.
+      if (job.getenv(name)) filters.set(name, [job.getenv(name)]);
+    }
+    const exited = filters.get("exited")?.find((code) => !/^-?\d+$/.test(code));
+    if (exited !== undefined) throw failure("bad parameter", `invalid filter exited=${exited}`);
+    await print(
+      job,
+      await containers.list(filters, {
+        all: job.getenvBool("all"),
+        limit: job.getenvInt("limit"),
+        size: job.getenvBool("size"),
+      }),
+    );
+  });
+  engine.register("container_inspect", async (job) => {
+    const container = containers.find(job.args[0]);
+    const execs = store.all<{ id: string }>(
+      "SELECT id FROM execs WHERE container = ? AND json_extract(body, '$.running')",
+      container.id,
+    );
+    const ids = execs.map(({ id }) => id);
+    await print(job, await containers.inspect(container, job.getenvBool("size"), ids));
+  });
+  engine.register("container_changes", (job) => {
+    containers.find(job.args[0]);
+    return print(job, []);
+  });
+  engine.register("export", (job) => {
+    containers.find(job.args[0]);
+    throw failure(
+      "not implemented",
+      "cannot export a container: its files are this machine's; docker cp gives those of its folder",
+    );
+  });
+  engine.register("rename", async (job) => {
+    const container = containers.find(job.args[0]);
+    const name = containers.checkName(job.args[1] ?? job.getenv("name"));
+    if (name === container.name) {
+      throw failure(
+        "bad parameter",
+        "Renaming a container with the same name as its current name",
+      );
+    }
+    const renamed = store.transaction(() => {
+      containers.checkFree(name);
+      return containers.update(container.id, (each) => each.name = name);
+    });
+    if (renamed) await containers.tell("rename", renamed, { oldName: `/${container.name}` });
+  });
+  engine.register("network_connect", async (job) => {
+    const network = containers.networks.find(job.args[0]);
+    const container = containers.find(job.getenv("Container"));
+    if (container.networks[network.name]) {
+      throw failure(
+        "forbidden",
+        `endpoint with name ${container.name} already exists in network ${network.name}`,
+      );
+    }
+    const given = (job.getenvJson("EndpointConfig") ?? {}) as Partial<Endpoint>;
+    containers.update(container.id, ({ networks, id }) => {
+      const Aliases = [...given.Aliases ?? [], id.slice(0, 12)];
+      networks[network.name] = containers.networks.endpoint(network, { ...given, Aliases });
+    });
+    await containers.networks.connected("connect", network.id, container.id);
+  });
+  engine.register("network_disconnect", async (job) => {
+    const network = containers.networks.find(job.args[0]);
+    const container = containers.find(job.getenv("Container"));
+    if (!container.networks[network.name]) {
+      throw failure("forbidden", `container ${container.id} is not connected to ${network.name}`);
+    }
+    if (network.name === HOST) {
+      throw failure(
+        "conflict",
+        "container cannot be disconnected from host network: it is this machine's",
+      );
+    }
+    containers.update(container.id, ({ networks }) => void delete networks[network.name]);
+    await containers.networks.connected("disconnect", network.id, container.id);
+  });
+  engine.register("update", async (job) => {
+    const container = containers.find(job.args[0]);
+    const { Name } = (job.getenvJson("RestartPolicy") ?? {}) as Partial<RestartPolicy>;
+    const given: Record<string, unknown> = {};
+    for (const [name, value] of job.env) {
+      try {
+        given[name] = JSON.parse(value);
+      } catch {
+        given[name] = value; // A text, which the env keeps as it is.
+      }
+    }
+    if (Name) {
+      const policy = restartOf({ ...container.host, RestartPolicy: given.RestartPolicy });
+      containers.update(container.id, (each) => each.restart = policy);
+    }
+    await containers.tell("update", container);
+    const { RestartPolicy: _, ...limits } = given;
+    await print(job, { Warnings: warningsFor({}, limits) });
+  });
+  engine.register("commit", async (job) => {
+    const container = containers.find(job.args[0] ?? job.getenv("container"));
+    const changes = job.getenv("changes") === "" ? [] : job.getenvList("changes");
+    await print(job, { Id: (await commit(containers, container, job, changes)).id });
+  });
+}
+
+/** Makes an image of how a container is run. */
+async function commit(
+  containers: Containers,
+  container: Container,
+  job: Job,
+  changes: string[],
+): Promise<Image> {
+  const parent = containers.images.get(container.image) ?? containers.images.find("host");
+  const repository = job.getenv("repo");
+  const reference = repository && referenceOf(repository, job.getenv("tag"));
+  const { User, Env, Cmd, Entrypoint, WorkingDir, Labels, StopSignal, ExposedPorts, Volumes } =
+    container.config;
+  const base: ImageConfig = {
+    User,
+    Env,
+    Cmd,
+    Entrypoint,
+    WorkingDir,
+    Labels,
+    StopSignal,
+    ExposedPorts,
+    Volumes,
+    Healthcheck: container.config.Healthcheck?.Test ? container.config.Healthcheck : undefined,
+  };
+  const { applied } = await import("./build.ts");
+  const config = changes.reduce((config, line) => applied(config, line), base);
+  const image = await containers.images.derive(
+    parent,
+    config,
+    container.args.map(quoted).join(" "),
+    {
+      author: job.getenv("author"),
+      comment: job.getenv("comment"),
+    },
+  );
+  if (reference) await containers.images.tag(image, reference);
+  await containers.tell("commit", container, { comment: job.getenv("comment"), imageID: image.id });
+  return image;
+}

@@ -1,0 +1,316 @@
+/**
+ * Execs: commands that are run in a container beside its own.
+ *
+ * @module
+ */
+
+import { type Job, TypedError } from "../../mod.ts";
+import { type Container, type Containers, isRunning } from "./containers.ts";
+import { type Daemon, failure, print } from "./daemon.ts";
+import type { Attached, Ended, Started, Streams } from "./driver.ts";
+import { checkProgram, codeOf, type Lifecycle } from "./lifecycle.ts";
+import { newId } from "./store.ts";
+import { detachKeys, relay, sizeOf } from "./streams.ts";
+import { userOf } from "./users.ts";
+
+/** How long one that has ended is remembered at least, in milliseconds. */
+const MEMORY = 300_000;
+/** How long the record of an end may take to come after the last of the output, in milliseconds. */
+const PATIENCE = 10_000;
+
+/** What a client wants to run. */
+export interface ExecConfig {
+  args: string[];
+  env: string[];
+  user: string;
+  cwd: string;
+  terminal: boolean;
+  privileged: boolean;
+  streams: Streams;
+  keys: string;
+  size?: [rows: number, columns: number];
+}
+
+/** An exec. */
+export interface Exec extends ExecConfig {
+  id: string;
+  container: string;
+  created: number;
+  started: boolean;
+  running: boolean;
+  pid: number;
+  code: number | null;
+  finished: number;
+}
+
+/** The execs. */
+export class Execs {
+  #daemon: Daemon;
+  #containers: Containers;
+  #life: Lifecycle;
+  #waiters = new Map<string, PromiseWithResolvers<number>>();
+
+  /** Those of these containers. */
+  constructor(life: Lifecycle) {
+    this.#life = life;
+    this.#containers = life.containers;
+    this.#daemon = life.containers.daemon;
+    life.onExecEnd((ended) => void this.#ended(ended));
+  }
+
+  /** Finds out, at boot, what has become of those that ran when a daemon last saw them. */
+  async restore(): Promise<void> {
+    const running = new Set((await this.#daemon.driver.running()).map(({ id }) => id));
+    const sql = "SELECT body FROM execs WHERE json_extract(body, '$.running')";
+    for (const exec of this.#daemon.store.documents<Exec>(sql)) {
+      if (running.has(exec.id)) continue;
+      let code: number | undefined;
+      try {
+        code = (JSON.parse(Deno.readTextFileSync(this.#record(exec))) as Ended).code;
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+      }
+      this.#finish(exec.id, code ?? 255);
+    }
+  }
+
+  #record({ id, container }: Pick<Exec, "id" | "container">): string {
+    return `${this.#daemon.folderOf(container)}/exec-${id}.json`;
+  }
+
+  /** The exec of this id. */
+  find(id: string): Exec {
+    const found = this.#daemon.store.document<Exec>("SELECT body FROM execs WHERE id = ?", id);
+    if (!found) throw failure("not found", `No such exec instance: ${id}`);
+    return found;
+  }
+
+  #update(id: string, change: (exec: Exec) => void): Exec | undefined {
+    const { store } = this.#daemon;
+    return store.transaction(() => {
+      const exec = store.document<Exec>("SELECT body FROM execs WHERE id = ?", id);
+      if (!exec) return undefined;
+      change(exec);
+      store.run("UPDATE execs SET body = ? WHERE id = ?", JSON.stringify(exec), id);
+      return exec;
+    });
+  }
+
+  /** Prepares one. */
+  async create(container: Container, config: ExecConfig): Promise<Exec> {
+    checkRunning(container);
+    if (config.args.length === 0) throw failure("bad parameter", "No exec command specified");
+    const now = Date.now();
+    const exec: Exec = {
+      ...config,
+      id: newId(),
+      container: container.id,
+      created: now,
+      started: false,
+      running: false,
+      pid: 0,
+      code: null,
+      finished: 0,
+    };
+    const { store } = this.#daemon;
+    const old = store.documents<Exec>(
+      `SELECT body FROM execs WHERE container = ?
+       AND json_extract(body, '$.finished') BETWEEN 1 AND ?`,
+      container.id,
+      now - MEMORY,
+    );
+    store.transaction(() => {
+      for (const { id } of old) store.run("DELETE FROM execs WHERE id = ?", id);
+      const sql = "INSERT INTO execs VALUES (?, ?, ?)";
+      store.run(sql, exec.id, container.id, JSON.stringify(exec));
+    });
+    for (const each of old) {
+      await Deno.remove(this.#record(each)).catch((error) => {
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+      });
+    }
+    await this.#tell("exec_create", exec, container);
+    return exec;
+  }
+
+  #tell(action: string, exec: Exec, container: Container, more = {}): Promise<void> {
+    const command = action === "exec_die" ? action : `${action}: ${exec.args.join(" ")} `;
+    return this.#containers.tell(command, container, { execID: exec.id, ...more });
+  }
+
+  /**
+   * Starts one.
+   *
+   * @param streams What its client is to be connected with; undefined for nothing.
+   */
+  async start(
+    exec: Exec,
+    streams?: Streams,
+    size = exec.size,
+  ): Promise<Started & { io?: Attached }> {
+    const container = this.#containers.find(exec.container);
+    checkRunning(container);
+    const claimed = this.#update(exec.id, (each) => {
+      if (each.started) throw failure("conflict", `exec ${exec.id} was started already`);
+      each.started = each.running = true;
+    });
+    if (!claimed) throw failure("not found", `No such exec instance: ${exec.id}`);
+    const { driver } = this.#daemon;
+    this.#waiters.set(exec.id, Promise.withResolvers());
+    try {
+      const user = userOf(exec.user || container.config.User || "");
+      const env = this.#life.environment(container, user.home, exec.env);
+      if (exec.terminal) env.TERM ??= "xterm";
+      const cwd = this.#life.workingFolder(
+        container,
+        exec.cwd || container.config.WorkingDir || "",
+      );
+      checkProgram(exec.args[0], env.PATH ?? "", cwd);
+      const spec = {
+        id: exec.id,
+        container: container.id,
+        run: 1,
+        args: exec.args,
+        env,
+        cwd,
+        ...user.uid !== Deno.uid() || user.gid !== Deno.gid()
+          ? { uid: user.uid, gid: user.gid }
+          : {},
+        terminal: exec.terminal,
+        size,
+        stdin: streams?.stdin ? "once" as const : "none" as const,
+        record: this.#record(exec),
+      };
+      const started = streams ? await driver.start(spec, streams) : await driver.start(spec);
+      this.#update(exec.id, (each) => each.pid = started.pid);
+      await this.#tell("exec_start", exec, container);
+      return started;
+    } catch (error) {
+      this.#finish(exec.id, codeOf((error as Error).message));
+      throw error;
+    }
+  }
+
+  async #ended(ended: Ended): Promise<void> {
+    const exec = this.#finish(ended.id, ended.code);
+    const container = exec && this.#containers.get(exec.container);
+    if (container) await this.#tell("exec_die", exec, container, { exitCode: String(ended.code) });
+  }
+
+  #finish(id: string, code: number): Exec | undefined {
+    const exec = this.#update(id, (exec) => {
+      Object.assign(exec, { running: false, code, finished: Date.now() });
+    });
+    this.#waiters.get(id)?.resolve(code);
+    this.#waiters.delete(id);
+    return exec;
+  }
+
+  /** The exit status of one that was started here, when it has ended. */
+  async ended(id: string): Promise<number | null> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<undefined>((resolve) => {
+      timer = setTimeout(() => resolve(undefined), PATIENCE);
+    });
+    await Promise.race([this.#waiters.get(id)?.promise, late]);
+    clearTimeout(timer);
+    return this.find(id).code;
+  }
+}
+
+function checkRunning(container: Container): void {
+  const { state, id } = container;
+  if (!isRunning(container)) throw failure("conflict", `container ${id} is not running`);
+  if (state.status === "paused") {
+    throw failure("conflict", `container ${id} is paused, unpause the container before exec`);
+  }
+}
+
+/** Registers the jobs of execs. */
+export function registerExecs(
+  execs: Execs,
+  containers: Containers,
+  terminal: (job: Job, terminal: boolean) => void,
+): void {
+  const { engine, driver } = containers.daemon;
+  engine.register("execCreate", async (job) => {
+    const container = containers.find(job.args[0]);
+    const keys = job.getenv("DetachKeys");
+    detachKeys(keys);
+    const exec = await execs.create(container, {
+      args: job.getenvList("Cmd"),
+      env: job.getenvList("Env"),
+      user: job.getenv("User"),
+      cwd: job.getenv("WorkingDir"),
+      terminal: job.getenvBool("Tty"),
+      privileged: job.getenvBool("Privileged"),
+      streams: {
+        stdin: job.getenvBool("AttachStdin"),
+        stdout: job.getenvBool("AttachStdout"),
+        stderr: job.getenvBool("AttachStderr"),
+      },
+      keys,
+      size: consoleSize(job),
+    });
+    await print(job, { Id: exec.id });
+  });
+  engine.register("execStart", async (job) => {
+    const exec = execs.find(job.args[0]);
+    const size = consoleSize(job) ?? exec.size;
+    if (job.getenvBool("Detach")) {
+      await execs.start(exec, undefined, size);
+      return;
+    }
+    terminal(job, exec.terminal);
+    let io: Attached;
+    try {
+      io = (await execs.start(exec, exec.streams, size)).io!;
+    } catch (error) {
+      if (!(error instanceof TypedError && error.kind === "bad parameter")) throw error;
+      // As dockerd does: the client is connected by now, and asks for the exit status.
+      await job.stdout.write(`OCI runtime exec failed: ${error.message}\r\n`);
+      return;
+    }
+    await job.stdout.write("");
+    const keys = exec.terminal ? detachKeys(exec.keys) : undefined;
+    if (!await relay(job, io, exec.streams, keys) && !job.signal.aborted) {
+      await execs.ended(exec.id);
+    }
+  });
+  engine.register("execResize", async (job) => {
+    const exec = execs.find(job.args[0]);
+    if (!exec.running) throw failure("conflict", `exec ${exec.id} is not running`);
+    await driver.resize(exec.id, ...sizeOf(job));
+  });
+  engine.register("exec_inspect", (job) => {
+    const exec = execs.find(job.args[0]);
+    const [entrypoint, ...args] = exec.args;
+    return print(job, {
+      ID: exec.id,
+      Running: exec.running,
+      ExitCode: exec.code,
+      ProcessConfig: {
+        tty: exec.terminal,
+        entrypoint,
+        arguments: args,
+        privileged: exec.privileged,
+        user: exec.user,
+      },
+      OpenStdin: exec.streams.stdin,
+      OpenStderr: exec.streams.stderr,
+      OpenStdout: exec.streams.stdout,
+      CanRemove: !exec.running,
+      ContainerID: exec.container,
+      DetachKeys: exec.keys,
+      Pid: exec.pid,
+    });
+  });
+}
+
+function consoleSize(job: Job): [rows: number, columns: number] | undefined {
+  const size = job.getenvJson("ConsoleSize");
+  if (!Array.isArray(size) || !size.every((each) => Number.isInteger(each) && each > 0)) {
+    return undefined;
+  }
+  return [size[0], size[1]];
+}

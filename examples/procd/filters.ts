@@ -1,0 +1,97 @@
+/**
+ * The `filters` of lists and of pruning, in both forms that clients send.
+ *
+ * @module
+ */
+
+import { type Job, TypedError } from "../../mod.ts";
+
+/** Filters by name; of one name's values one has to fit, unless the filter says otherwise. */
+export type Filters = ReadonlyMap<string, readonly string[]>;
+
+/**
+ * Reads a job's `filters`: `{"name": ["x"]}`, or `{"name": {"x": true}}`.
+ *
+ * @throws {TypedError} ("bad parameter") If it is neither, or names one that is not among `names`.
+ */
+export function filtersOf(job: Job, names: readonly string[]): Filters {
+  const text = job.getenv("filters");
+  const found = new Map<string, string[]>();
+  if (text === "") return found;
+  const bad = (problem: string) => new TypedError("bad parameter", `invalid filters: ${problem}`);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    throw bad("not JSON");
+  }
+  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
+    throw bad('expected an object such as {"name": ["web"]}');
+  }
+  for (const [name, given] of Object.entries(parsed)) {
+    if (!names.includes(name)) {
+      throw bad(`"${name}" is unknown, expected one of ${names.join(", ")}`);
+    }
+    if (Array.isArray(given)) found.set(name, given.map(String));
+    else if (typeof given === "object" && given !== null) {
+      found.set(name, Object.entries(given).filter(([, on]) => on).map(([value]) => value));
+    } else throw bad(`"${name}" has no list of values`);
+  }
+  return found;
+}
+
+/** Whether one of a filter's values fits; true where there is no such filter. */
+export function some(filters: Filters, name: string, fits: (value: string) => boolean): boolean {
+  const values = filters.get(name);
+  return values === undefined || values.length === 0 || values.some(fits);
+}
+
+/** Whether labels are as the filters `label` (all of it) and `label!` (none of it) want them. */
+export function labelled(filters: Filters, labels: Record<string, string> | undefined): boolean {
+  const has = (wanted: string) => {
+    const at = wanted.indexOf("=");
+    const key = at < 0 ? wanted : wanted.slice(0, at);
+    return Object.hasOwn(labels ?? {}, key) && (at < 0 || labels![key] === wanted.slice(at + 1));
+  };
+  return (filters.get("label") ?? []).every(has) && !(filters.get("label!") ?? []).some(has);
+}
+
+/** Whether a name is one that the filter `name` wants: a regular expression, as in dockerd. */
+export function named(filters: Filters, name: string): boolean {
+  return some(filters, "name", (wanted) => {
+    if (wanted === name || wanted === `/${name}`) return true;
+    try {
+      const pattern = new RegExp(wanted);
+      return pattern.test(name) || pattern.test(`/${name}`);
+    } catch {
+      return name.includes(wanted); // It is no expression, so it is meant as it stands.
+    }
+  });
+}
+
+/** A yes or no of a filter such as `dangling`; undefined where it is not given. */
+export function yesOrNo(filters: Filters, name: string): boolean | undefined {
+  const [value] = filters.get(name) ?? [];
+  if (value === undefined) return undefined;
+  if (["true", "1"].includes(value)) return true;
+  if (["false", "0"].includes(value)) return false;
+  throw new TypedError("bad parameter", `invalid filter ${name}=${value}, expected true or false`);
+}
+
+/** The time before which things are meant by `until`, in ms since 1970: a time, or how long ago. */
+export function untilOf(filters: Filters): number {
+  const [value] = filters.get("until") ?? [];
+  if (value === undefined) return Infinity;
+  if (/^\d+(\.\d+)?$/.test(value)) return Number(value) * 1_000;
+  const ago = [...value.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
+  if (ago.length > 0 && ago.map(([all]) => all).join("") === value) {
+    const units: Record<string, number> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };
+    return Date.now() - ago.reduce((sum, [, n, unit]) => sum + Number(n) * units[unit], 0);
+  }
+  const date = Date.parse(value);
+  if (!Number.isNaN(date)) return date;
+  throw new TypedError(
+    "bad parameter",
+    `invalid filter until=${value}, expected a time or a duration such as 10m`,
+  );
+}

@@ -1,0 +1,508 @@
+/**
+ * Images: what a container runs in. There is one that is real, `host`, which is this machine. Others are
+ * made of it by `commit`, `tag`, `build` and `load`, and hold no files, only how to run something.
+ *
+ * @module
+ */
+
+import type { Job } from "../../mod.ts";
+import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import { type Filters, filtersOf, labelled, some, untilOf, yesOrNo } from "./filters.ts";
+import { idRange } from "./store.ts";
+
+/** How a healthcheck is done; times in nanoseconds. */
+export interface Healthcheck {
+  Test?: string[];
+  Interval?: number;
+  Timeout?: number;
+  StartPeriod?: number;
+  StartInterval?: number;
+  Retries?: number;
+}
+
+/** How to run something. */
+export interface ImageConfig {
+  User?: string;
+  Env?: string[] | null;
+  Cmd?: string[] | null;
+  Entrypoint?: string[] | null;
+  WorkingDir?: string;
+  Labels?: Strings | null;
+  StopSignal?: string;
+  Healthcheck?: Healthcheck;
+  ExposedPorts?: Record<string, unknown> | null;
+  Volumes?: Record<string, unknown> | null;
+}
+
+/** A step in which an image was made. */
+export interface HistoryEntry {
+  created: string;
+  created_by: string;
+  comment?: string;
+  empty_layer: true;
+}
+
+/** What an image consists of: the same document that `docker save` writes, and whose digest is its id. */
+export interface ImageDocument {
+  architecture: string;
+  os: string;
+  created: string;
+  author?: string;
+  config: ImageConfig;
+  history: HistoryEntry[];
+  rootfs: { type: "layers"; diff_ids: string[] };
+}
+
+/** An image. */
+export interface Image {
+  /** `sha256:` and the digest of its document. */
+  id: string;
+  /** The one that it was made of. */
+  parent?: string;
+  document: ImageDocument;
+}
+
+const ARCH = { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] as string ?? Deno.build.arch;
+const OS = Deno.build.os as string;
+
+const HOST = "host:latest";
+/** This machine. It says no more than that, so that it has the same id on each. */
+const HOST_DOCUMENT: ImageDocument = {
+  architecture: ARCH,
+  os: OS,
+  created: "2014-10-31T00:00:00Z",
+  config: { Cmd: ["sh"] },
+  history: [
+    { created: "2014-10-31T00:00:00Z", created_by: "this machine", empty_layer: true },
+  ],
+  rootfs: { type: "layers", diff_ids: [] },
+};
+
+const REFERENCE = /^[a-z\d]+(?:(?:\.|_{1,2}|-+|\/|:\d+\/)[a-z\d]+)*$/;
+const TAG = /^\w[\w.-]{0,127}$/;
+
+/**
+ * A name of an image in the form that people use, with its tag: `docker.io/library/host` is
+ * `host:latest`.
+ *
+ * @throws {TypedError} ("bad parameter") If it is none.
+ */
+export function referenceOf(name: string, tag = ""): string {
+  let repository = name.replace(/^(?:index\.)?docker\.io\//, "").replace(/^library\//, "");
+  // A colon before a slash is that of a registry's port.
+  const at = repository.lastIndexOf(":");
+  if (at > repository.lastIndexOf("/")) {
+    tag ||= repository.slice(at + 1);
+    repository = repository.slice(0, at);
+  }
+  tag ||= "latest";
+  if (!REFERENCE.test(repository) || !TAG.test(tag)) {
+    throw failure("bad parameter", `invalid reference format: ${name}${tag && `:${tag}`}`);
+  }
+  return `${repository}:${tag}`;
+}
+
+/** The images. */
+export class Images {
+  #daemon: Daemon;
+
+  /** Those of a daemon, which has `host` at least. */
+  constructor(daemon: Daemon) {
+    this.#daemon = daemon;
+  }
+
+  /** Makes sure that `host` is there. */
+  async seed(): Promise<void> {
+    const image = await this.#add(HOST_DOCUMENT);
+    this.#daemon.store.run("INSERT OR IGNORE INTO tags VALUES (?, ?)", HOST, image.id);
+  }
+
+  async #add(document: ImageDocument, parent?: string): Promise<Image> {
+    const image: Image = { id: await digestOf(encode(document)), parent, document };
+    this.#daemon.store.run(
+      "INSERT OR IGNORE INTO images VALUES (?, ?, ?)",
+      image.id,
+      Date.parse(document.created),
+      JSON.stringify(image),
+    );
+    return image;
+  }
+
+  /** The image of this name, id, or beginning of an id; undefined where there is none. */
+  get(name: string): Image | undefined {
+    const { store } = this.#daemon;
+    const id = name.startsWith("sha256:") ? name.slice(7) : name;
+    if (/^[\da-f]{64}$/.test(id)) {
+      return store.document("SELECT body FROM images WHERE id = ?", `sha256:${id}`);
+    }
+    if (!name.startsWith("sha256:")) {
+      let reference: string | undefined;
+      try {
+        reference = referenceOf(name);
+      } catch {
+        return undefined; // Nothing has a name that is none.
+      }
+      const tagged = store.document<Image>(
+        "SELECT body FROM images JOIN tags ON image = id WHERE reference = ?",
+        reference,
+      );
+      if (tagged) return tagged;
+    }
+    const range = idRange(id);
+    if (!range) return undefined;
+    const found = store.documents<Image>(
+      "SELECT body FROM images WHERE id >= ? AND id < ? LIMIT 2",
+      ...range.map((each) => `sha256:${each}`),
+    );
+    if (found.length > 1) {
+      throw failure("not found", `multiple IDs found with provided prefix: ${id}`);
+    }
+    return found[0];
+  }
+
+  /**
+   * The image of this name or id.
+   *
+   * @throws {TypedError} ("not found")
+   */
+  find(name: string): Image {
+    const found = this.get(name);
+    if (!found) throw failure("not found", `No such image: ${name}`);
+    return found;
+  }
+
+  /** All of them, the youngest first. */
+  all(): Image[] {
+    return this.#daemon.store.documents("SELECT body FROM images ORDER BY created DESC, id");
+  }
+
+  /** An image's names. */
+  tagsOf(id: string): string[] {
+    return this.#daemon.store
+      .all<{ reference: string }>("SELECT reference FROM tags WHERE image = ?", id)
+      .map(({ reference }) => reference);
+  }
+
+  /** The names of all images. */
+  #tags(): Map<string, string[]> {
+    const tags = new Map<string, string[]>();
+    const rows = this.#daemon.store
+      .all<{ reference: string; image: string }>("SELECT * FROM tags ORDER BY reference");
+    for (const { reference, image } of rows) {
+      tags.set(image, [...tags.get(image) ?? [], reference]);
+    }
+    return tags;
+  }
+
+  /** Makes an image of another one. */
+  async derive(
+    parent: Image,
+    config: ImageConfig,
+    by: string,
+    options: { author?: string; comment?: string } = {},
+  ): Promise<Image> {
+    const created = goTime(Date.now());
+    const document: ImageDocument = {
+      ...parent.document,
+      created,
+      author: options.author || parent.document.author,
+      config,
+      history: [
+        ...parent.document.history,
+        { created, created_by: by, comment: options.comment || undefined, empty_layer: true },
+      ],
+    };
+    return await this.#add(document, parent.id);
+  }
+
+  /** Gives an image a name, which another may lose by that. */
+  async tag(image: Image, reference: string): Promise<void> {
+    if (reference === HOST && image.id !== this.find(HOST).id) {
+      throw failure("conflict", `${HOST} is this machine, and no other image`);
+    }
+    this.#daemon.store.run("INSERT OR REPLACE INTO tags VALUES (?, ?)", reference, image.id);
+    await this.#daemon.tell("image", "tag", image.id, { name: reference });
+  }
+
+  /** The containers that were made of an image. */
+  #users(id: string): { id: string; running: number }[] {
+    return this.#daemon.store.all(
+      `SELECT id, json_extract(body, '$.state.status') IN ('running', 'paused', 'restarting') AS running
+       FROM containers WHERE json_extract(body, '$.image') = ?`,
+      id,
+    );
+  }
+
+  /** Takes a name from an image, and removes it with the last one; tells what was done. */
+  async remove(name: string, force: boolean): Promise<Record<string, string>[]> {
+    const { store } = this.#daemon;
+    const image = this.find(name);
+    const tags = this.tagsOf(image.id);
+    const byId = !tags.includes(safeReference(name) ?? "");
+    const done: Record<string, string>[] = [];
+    const untag = async (reference: string) => {
+      store.run("DELETE FROM tags WHERE reference = ?", reference);
+      done.push({ Untagged: reference });
+      await this.#daemon.tell("image", "untag", image.id, { name: reference });
+    };
+    const short = image.id.slice(7, 19);
+    const refuse = (why: string) =>
+      failure("conflict", `conflict: unable to delete ${name} (must be forced) - ${why}`);
+    if (!byId && tags.length > 1) {
+      if (safeReference(name) === HOST) throw this.#isHost();
+      await untag(safeReference(name)!);
+      return done;
+    }
+    if (tags.includes(HOST)) throw this.#isHost();
+    if (tags.length > 1 && !force) {
+      throw refuse(`image is referenced in multiple repositories`);
+    }
+    const users = this.#users(image.id);
+    const running = users.find(({ running }) => running);
+    if (running) {
+      throw failure(
+        "conflict",
+        `conflict: unable to delete ${name} (cannot be forced) - image is being used by running container ${
+          running.id.slice(0, 12)
+        }`,
+      );
+    }
+    if (users.length > 0 && !force) {
+      throw refuse(`image is being used by stopped container ${users[0].id.slice(0, 12)}`);
+    }
+    const child = this.all().find(({ parent }) => parent === image.id);
+    if (child && byId && tags.length === 0) {
+      throw failure(
+        "conflict",
+        `conflict: unable to delete ${short} (cannot be forced) - image has dependent child images`,
+      );
+    }
+    for (const reference of tags) await untag(reference);
+    if (!child) done.push(...await this.#delete(image));
+    return done;
+  }
+
+  #isHost() {
+    return failure("conflict", `conflict: ${HOST} is this machine, and cannot be removed`);
+  }
+
+  /** Removes an image, and those that only it was made of and that have no name. */
+  async #delete(image: Image): Promise<Record<string, string>[]> {
+    this.#daemon.store.run("DELETE FROM images WHERE id = ?", image.id);
+    await this.#daemon.tell("image", "delete", image.id, { name: image.id });
+    const done: Record<string, string>[] = [{ Deleted: image.id }];
+    const parent = image.parent && this.get(image.parent);
+    if (
+      parent && this.tagsOf(parent.id).length === 0 && this.#users(parent.id).length === 0 &&
+      !this.all().some((each) => each.parent === parent.id)
+    ) done.push(...await this.#delete(parent));
+    return done;
+  }
+
+  /** Whether an image has a name, or another was made of it. */
+  #dangles(image: Image, tags: Map<string, string[]>, all: Image[]): boolean {
+    return !tags.has(image.id) && !all.some(({ parent }) => parent === image.id);
+  }
+
+  /** What `docker images` lists. */
+  list(filters: Filters, every: boolean): unknown[] {
+    const all = this.all();
+    const tags = this.#tags();
+    const dangling = yesOrNo(filters, "dangling");
+    const until = untilOf(filters);
+    const time = (name: string, least: boolean) => {
+      const [of] = filters.get(name) ?? [];
+      return of === undefined
+        ? least ? -Infinity : Infinity
+        : Date.parse(this.find(of).document.created);
+    };
+    const [since, before] = [time("since", true), time("before", false)];
+    const counts = new Map(
+      this.#daemon.store.all<{ image: string; n: number }>(
+        "SELECT json_extract(body, '$.image') AS image, count(*) AS n FROM containers GROUP BY image",
+      ).map(({ image, n }) => [image, n]),
+    );
+    return all.filter((image) => {
+      const created = Date.parse(image.document.created);
+      const dangles = this.#dangles(image, tags, all);
+      // One in the middle of a build is for those who ask for all.
+      if (!tags.has(image.id) && !dangles && !every) return false;
+      if (dangling !== undefined && dangling !== dangles) return false;
+      if (created >= until || created <= since || created >= before) return false;
+      if (!labelled(filters, image.document.config.Labels ?? undefined)) return false;
+      return some(
+        filters,
+        "reference",
+        (pattern) => (tags.get(image.id) ?? []).some((reference) => refersTo(pattern, reference)),
+      );
+    }).map((image) => {
+      const names = (tags.get(image.id) ?? []).filter((reference) =>
+        some(filters, "reference", (pattern) => refersTo(pattern, reference))
+      );
+      return {
+        Id: image.id,
+        ParentId: image.parent ?? "",
+        RepoTags: names,
+        RepoDigests: [],
+        Created: Math.floor(Date.parse(image.document.created) / 1_000),
+        Size: 0,
+        VirtualSize: 0,
+        SharedSize: -1,
+        Containers: counts.get(image.id) ?? 0,
+        Labels: image.document.config.Labels ?? null,
+      };
+    });
+  }
+
+  /** What `docker image inspect` tells. */
+  inspect(image: Image): unknown {
+    const { document } = image;
+    return {
+      Id: image.id,
+      RepoTags: this.tagsOf(image.id),
+      RepoDigests: [],
+      Parent: image.parent ?? "",
+      Comment: document.history.at(-1)?.comment ?? "",
+      Created: document.created,
+      DockerVersion: "",
+      Author: document.author ?? "",
+      Config: { ...document.config, Image: "" },
+      Architecture: document.architecture,
+      Os: document.os,
+      Size: 0,
+      VirtualSize: 0,
+      GraphDriver: { Name: "none", Data: null },
+      RootFS: { Type: "layers" },
+      Metadata: { LastTagTime: document.created },
+    };
+  }
+
+  /** Removes what has no name, or with `dangling=false` what no container was made of. */
+  async prune(filters: Filters): Promise<unknown> {
+    const onlyDangling = yesOrNo(filters, "dangling") ?? true;
+    const until = untilOf(filters);
+    const deleted: Record<string, string>[] = [];
+    for (const image of this.all()) {
+      const tags = this.tagsOf(image.id);
+      if (tags.includes(HOST) || this.#users(image.id).length > 0) continue;
+      if (onlyDangling && tags.length > 0) continue;
+      if (this.all().some(({ parent }) => parent === image.id)) continue;
+      if (Date.parse(image.document.created) >= until) continue;
+      if (!labelled(filters, image.document.config.Labels ?? undefined)) continue;
+      if (this.get(image.id)) deleted.push(...await this.remove(image.id, true));
+    }
+    await this.#daemon.tell("image", "prune", "", { reclaimed: "0" });
+    return { ImagesDeleted: deleted.length > 0 ? deleted : null, SpaceReclaimed: 0 };
+  }
+
+  /** Takes an image that `docker save` has written. */
+  async take(text: string): Promise<Image> {
+    let document: ImageDocument;
+    try {
+      document = JSON.parse(text);
+    } catch {
+      throw failure("bad parameter", "the archive has no image: its configuration is not JSON");
+    }
+    if (typeof document !== "object" || document === null || !document.rootfs) {
+      throw failure("bad parameter", "the archive has no image: its configuration has no rootfs");
+    }
+    if ((document.rootfs.diff_ids ?? []).length > 0) {
+      throw failure(
+        "not implemented",
+        'the image holds files, expected one made of "host": here a container runs in this machine',
+      );
+    }
+    const created = Number.isNaN(Date.parse(document.created)) ? goTime(0) : document.created;
+    return await this.#add({
+      ...document,
+      created,
+      config: document.config ?? {},
+      history: document.history ?? [],
+    });
+  }
+}
+
+/** An image's document as the bytes whose digest is its id. */
+export function encode(document: ImageDocument): Uint8Array<ArrayBuffer> {
+  return new TextEncoder().encode(JSON.stringify(document));
+}
+
+async function digestOf(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return "sha256:" + [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function safeReference(name: string): string | undefined {
+  try {
+    return referenceOf(name);
+  } catch {
+    return undefined; // It is an id.
+  }
+}
+
+/** Whether a pattern such as `me/*` or `host:l*` is for a name; a star is for no slash. */
+function refersTo(pattern: string, reference: string): boolean {
+  const repository = reference.slice(0, reference.lastIndexOf(":"));
+  const expression = new RegExp(
+    "^" +
+      pattern.replace(/[.+^${}()|\\]/g, "\\$&").replaceAll("*", "[^/]*").replaceAll("?", "[^/]") +
+      "$",
+  );
+  return expression.test(reference) || expression.test(repository);
+}
+
+const FILTERS = ["before", "dangling", "label", "label!", "reference", "since", "until"];
+
+/** Registers the jobs of images: all that need no archive. */
+export function registerImages(daemon: Daemon, images: Images): void {
+  const { engine } = daemon;
+  engine.register("images", (job) => {
+    const filters = new Map(filtersOf(job, FILTERS));
+    const filter = job.getenv("filter"); // Of clients before 1.41.
+    if (filter) filters.set("reference", [filter]);
+    return print(job, images.list(filters, job.getenvBool("all")));
+  });
+  engine.register("image_inspect", (job) => print(job, images.inspect(images.find(job.args[0]))));
+  engine.register("history", (job) => {
+    const image = images.find(job.args[0]);
+    // The last step has made this one; those before belong to images that may be gone.
+    const entries = image.document.history.map((entry, i, { length }) => ({
+      Id: i === length - 1 ? image.id : "<missing>",
+      Created: Math.floor(Date.parse(entry.created) / 1_000),
+      CreatedBy: entry.created_by,
+      Tags: i === length - 1 ? images.tagsOf(image.id) : null,
+      Size: 0,
+      Comment: entry.comment ?? "",
+    }));
+    return print(job, entries.reverse());
+  });
+  engine.register("image_delete", async (job) => {
+    await print(job, await images.remove(job.args[0], job.getenvBool("force")));
+  });
+  engine.register("tag", async (job) => {
+    const [name, repository = job.getenv("repo"), tag = job.getenv("tag")] = job.args;
+    await images.tag(images.find(name), referenceOf(repository, tag));
+  });
+  engine.register("images_prune", async (job) => {
+    await print(job, await images.prune(filtersOf(job, ["dangling", "until", "label", "label!"])));
+  });
+  engine.register("pull", (job) => pull(job, images));
+  engine.register("push", (job) => {
+    images.find(job.args[0]);
+    throw failure("not implemented", "there is no registry here to push to");
+  });
+  engine.register("search", (job) => print(job, []));
+}
+
+/** What is there is up to date, and nothing else is to be had. */
+function pull(job: Job, images: Images): Promise<void> {
+  const [name = job.getenv("fromImage"), tag = job.getenv("tag")] = job.args;
+  const reference = referenceOf(name, tag);
+  if (!images.get(reference)) {
+    throw failure(
+      "not found",
+      `pull access denied for ${reference}: there is no registry here, expected "host", which is this machine, or an image made of it`,
+    );
+  }
+  return print(job, { status: `Status: Image is up to date for ${reference}` });
+}

@@ -1,0 +1,654 @@
+/**
+ * What containers do: start, end, start again; and what becomes of that in the record.
+ *
+ * @module
+ */
+
+import type { Job } from "../../mod.ts";
+import {
+  type Container,
+  type Containers,
+  isRunning,
+  numberOf,
+  signalOf,
+  type State,
+} from "./containers.ts";
+import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import type { Ended, ProcessSpec, Started } from "./driver.ts";
+import { filtersOf, labelled, untilOf } from "./filters.ts";
+import { containerOf, pids } from "./procfs.ts";
+import { userOf } from "./users.ts";
+
+/** How long a container may take to end by itself, in seconds, unless it says otherwise. */
+const STOP_TIMEOUT = 10;
+/** How long one may take to end that was killed, in milliseconds. */
+const KILL_TIMEOUT = 10_000;
+/** The first pause before a container is started again, and the longest, in milliseconds. */
+const BACKOFF = { first: 100, longest: 60_000 };
+/** A container that ran for so long starts again after the first pause. */
+const STEADY = 10_000;
+/** How often a daemon that is not the owner looks whether a container was removed, in milliseconds. */
+const LOOK = 50;
+/** The exit status of a container of whose end nothing is known: the machine or the supervisor died. */
+const LOST = 255;
+
+/** What a client waits for. */
+export type Condition = "not-running" | "next-exit" | "removed";
+
+/** Starts containers, ends them, and follows what becomes of them. */
+export class Lifecycle {
+  readonly containers: Containers;
+  #daemon: Daemon;
+  /** Who wants to hear of the next end of a container. */
+  #waiters = new Map<string, Set<() => void>>();
+  /** The starts that are under way: what they started may end before they know. */
+  #starting = new Map<string, Promise<unknown>>();
+  #timers = new Map<string, ReturnType<typeof setTimeout>>();
+  #pauses = new Map<string, number>();
+  #execEnded: (ended: Ended) => void = () => {};
+  #changed: (container: Container) => void = () => {};
+
+  /** The life of a daemon's containers. */
+  constructor(containers: Containers) {
+    this.containers = containers;
+    this.#daemon = containers.daemon;
+    this.#daemon.driver.onEnd((ended) => {
+      this.#ended(ended).catch((error) =>
+        this.#daemon.engine.log("error", `end of ${ended.id}: ${error?.stack ?? error}`)
+      );
+    });
+    this.#daemon.engine.onShutdown(() => {
+      for (const timer of this.#timers.values()) clearTimeout(timer);
+    });
+  }
+
+  /** Has the ends of execs told, which are the business of others. */
+  onExecEnd(listener: (ended: Ended) => void): void {
+    this.#execEnded = listener;
+  }
+
+  /** Tells when a container has started or ended. */
+  onChange(listener: (container: Container) => void): void {
+    this.#changed = listener;
+  }
+
+  /** Finds out, at boot, what has become of the containers since a daemon last saw them. */
+  async restore(): Promise<void> {
+    const running = new Map((await this.#daemon.driver.running()).map((each) => [each.id, each]));
+    for (const container of this.containers.all()) {
+      const { state, id } = container;
+      const started = running.get(id);
+      if (started?.run === state.run && state.ended < state.run) {
+        if (!isRunning(container)) this.#adopt(started);
+        const now = this.containers.get(id);
+        if (now) this.#changed(now);
+      } else if (state.ended < state.run && (isRunning(container) || this.#record(container))) {
+        await this.#ended(this.#record(container) ?? lost(container));
+        await this.#killStrays(id);
+      } else if (state.status === "restarting") {
+        this.#startLater(id, 0);
+      } else if (
+        state.status === "exited" && !state.stopped && state.run > 0 &&
+        ["always", "unless-stopped"].includes(container.restart.Name)
+      ) {
+        this.#startLater(id, 0);
+      }
+    }
+  }
+
+  /** What the supervisor has written down of the last start's end. */
+  #record({ id, state }: Container): Ended | undefined {
+    try {
+      const ended = JSON.parse(Deno.readTextFileSync(this.#recordPath(id))) as Ended;
+      return ended.run === state.run ? ended : undefined;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return undefined;
+      throw error;
+    }
+  }
+
+  #recordPath(id: string): string {
+    return `${this.#daemon.folderOf(id)}/ended.json`;
+  }
+
+  /** Kills what is left of a container whose first process has gone without the supervisor's doing. */
+  async #killStrays(id: string): Promise<void> {
+    for (const pid of pids()) {
+      if (containerOf(pid) !== id) continue;
+      try {
+        Deno.kill(pid, "SIGKILL");
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+      }
+    }
+    await Promise.resolve();
+  }
+
+  /** All that ran is lost with the supervisor. */
+  async lost(): Promise<void> {
+    this.#daemon.engine.log("error", "the supervisor has ended, and with it all that ran");
+    for (const container of this.containers.all()) {
+      if (!isRunning(container)) continue;
+      await this.#killStrays(container.id);
+      await this.#ended(this.#record(container) ?? lost(container));
+    }
+  }
+
+  #adopt({ id, run, pid, startTime, startedAt }: Started): Container | undefined {
+    return this.containers.update(id, ({ state }) => {
+      // Its end may have been told by now.
+      if (state.run !== run || state.ended >= run) return;
+      Object.assign(
+        state,
+        {
+          status: "running",
+          pid,
+          startTime,
+          startedAt,
+          code: 0,
+          error: "",
+        } satisfies Partial<State>,
+      );
+    });
+  }
+
+  /**
+   * Starts a container. False if it runs already.
+   *
+   * @throws {TypedError} If it cannot be started; why is in its record too.
+   */
+  start(id: string): Promise<boolean> {
+    return this.#daemon.alone(id, () => this.#start(id, true));
+  }
+
+  async #start(id: string, asked: boolean): Promise<boolean> {
+    const container = this.containers.find(id);
+    if (container.state.status === "paused") {
+      throw failure("conflict", "cannot start a paused container, try unpause instead");
+    }
+    if (container.state.status === "running") return false;
+    this.#cancelRestart(id);
+    if (asked) this.#pauses.delete(id);
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#starting.set(id, promise);
+    try {
+      let spec: ProcessSpec;
+      let started: Started;
+      const run = container.state.run + 1;
+      try {
+        spec = this.#spec(container, run);
+        this.containers.update(id, ({ state }) => {
+          state.run = run;
+          if (asked) Object.assign(state, { restarts: 0, stopped: false });
+          delete state.health;
+        });
+        started = await this.#daemon.driver.start(spec);
+      } catch (error) {
+        const message = (error as Error).message;
+        this.containers.update(id, ({ state }) => {
+          Object.assign(state, {
+            status: state.status === "restarting" ? "exited" : state.status,
+            run,
+            ended: run,
+            code: codeOf(message),
+            error: message,
+          });
+        });
+        throw error;
+      }
+      const now = this.#adopt(started);
+      if (now) {
+        await this.containers.tell("start", now);
+        if (isRunning(now)) this.#changed(now);
+      } else {
+        await this.#daemon.driver.signal(id, "SIGKILL", true); // It was removed meanwhile.
+      }
+      return true;
+    } finally {
+      this.#starting.delete(id);
+      resolve();
+    }
+  }
+
+  #spec(container: Container, run: number): ProcessSpec {
+    const { id, config, host } = container;
+    const user = userOf(config.User ?? "");
+    const env = this.environment(container, user.home);
+    const cwd = this.workingFolder(container, config.WorkingDir ?? "");
+    const [rows, columns] = (host.ConsoleSize ?? [0, 0]) as [number, number];
+    checkProgram(container.args[0], env.PATH ?? "", cwd);
+    return {
+      id,
+      container: id,
+      run,
+      args: container.args,
+      env,
+      cwd,
+      ...user.uid !== Deno.uid() || user.gid !== Deno.gid() ? { uid: user.uid, gid: user.gid } : {},
+      terminal: config.Tty === true,
+      size: rows > 0 && columns > 0 ? [rows, columns] : undefined,
+      stdin: !config.OpenStdin ? "none" : config.StdinOnce ? "once" : "open",
+      log: { folder: this.#daemon.folderOf(id), limits: container.limits },
+      record: this.#recordPath(id),
+    };
+  }
+
+  /** The whole environment of a program in a container. */
+  environment(container: Container, home: string, extra: readonly string[] = []): Strings {
+    const { id, config, mounts } = container;
+    const env: Strings = {
+      PATH: Deno.env.get("PATH") ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+      HOME: home,
+      HOSTNAME: config.Hostname || id.slice(0, 12),
+      ...config.Tty && { TERM: "xterm" },
+      CONTAINER_FILES: this.#daemon.filesOf(id),
+    };
+    for (const { Destination, Source } of mounts) env[variableOf(Destination)] = Source;
+    for (const each of [...config.Env ?? [], ...extra]) {
+      const at = each.indexOf("=");
+      if (at > 0) env[each.slice(0, at)] = each.slice(at + 1);
+      else delete env[each]; // A name alone takes the variable away.
+    }
+    return env;
+  }
+
+  /** Where a program in a container runs: a folder of this machine's, or else the container's own. */
+  workingFolder(container: Container, wanted: string): string {
+    const files = this.#daemon.filesOf(container.id);
+    if (wanted === "" || wanted === "/") return files;
+    const absolute = wanted.startsWith("/") ? wanted : `${files}/${wanted}`;
+    try {
+      if (Deno.statSync(absolute).isDirectory) return absolute;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+    const own = `${files}/${wanted.split("/").filter((part) => part !== "..").join("/")}`;
+    Deno.mkdirSync(own, { recursive: true });
+    return own;
+  }
+
+  async #ended(ended: Ended): Promise<void> {
+    if (ended.id !== ended.container) return this.#execEnded(ended);
+    await this.#starting.get(ended.id);
+    const { id } = ended;
+    if (!this.#daemon.store.owned) return this.#wake(id); // The owner does what there is to do.
+    let first = false;
+    const container = this.containers.update(id, ({ state }) => {
+      if (state.run !== ended.run || state.ended >= ended.run) return;
+      first = true;
+      const { run, code, startedAt, finishedAt } = ended;
+      Object.assign(state, { status: "exited", ended: run, pid: 0, code, startedAt, finishedAt });
+      if (ended.pid === 0) state.error = "its supervisor, or the machine, has ended";
+    });
+    if (!container || !first) return this.#wake(id);
+    const duration = Date.parse(ended.finishedAt) - Date.parse(ended.startedAt);
+    await this.containers.tell("die", container, {
+      exitCode: String(ended.code),
+      execDuration: String(Math.max(0, Math.floor(duration / 1_000))),
+    });
+    this.#changed(container);
+    if (this.#wantsRestart(container)) {
+      const pause = duration > STEADY ? 0 : this.#pauses.get(id) ?? 0;
+      const next = Math.min(Math.max(BACKOFF.first, 2 * pause), BACKOFF.longest);
+      this.#pauses.set(id, next);
+      this.containers.update(id, ({ state }) => {
+        state.status = "restarting";
+        state.restarts++;
+      });
+      this.#startLater(id, next);
+    } else if (container.host.AutoRemove === true) {
+      await this.containers.remove(container, true);
+    }
+    this.#wake(id);
+  }
+
+  #wantsRestart({ restart, state }: Container): boolean {
+    if (state.stopped || this.#daemon.engine.stopping.aborted) return false;
+    switch (restart.Name) {
+      case "always":
+      case "unless-stopped":
+        return true;
+      case "on-failure":
+        return state.code !== 0 &&
+          (restart.MaximumRetryCount === 0 || state.restarts < restart.MaximumRetryCount);
+      default:
+        return false;
+    }
+  }
+
+  #startLater(id: string, pause: number): void {
+    this.#cancelRestart(id);
+    this.#timers.set(
+      id,
+      setTimeout(() => {
+        this.#timers.delete(id);
+        if (!this.#daemon.store.owned) return;
+        this.#daemon.alone(id, async () => {
+          if (this.containers.get(id)?.state.stopped === false) await this.#start(id, false);
+        }).catch((error) => {
+          this.#daemon.engine.log("warn", `restart of ${id}: ${error.message}`);
+          this.#wake(id);
+        });
+      }, pause),
+    );
+  }
+
+  #cancelRestart(id: string): void {
+    clearTimeout(this.#timers.get(id));
+    this.#timers.delete(id);
+  }
+
+  #wake(id: string): void {
+    const waiters = this.#waiters.get(id);
+    this.#waiters.delete(id);
+    for (const wake of waiters ?? []) wake();
+  }
+
+  /** Resolves at the next end of a container; `cancel` says that it is not waited for any more. */
+  #nextEnd(id: string): { ended: Promise<void>; cancel: () => void } {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    let waiters = this.#waiters.get(id);
+    if (!waiters) this.#waiters.set(id, waiters = new Set());
+    waiters.add(resolve);
+    return {
+      ended: promise,
+      cancel: () => {
+        waiters.delete(resolve);
+        resolve();
+      },
+    };
+  }
+
+  /** Waits until a container does not run, for so many milliseconds. Whether it came to that. */
+  async #untilEnded(id: string, ms: number): Promise<boolean> {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    for (const deadline = Date.now() + ms;;) {
+      const { ended, cancel } = this.#nextEnd(id);
+      const container = this.containers.get(id);
+      if (!container || !isRunning(container)) return cancel(), true;
+      const left = deadline - Date.now();
+      if (left <= 0) return cancel(), false;
+      if (left !== Infinity) timer = setTimeout(cancel, Math.min(left, 2 ** 31 - 1));
+      await ended;
+      clearTimeout(timer);
+    }
+  }
+
+  /**
+   * Waits for a container as a client wants it, and gives its exit status.
+   *
+   * @param started Called once whatever happens from then on is not missed.
+   */
+  async wait(
+    id: string,
+    condition: Condition,
+    started: () => Promise<void>,
+    signal: AbortSignal,
+  ): Promise<number> {
+    let code = 0;
+    const look = () => {
+      const container = this.containers.get(id);
+      if (container) code = container.state.code;
+      return container;
+    };
+    let next = this.#nextEnd(id);
+    const abort = () => next.cancel();
+    signal.addEventListener("abort", abort);
+    try {
+      let container = look();
+      await started();
+      for (let first = true;; first = false) {
+        if (signal.aborted) return code;
+        if (!container) return code;
+        const rests = !isRunning(container) && container.state.status !== "restarting";
+        if (condition === "not-running" && rests) return code;
+        if (condition === "next-exit" && !first) return code;
+        // Another daemon removes it, of which this one is told nothing.
+        const poll = condition === "removed" && !this.#daemon.store.owned
+          ? setTimeout(() => next.cancel(), LOOK)
+          : undefined;
+        await next.ended;
+        clearTimeout(poll);
+        next = this.#nextEnd(id);
+        container = look();
+      }
+    } finally {
+      signal.removeEventListener("abort", abort);
+      next.cancel();
+    }
+  }
+
+  /** Ends a container. False if it does not run. */
+  stop(id: string, given: { seconds?: number; signal?: string }): Promise<boolean> {
+    return this.#daemon.alone(id, () => this.#stop(id, given));
+  }
+
+  async #stop(id: string, given: { seconds?: number; signal?: string }): Promise<boolean> {
+    const container = this.containers.update(id, ({ state }) => {
+      state.stopped = true;
+      if (state.status === "restarting") state.status = "exited";
+    });
+    this.#cancelRestart(id);
+    if (!container || !isRunning(container)) {
+      this.#wake(id); // It may have waited for its restart.
+      return false;
+    }
+    const signal = signalOf(given.signal || container.config.StopSignal || "SIGTERM");
+    const seconds = given.seconds ?? container.config.StopTimeout ?? STOP_TIMEOUT;
+    await this.#signal(container, signal);
+    if (container.state.status === "paused") await this.#daemon.driver.signal(id, "SIGCONT", true);
+    if (!await this.#untilEnded(id, seconds < 0 ? Infinity : seconds * 1_000)) {
+      await this.#signal(container, "SIGKILL");
+      if (!await this.#untilEnded(id, KILL_TIMEOUT)) {
+        throw failure("unavailable", `container ${id} does not end, although it was killed`);
+      }
+    }
+    await this.containers.tell("stop", container);
+    return true;
+  }
+
+  async #signal(container: Container, signal: Deno.Signal): Promise<void> {
+    await this.#daemon.driver.signal(container.id, signal, signal === "SIGKILL");
+    await this.containers.tell("kill", container, { signal: String(numberOf(signal)) });
+  }
+
+  /** Sends a signal. */
+  async kill(id: string, name: string): Promise<void> {
+    const signal = signalOf(name || "SIGKILL");
+    const container = this.containers.find(id);
+    if (!isRunning(container)) {
+      throw failure(
+        "conflict",
+        `cannot kill container: ${container.name}: container ${id} is not running`,
+      );
+    }
+    const stopSignal = container.config.StopSignal && signalOf(container.config.StopSignal);
+    // Whoever ends it by hand does not want it started again.
+    if (signal === "SIGKILL" || signal === (stopSignal ?? signal)) {
+      this.containers.update(id, ({ state }) => state.stopped = true);
+    }
+    await this.#signal(container, signal);
+    if (signal === "SIGKILL") await this.#untilEnded(id, KILL_TIMEOUT);
+  }
+
+  /** Stops and starts a container. */
+  async restart(id: string, given: { seconds?: number; signal?: string }): Promise<void> {
+    await this.#daemon.alone(id, async () => {
+      const { AutoRemove } = this.containers.find(id).host;
+      if (AutoRemove) this.containers.update(id, ({ host }) => host.AutoRemove = false);
+      try {
+        await this.#stop(id, given);
+      } finally {
+        if (AutoRemove) this.containers.update(id, ({ host }) => host.AutoRemove = true);
+      }
+      await this.#start(id, true);
+    });
+    const container = this.containers.get(id);
+    if (container) await this.containers.tell("restart", container);
+  }
+
+  /** Stops all of a container's processes for a while, or lets them go on. */
+  async pause(id: string, pause: boolean): Promise<void> {
+    await this.#daemon.alone(id, async () => {
+      const { state, name } = this.containers.find(id);
+      if (pause && state.status === "paused") {
+        throw failure("conflict", `Container ${id} is already paused`);
+      }
+      if (state.status !== (pause ? "running" : "paused")) {
+        throw failure("conflict", `Container ${name} is not ${pause ? "running" : "paused"}`);
+      }
+      await this.#daemon.driver.signal(id, pause ? "SIGSTOP" : "SIGCONT", true);
+      const container = this.containers.update(id, ({ state }) => {
+        if (state.ended < state.run) state.status = pause ? "paused" : "running";
+      });
+      if (container) await this.containers.tell(pause ? "pause" : "unpause", container);
+    });
+  }
+
+  /** Removes a container, and ends it before if `force` says so. */
+  async remove(id: string, options: { force: boolean; volumes: boolean }): Promise<void> {
+    for (let again = true; again;) {
+      if (options.force) await this.#end(id);
+      again = await this.#daemon.alone(id, async () => {
+        const container = this.containers.get(id);
+        if (!container) return false; // It has removed itself.
+        if (isRunning(container) || container.state.status === "restarting") {
+          if (options.force) return true; // It was started between our look and now.
+          throw failure(
+            "conflict",
+            `cannot remove container "/${container.name}": container is ${container.state.status}: stop the container before removing or force remove`,
+          );
+        }
+        await this.containers.remove(container, options.volumes);
+        return false;
+      });
+    }
+    this.#wake(id);
+  }
+
+  /** Ends a container at once, so that nothing starts it again. */
+  async #end(id: string): Promise<void> {
+    this.#cancelRestart(id);
+    const container = this.containers.update(id, ({ state }) => {
+      state.stopped = true;
+      if (state.status === "restarting") state.status = "exited";
+    });
+    if (!container || !isRunning(container)) return;
+    await this.#signal(container, "SIGKILL");
+    if (!await this.#untilEnded(id, KILL_TIMEOUT)) {
+      throw failure("unavailable", `container ${id} does not end, although it was killed`);
+    }
+  }
+}
+
+/** The end of a container that nothing tells of. */
+function lost({ id, state }: Container): Ended {
+  const { run, startTime, startedAt } = state;
+  const finishedAt = goTime(Date.now());
+  return { id, container: id, run, pid: 0, startTime, startedAt, code: LOST, finishedAt };
+}
+
+/** The variable that has a mount's path: `/var/lib/data` is in `VOLUME_VAR_LIB_DATA`. */
+export function variableOf(destination: string): string {
+  return `VOLUME${destination.toUpperCase().replace(/[^A-Z\d]+/g, "_")}`;
+}
+
+/**
+ * Makes sure that a program can be run.
+ *
+ * @throws {TypedError} ("bad parameter") In dockerd's words, which the docker CLI reads.
+ */
+export function checkProgram(program: string, path: string, cwd: string): void {
+  const candidates = program.includes("/")
+    ? [program.startsWith("/") ? program : `${cwd}/${program}`]
+    : path.split(":").map((folder) => `${folder || "."}/${program}`);
+  let denied = false;
+  for (const candidate of candidates) {
+    try {
+      const { isFile, mode } = Deno.statSync(candidate);
+      if (isFile && (mode! & 0o111) !== 0) return;
+      denied = true;
+    } catch (error) {
+      if (
+        !(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.PermissionDenied ||
+          error instanceof Deno.errors.NotADirectory)
+      ) throw error;
+    }
+  }
+  const why = program.includes("/")
+    ? denied ? "permission denied" : "no such file or directory"
+    : denied
+    ? "permission denied"
+    : "executable file not found in $PATH";
+  throw failure(
+    "bad parameter",
+    `failed to run the container's program: exec: "${program}": ${why}`,
+  );
+}
+
+/** The exit status that a shell, and dockerd, have for a program that cannot be run. */
+export function codeOf(message: string): number {
+  if (/executable file not found|no such file or directory/i.test(message)) return 127;
+  return /permission denied/i.test(message) ? 126 : 128;
+}
+
+/** Registers the jobs of containers that change what they do. */
+export function registerLifecycle(life: Lifecycle): void {
+  const { containers } = life;
+  const { engine } = containers.daemon;
+  const find = (job: Job) => containers.find(job.args[0]).id;
+  const stopping = (job: Job) => ({
+    seconds: job.getenv("t") === "" ? undefined : job.getenvInt("t"),
+    signal: job.getenv("signal"),
+  });
+  engine.register("start", async (job) => {
+    await life.start(find(job));
+  });
+  engine.register("stop", async (job) => {
+    const given = stopping(job);
+    if (given.signal) signalOf(given.signal);
+    await life.stop(find(job), given);
+  });
+  engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? job.getenv("signal")));
+  engine.register("restart", (job) => life.restart(find(job), stopping(job)));
+  engine.register("pause", (job) => life.pause(find(job), true));
+  engine.register("unpause", (job) => life.pause(find(job), false));
+  engine.register("wait", async (job) => {
+    const condition = job.getenv("condition") || "not-running";
+    if (!["not-running", "next-exit", "removed"].includes(condition)) {
+      throw failure(
+        "bad parameter",
+        `invalid condition: "${condition}", expected not-running, next-exit or removed`,
+      );
+    }
+    const StatusCode = await life.wait(
+      find(job),
+      condition as Condition,
+      // The client goes on when it sees that it is waiting.
+      () => job.stdout.write(""),
+      job.signal,
+    );
+    if (!job.signal.aborted) await print(job, { StatusCode });
+  });
+  engine.register("rm", (job) =>
+    life.remove(find(job), {
+      force: job.getenvBool("forceRemove"),
+      volumes: job.getenvBool("removeVolume"),
+    }));
+  engine.register("containers_prune", async (job) => {
+    const filters = filtersOf(job, ["until", "label", "label!"]);
+    const until = untilOf(filters);
+    const deleted: string[] = [];
+    let reclaimed = 0;
+    for (const container of containers.all()) {
+      if (isRunning(container) || container.state.status === "restarting") continue;
+      if (container.created >= until || !labelled(filters, container.config.Labels ?? {})) continue;
+      reclaimed += await containers.size(container);
+      await life.remove(container.id, { force: false, volumes: false });
+      deleted.push(container.id);
+    }
+    await containers.daemon.tell("container", "prune", "", { reclaimed: String(reclaimed) });
+    const ContainersDeleted = deleted.length > 0 ? deleted : null;
+    await print(job, { ContainersDeleted, SpaceReclaimed: reclaimed });
+  });
+}

@@ -1,0 +1,105 @@
+/**
+ * procd: a daemon that runs plain processes of this machine as containers, for the docker CLI and all
+ * else that speaks Docker's API. It needs no root, no kernel features and no images, and isolates
+ * nothing: it is for places where no container engine can run, and for what needs none.
+ *
+ * ```sh
+ * deno run -A mod.ts -H unix:///tmp/procd.sock --install examples/procd/mod.ts
+ * docker -H unix:///tmp/procd.sock run --rm host uname -a
+ * ```
+ *
+ * `FLOODGATE_STATE` names the folder that it keeps everything in; default `$XDG_STATE_HOME/floodgate`,
+ * or `~/.local/state/floodgate`. Containers go on when the daemon ends, and the next one finds them.
+ *
+ * @module
+ */
+
+import type { Engine, Installer, Job } from "../../mod.ts";
+import { Containers, registerContainers } from "./containers.ts";
+import { Daemon } from "./daemon.ts";
+import { Execs, registerExecs } from "./exec.ts";
+import { Healthchecks } from "./health.ts";
+import { Images, registerImages } from "./images.ts";
+import { Lifecycle, registerLifecycle } from "./lifecycle.ts";
+import { Networks, registerNetworks } from "./networks.ts";
+import { ProcessDriver } from "./process_driver.ts";
+import { Store } from "./store.ts";
+import { registerStreams } from "./streams.ts";
+import { SOCKET } from "./supervisor.ts";
+import { registerSystem } from "./system.ts";
+import { registerUsage } from "./usage.ts";
+import { registerVolumes, Volumes } from "./volumes.ts";
+
+/** The longest path that a unix socket may have (unix(7)), its final zero not counted. */
+const SOCKET_PATH = 107;
+
+/** Reads what there is, finds what still runs, and registers the jobs. */
+export const install: Installer = async (engine) => {
+  const folder = await stateFolder();
+  const store = new Store(`${folder}/state.db`);
+  store.own(takesOver(engine));
+  const driver = new ProcessDriver(folder, () => life.lost());
+  engine.onShutdown(() => {
+    // Whatever runs goes on.
+    driver.close();
+    store.close();
+  });
+  const daemon = new Daemon(engine, store, driver, folder);
+  const images = new Images(daemon);
+  const volumes = new Volumes(daemon);
+  const networks = new Networks(daemon);
+  const containers = new Containers(daemon, images, volumes, networks);
+  const life = new Lifecycle(containers);
+  const execs = new Execs(life);
+  new Healthchecks(life, execs);
+  await images.seed();
+  networks.seed();
+
+  registerImages(daemon, images);
+  registerVolumes(daemon, volumes);
+  registerNetworks(daemon, networks);
+  registerContainers(containers);
+  registerLifecycle(life);
+  registerStreams(containers, terminal);
+  registerExecs(execs, containers, terminal);
+  registerUsage(containers);
+  registerSystem(containers);
+
+  await execs.restore();
+  await life.restore();
+};
+
+/** Tells whoever frames a job's output whether it comes from a terminal, and so is one stream. */
+function terminal(job: Job, terminal: boolean): void {
+  job.setenvBool("Terminal", terminal);
+}
+
+/** Whether this daemon is to take the place of another: it is to do so on its sockets. */
+function takesOver(engine: Engine): boolean {
+  return engine.running.some((job) => job.name === "serveapi" && job.getenvBool("Takeover"));
+}
+
+/** Where all is kept: a folder that only the daemon's user sees. */
+async function stateFolder(): Promise<string> {
+  const { env } = Deno;
+  const home = env.get("XDG_STATE_HOME") || env.get("HOME") && `${env.get("HOME")}/.local/state`;
+  const given = env.get("FLOODGATE_STATE") || home && `${home}/floodgate`;
+  if (!given?.startsWith("/")) {
+    throw new Error(
+      `no folder for the state: FLOODGATE_STATE is "${given ?? ""}", expected an absolute path`,
+    );
+  }
+  const folder = given.replace(/\/+$/, "");
+  if (new TextEncoder().encode(`${folder}/${SOCKET}`).length > SOCKET_PATH) {
+    throw new Error(
+      `FLOODGATE_STATE ${folder} is too long for a socket in it, expected at most ${
+        SOCKET_PATH - SOCKET.length - 1
+      } bytes`,
+    );
+  }
+  await Deno.mkdir(folder, { recursive: true, mode: 0o700 });
+  for (const name of ["containers", "volumes"]) {
+    await Deno.mkdir(`${folder}/${name}`, { recursive: true });
+  }
+  return folder;
+}

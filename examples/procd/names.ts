@@ -1,0 +1,79 @@
+/** Names for containers that get none: what water does, and what holds it. */
+const LEFT = [
+  "brimming",
+  "calm",
+  "clear",
+  "cool",
+  "deep",
+  "eager",
+  "early",
+  "gentle",
+  "glassy",
+  "hasty",
+  "late",
+  "lively",
+  "low",
+  "mild",
+  "narrow",
+  "patient",
+  "quick",
+  "quiet",
+  "rising",
+  "rushing",
+  "silent",
+  "slow",
+  "steady",
+  "still",
+  "swift",
+  "tidal",
+  "wide",
+  "wild",
+  "winding",
+  "young",
+];
+const RIGHT = [
+  "basin",
+  "bay",
+  "beck",
+  "brook",
+  "canal",
+  "cascade",
+  "channel",
+  "creek",
+  "culvert",
+  "dam",
+  "delta",
+  "dike",
+  "eddy",
+  "estuary",
+  "fjord",
+  "ford",
+  "harbor",
+  "inlet",
+  "lagoon",
+  "lake",
+  "lock",
+  "marsh",
+  "mill",
+  "pond",
+  "pool",
+  "rapid",
+  "reef",
+  "river",
+  "sluice",
+  "spring",
+  "strait",
+  "stream",
+  "weir",
+];
+
+/** A name that has not been given, as `taken` tells. */
+export function newName(taken: (name: string) => boolean): string {
+  const pick = (from: readonly string[]) => from[Math.floor(Math.random() * from.length)];
+  for (let tries = 0;; tries++) {
+    // With a number, once the others are mostly given.
+    const number = tries < 5 ? "" : Math.floor(Math.random() * 10 ** (tries / 5)) + 1;
+    const name = `${pick(LEFT)}_${pick(RIGHT)}${number}`;
+    if (!taken(name)) return name;
+  }
+}

@@ -1,0 +1,292 @@
+/**
+ * Networks: records. Every container has the network of this machine, `host`; others are books that are
+ * kept for clients that want to see their containers in one, as compose does.
+ *
+ * @module
+ */
+
+import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import { type Filters, filtersOf, labelled, named, some, untilOf, yesOrNo } from "./filters.ts";
+import { idRange, newId } from "./store.ts";
+
+/** A network. */
+export interface Network {
+  id: string;
+  name: string;
+  /** When it was made, in milliseconds since 1970. */
+  created: number;
+  driver: string;
+  internal: boolean;
+  attachable: boolean;
+  labels: Strings;
+  options: Strings;
+  ipam: unknown;
+}
+
+/** A container in a network. */
+export interface Endpoint {
+  Aliases: string[] | null;
+  EndpointID: string;
+  NetworkID: string;
+  IPAddress: string;
+  Gateway: string;
+  IPPrefixLen: number;
+  MacAddress: string;
+  DriverOpts: Strings | null;
+  Links: string[] | null;
+}
+
+/** What is needed here of a container. */
+interface Member {
+  id: string;
+  name: string;
+  networks: Record<string, Endpoint>;
+}
+
+/** The one that is real. */
+export const HOST = "host";
+/** dockerd has these besides; who names one gets `host`. */
+export const STAND_INS: readonly string[] = ["", "default", "bridge", "none"];
+
+/** The networks. */
+export class Networks {
+  #daemon: Daemon;
+
+  /** Those of a daemon, which has `host` at least. */
+  constructor(daemon: Daemon) {
+    this.#daemon = daemon;
+  }
+
+  /** Makes sure that `host` is there. */
+  seed(): void {
+    if (!this.get(HOST)) this.#insert(HOST, { driver: "host" });
+  }
+
+  #insert(name: string, given: Partial<Network>): Network {
+    const network: Network = {
+      id: newId(),
+      name,
+      created: Date.now(),
+      driver: given.driver || "bridge",
+      internal: given.internal ?? false,
+      attachable: given.attachable ?? false,
+      labels: given.labels ?? {},
+      options: given.options ?? {},
+      ipam: given.ipam ?? { Driver: "default", Options: null, Config: [] },
+    };
+    const made = this.#daemon.store.run(
+      "INSERT OR IGNORE INTO networks VALUES (?, ?, ?, ?)",
+      network.id,
+      name,
+      network.created,
+      JSON.stringify(network),
+    );
+    if (made === 0) throw failure("conflict", `network with name ${name} already exists`);
+    return network;
+  }
+
+  /** The network of this name, id, or beginning of an id; undefined where there is none. */
+  get(name: string): Network | undefined {
+    const { store } = this.#daemon;
+    const exact = store.document<Network>(
+      "SELECT body FROM networks WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",
+      name,
+    );
+    if (exact) return exact;
+    const range = idRange(name);
+    if (!range) return undefined;
+    const sql = "SELECT body FROM networks WHERE id >= ? AND id < ? LIMIT 2";
+    const found = store.documents<Network>(sql, ...range);
+    if (found.length > 1) {
+      throw failure("not found", `multiple IDs found with provided prefix: ${name}`);
+    }
+    return found[0];
+  }
+
+  /**
+   * The network of this name or id.
+   *
+   * @throws {TypedError} ("not found")
+   */
+  find(name: string): Network {
+    const found = this.get(name);
+    if (!found) throw failure("not found", `network ${name} not found`);
+    return found;
+  }
+
+  /** All of them, by name. */
+  all(): Network[] {
+    return this.#daemon.store.documents("SELECT body FROM networks ORDER BY name");
+  }
+
+  /** Makes one. */
+  async create(name: string, given: Partial<Network>): Promise<Network> {
+    if (!/^[a-zA-Z\d][\w.-]*$/.test(name)) {
+      throw failure("bad parameter", `invalid network name: ${name}`);
+    }
+    if (STAND_INS.includes(name) || name === HOST) {
+      throw failure(
+        "forbidden",
+        `operation is not permitted on predefined ${name} network`,
+      );
+    }
+    const network = this.#insert(name, given);
+    await this.#tell("create", network);
+    return network;
+  }
+
+  #tell(action: string, network: Network, attributes: Strings = {}): Promise<void> {
+    return this.#daemon.tell("network", action, network.id, {
+      name: network.name,
+      type: network.driver,
+      ...attributes,
+    });
+  }
+
+  /** What a container has of being in a network. */
+  endpoint(network: Network, given: Partial<Endpoint> = {}): Endpoint {
+    return {
+      Links: null,
+      DriverOpts: null,
+      ...given,
+      Aliases: given.Aliases ?? null,
+      EndpointID: newId(),
+      NetworkID: network.id,
+      IPAddress: "",
+      Gateway: "",
+      IPPrefixLen: 0,
+      MacAddress: "",
+    };
+  }
+
+  /** The containers in a network. */
+  members(network: Network): Member[] {
+    return this.#daemon.store.documents(
+      `SELECT json_object('id', id, 'name', name, 'networks', json_extract(body, '$.networks')) AS body
+       FROM containers, json_each(containers.body, '$.networks') AS endpoint
+       WHERE json_extract(endpoint.value, '$.NetworkID') = ?`,
+      network.id,
+    );
+  }
+
+  /** Tells that a container has come or gone. */
+  async connected(
+    action: "connect" | "disconnect",
+    name: string,
+    container: string,
+  ): Promise<void> {
+    const network = this.get(name);
+    if (network) await this.#tell(action, network, { container });
+  }
+
+  /** Removes one that no container is in. */
+  async remove(name: string): Promise<void> {
+    const network = this.find(name);
+    if (network.name === HOST) {
+      throw failure("forbidden", `${HOST} is a pre-defined network and cannot be removed`);
+    }
+    const members = this.members(network);
+    if (members.length > 0) {
+      throw failure(
+        "forbidden",
+        `error while removing network: network ${name} has active endpoints (${
+          members.map((each) => `name:"${each.name}" id:"${each.id.slice(0, 12)}"`).join(", ")
+        })`,
+      );
+    }
+    this.#daemon.store.run("DELETE FROM networks WHERE id = ?", network.id);
+    await this.#tell("destroy", network);
+  }
+
+  /** A network as clients know it. */
+  describe(network: Network): Record<string, unknown> {
+    const containers = this.members(network).map(({ id, name, networks }) => [id, {
+      Name: name,
+      EndpointID: Object.values(networks).find((each) => each.NetworkID === network.id)?.EndpointID,
+      MacAddress: "",
+      IPv4Address: "",
+      IPv6Address: "",
+    }]);
+    return {
+      Name: network.name,
+      Id: network.id,
+      Created: goTime(network.created),
+      Scope: "local",
+      Driver: network.driver,
+      EnableIPv4: true,
+      EnableIPv6: false,
+      IPAM: network.ipam,
+      Internal: network.internal,
+      Attachable: network.attachable,
+      Ingress: false,
+      ConfigFrom: { Network: "" },
+      ConfigOnly: false,
+      Containers: Object.fromEntries(containers),
+      Options: network.options,
+      Labels: network.labels,
+    };
+  }
+
+  /** What `docker network ls` lists. */
+  list(filters: Filters): Network[] {
+    const dangling = yesOrNo(filters, "dangling");
+    return this.all().filter((network) => {
+      const builtin = network.name === HOST;
+      return named(filters, network.name) && labelled(filters, network.labels) &&
+        some(filters, "id", (id) => network.id.startsWith(id)) &&
+        some(filters, "driver", (driver) => driver === network.driver) &&
+        some(filters, "scope", (scope) => scope === "local") &&
+        some(filters, "type", (type) => type === (builtin ? "builtin" : "custom")) &&
+        (dangling === undefined ||
+          dangling === (!builtin && this.members(network).length === 0));
+    });
+  }
+
+  /** Removes those that no container is in. */
+  async prune(filters: Filters): Promise<unknown> {
+    const until = untilOf(filters);
+    const deleted: string[] = [];
+    for (const network of this.all()) {
+      if (network.name === HOST || network.created >= until) continue;
+      if (!labelled(filters, network.labels) || this.members(network).length > 0) continue;
+      await this.remove(network.id);
+      deleted.push(network.name);
+    }
+    await this.#daemon.tell("network", "prune", "", { reclaimed: "0" });
+    return { NetworksDeleted: deleted.length > 0 ? deleted : null };
+  }
+}
+
+const FILTERS = ["dangling", "driver", "id", "label", "name", "scope", "type"];
+
+/** Registers the jobs of networks, but for connecting containers with them. */
+export function registerNetworks(daemon: Daemon, networks: Networks): void {
+  const { engine } = daemon;
+  engine.register("networks", (job) => {
+    return print(
+      job,
+      networks.list(filtersOf(job, FILTERS)).map((each) => networks.describe(each)),
+    );
+  });
+  engine.register("network_inspect", (job) => {
+    return print(job, networks.describe(networks.find(job.args[0])));
+  });
+  engine.register("network_create", async (job) => {
+    const network = await networks.create(job.getenv("Name"), {
+      driver: job.getenv("Driver"),
+      internal: job.getenvBool("Internal"),
+      attachable: job.getenvBool("Attachable"),
+      labels: (job.getenvJson("Labels") ?? {}) as Strings,
+      options: (job.getenvJson("Options") ?? {}) as Strings,
+      ipam: job.getenvJson("IPAM"),
+    });
+    const Warning = network.driver === "host"
+      ? ""
+      : "the network is a record: containers have the network of this machine";
+    await print(job, { Id: network.id, Warning });
+  });
+  engine.register("network_rm", (job) => networks.remove(job.args[0]));
+  engine.register("networks_prune", async (job) => {
+    await print(job, await networks.prune(filtersOf(job, ["until", "label", "label!"])));
+  });
+}

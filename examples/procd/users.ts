@@ -1,0 +1,66 @@
+/**
+ * Users and groups of this machine (passwd(5), group(5)).
+ *
+ * @module
+ */
+
+import { failure } from "./daemon.ts";
+
+/** Whom a program runs as. */
+export interface User {
+  uid: number;
+  gid: number;
+  /** Their home folder. */
+  home: string;
+}
+
+/** The lines of such a file, in fields. */
+function entries(path: string): string[][] {
+  try {
+    return Deno.readTextFileSync(path).split("\n").map((line) => line.split(":"));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return []; // A machine without names has numbers.
+    throw error;
+  }
+}
+
+/**
+ * The user that `USER[:GROUP]` means, each a name or a number; the daemon's own where it is empty.
+ *
+ * @throws {TypedError} ("bad parameter") If there is no such user, or the daemon may not be theirs.
+ */
+export function userOf(text: string): User {
+  const self = Deno.uid() ?? 0;
+  const [name, group] = text.split(":");
+  const passwd = entries("/etc/passwd");
+  const wanted = name === "" ? String(self) : name;
+  const entry = passwd.find(([each]) => each === wanted) ??
+    passwd.find(([, , uid]) => uid === wanted);
+  if (!entry && !/^\d+$/.test(wanted)) {
+    throw failure(
+      "bad parameter",
+      `unable to find user ${wanted}: no matching entries in passwd file`,
+    );
+  }
+  const uid = Number(entry?.[2] ?? wanted);
+  let gid = Number(entry?.[3] ?? (uid === self ? Deno.gid() : uid));
+  if (group) {
+    const found = entries("/etc/group").find(([each, , number]) =>
+      each === group || number === group
+    );
+    if (!found && !/^\d+$/.test(group)) {
+      throw failure(
+        "bad parameter",
+        `unable to find group ${group}: no matching entries in group file`,
+      );
+    }
+    gid = Number(found?.[2] ?? group);
+  }
+  if (self !== 0 && (uid !== self || gid !== Deno.gid())) {
+    throw failure(
+      "bad parameter",
+      `cannot run as user ${text}: the daemon is user ${self}, expected that or a daemon that is root`,
+    );
+  }
+  return { uid, gid, home: entry?.[5] || "/" };
+}
