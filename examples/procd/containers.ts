@@ -17,13 +17,7 @@ import {
   type Strings,
 } from "./daemon.ts";
 import { type Filters, filtersOf, labelled, named, some } from "./filters.ts";
-import {
-  type Healthcheck,
-  type Image,
-  type ImageConfig,
-  type Images,
-  referenceOf,
-} from "./images.ts";
+import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
 import { newName } from "./names.ts";
 import { type Endpoint, HOST, type Networks, STAND_INS } from "./networks.ts";

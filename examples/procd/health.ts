@@ -6,7 +6,7 @@
 
 import { type Container, type Containers, isRunning, type State } from "./containers.ts";
 import { goTime } from "./daemon.ts";
-import { type Exec, type ExecConfig, Execs } from "./exec.ts";
+import type { Exec, ExecConfig, Execs } from "./exec.ts";
 import type { Healthcheck } from "./images.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 

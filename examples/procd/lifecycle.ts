@@ -13,7 +13,7 @@ import {
   signalOf,
   type State,
 } from "./containers.ts";
-import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import { answerWith, type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
 import { filtersOf, labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
@@ -40,7 +40,7 @@ export class Lifecycle {
   readonly containers: Containers;
   #daemon: Daemon;
   /** Who wants to hear of the next end of a container. */
-  #waiters = new Map<string, Set<() => void>>();
+  #waiters = new Map<string, Set<(code?: number) => void>>();
   /** The starts that are under way: what they started may end before they know. */
   #starting = new Map<string, Promise<unknown>>();
   #timers = new Map<string, ReturnType<typeof setTimeout>>();
@@ -271,7 +271,7 @@ export class Lifecycle {
     if (ended.id !== ended.container) return this.#execEnded(ended);
     await this.#starting.get(ended.id);
     const { id } = ended;
-    if (!this.#daemon.store.owned) return this.#wake(id); // The owner does what there is to do.
+    if (!this.#daemon.store.owned) return this.#wake(id, ended.code); // The owner does what there is to do.
     let first = false;
     const container = this.containers.update(id, ({ state }) => {
       if (state.run !== ended.run || state.ended >= ended.run) return;
@@ -280,7 +280,7 @@ export class Lifecycle {
       Object.assign(state, { status: "exited", ended: run, pid: 0, code, startedAt, finishedAt });
       if (ended.pid === 0) state.error = "its supervisor, or the machine, has ended";
     });
-    if (!container || !first) return this.#wake(id);
+    if (!container || !first) return this.#wake(id, ended.code);
     const duration = Date.parse(ended.finishedAt) - Date.parse(ended.startedAt);
     await this.containers.tell("die", container, {
       exitCode: String(ended.code),
@@ -299,7 +299,7 @@ export class Lifecycle {
     } else if (container.host.AutoRemove === true) {
       await this.containers.remove(container, true);
     }
-    this.#wake(id);
+    this.#wake(id, ended.code);
   }
 
   #wantsRestart({ restart, state }: Container): boolean {
@@ -338,15 +338,16 @@ export class Lifecycle {
     this.#timers.delete(id);
   }
 
-  #wake(id: string): void {
+  /** @param code Its exit status, where it has ended: its record may be gone. */
+  #wake(id: string, code?: number): void {
     const waiters = this.#waiters.get(id);
     this.#waiters.delete(id);
-    for (const wake of waiters ?? []) wake();
+    for (const wake of waiters ?? []) wake(code);
   }
 
   /** Resolves at the next end of a container; `cancel` says that it is not waited for any more. */
-  #nextEnd(id: string): { ended: Promise<void>; cancel: () => void } {
-    const { promise, resolve } = Promise.withResolvers<void>();
+  #nextEnd(id: string): { ended: Promise<number | undefined>; cancel: () => void } {
+    const { promise, resolve } = Promise.withResolvers<number | undefined>();
     let waiters = this.#waiters.get(id);
     if (!waiters) this.#waiters.set(id, waiters = new Set());
     waiters.add(resolve);
@@ -354,7 +355,7 @@ export class Lifecycle {
       ended: promise,
       cancel: () => {
         waiters.delete(resolve);
-        resolve();
+        resolve(undefined);
       },
     };
   }
@@ -407,7 +408,7 @@ export class Lifecycle {
         const poll = condition === "removed" && !this.#daemon.store.owned
           ? setTimeout(() => next.cancel(), LOOK)
           : undefined;
-        await next.ended;
+        code = await next.ended ?? code;
         clearTimeout(poll);
         next = this.#nextEnd(id);
         container = look();
@@ -602,12 +603,12 @@ export function registerLifecycle(life: Lifecycle): void {
     signal: job.getenv("signal"),
   });
   engine.register("start", async (job) => {
-    await life.start(find(job));
+    if (!await life.start(find(job))) answerWith(job, { status: 304 });
   });
   engine.register("stop", async (job) => {
     const given = stopping(job);
     if (given.signal) signalOf(given.signal);
-    await life.stop(find(job), given);
+    if (!await life.stop(find(job), given)) answerWith(job, { status: 304 });
   });
   engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? job.getenv("signal")));
   engine.register("restart", (job) => life.restart(find(job), stopping(job)));

@@ -15,6 +15,7 @@
  */
 
 import type { Engine, Installer, Job } from "../../mod.ts";
+import { registerArchive } from "./archive.ts";
 import { Containers, registerContainers } from "./containers.ts";
 import { Daemon } from "./daemon.ts";
 import { Execs, registerExecs } from "./exec.ts";
@@ -62,6 +63,7 @@ export const install: Installer = async (engine) => {
   registerLifecycle(life);
   registerStreams(containers, terminal);
   registerExecs(execs, containers, terminal);
+  registerArchive(containers);
   registerUsage(containers);
   registerSystem(containers);
 
@@ -71,7 +73,7 @@ export const install: Installer = async (engine) => {
 
 /** Tells whoever frames a job's output whether it comes from a terminal, and so is one stream. */
 function terminal(job: Job, terminal: boolean): void {
-  job.setenvBool("Terminal", terminal);
+  job.setenvBool("Tty", terminal);
 }
 
 /** Whether this daemon is to take the place of another: it is to do so on its sockets. */

@@ -162,7 +162,8 @@ export class Networks {
   /** The containers in a network. */
   members(network: Network): Member[] {
     return this.#daemon.store.documents(
-      `SELECT json_object('id', id, 'name', name, 'networks', json_extract(body, '$.networks')) AS body
+      `SELECT json_object('id', containers.id, 'name', containers.name,
+         'networks', json_extract(body, '$.networks')) AS body
        FROM containers, json_each(containers.body, '$.networks') AS endpoint
        WHERE json_extract(endpoint.value, '$.NetworkID') = ?`,
       network.id,

@@ -1,0 +1,305 @@
+/**
+ * `docker cp`: files into a container's folder and out of it. The folder is the root, for links too, so
+ * that none leads out of it but the container's mounts.
+ *
+ * @module
+ */
+
+import type { Job } from "../../mod.ts";
+import type { Container, Containers } from "./containers.ts";
+import { answerWith, failure } from "./daemon.ts";
+import { headerBytes, padding, readTar, TAR_END, type TarEntry, type TarHeader } from "./tar.ts";
+
+/** How many links a path may lead over, as in Linux. */
+const LINKS = 40;
+const PATH_STAT = "X-Docker-Container-Path-Stat";
+// Bits of Go's FileMode, which clients read.
+const MODE_DIR = 2 ** 31;
+const MODE_SYMLINK = 2 ** 27;
+
+/** A path in a container, and where it is. */
+interface Place {
+  /** As it is in the container, without links but maybe the last. */
+  inside: string;
+  /** Where that is on this machine. */
+  outside: string;
+  info: Deno.FileInfo;
+}
+
+/** A container's folder as a file system of its own. */
+class Tree {
+  #root: string;
+  #mounts: Map<string, string>;
+
+  constructor(containers: Containers, { id, mounts }: Container) {
+    this.#root = containers.daemon.filesOf(id);
+    this.#mounts = new Map(mounts.map(({ Destination, Source }) => [Destination, Source]));
+  }
+
+  /** Where a path is, links followed; the last only if `follow` says so. Undefined if nowhere. */
+  async find(path: string, follow: boolean): Promise<Place | undefined> {
+    let left = parts(path);
+    let inside: string[] = [];
+    let links = 0;
+    let info = await Deno.stat(this.#root);
+    while (left.length > 0) {
+      const part = left.shift()!;
+      if (part === "..") {
+        inside.pop();
+        continue;
+      }
+      const next = [...inside, part];
+      const found = await this.#look(`/${next.join("/")}`);
+      if (!found) return undefined;
+      if (found.isSymlink && (left.length > 0 || follow)) {
+        if (++links > LINKS) throw failure("bad parameter", `too many links in ${path}`);
+        const target = await Deno.readLink(this.#outside(`/${next.join("/")}`));
+        if (target.startsWith("/")) inside = [];
+        left = [...parts(target), ...left];
+        continue;
+      }
+      if (left.length > 0 && !found.isDirectory) return undefined;
+      info = found;
+      inside = next;
+    }
+    const own = `/${inside.join("/")}`;
+    // A ".." may have been the last.
+    if (path.endsWith("..") || inside.length === 0) info = await Deno.stat(this.#outside(own));
+    return { inside: own, outside: this.#outside(own), info };
+  }
+
+  async #look(inside: string): Promise<Deno.FileInfo | undefined> {
+    try {
+      const outside = this.#outside(inside);
+      // What stands for a mount is a link, and looks like the mounted folder.
+      return this.#mounts.has(inside) ? await Deno.stat(outside) : await Deno.lstat(outside);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
+        return undefined;
+      }
+      throw error;
+    }
+  }
+
+  #outside(inside: string): string {
+    for (let end = inside.length; end > 0; end = inside.lastIndexOf("/", end - 1)) {
+      const source = this.#mounts.get(inside.slice(0, end));
+      if (source !== undefined) return source + inside.slice(end);
+    }
+    return inside === "/" ? this.#root : this.#root + inside;
+  }
+
+  /** Where something is, or would be once made: its folder is there. */
+  async place(path: string): Promise<{ inside: string; outside: string } | undefined> {
+    const names = parts(path);
+    const name = names.pop();
+    const folder = await this.find(`/${names.join("/")}`, true);
+    if (name === undefined) return folder;
+    if (!folder?.info.isDirectory || name === "..") return undefined;
+    const inside = folder.inside === "/" ? `/${name}` : `${folder.inside}/${name}`;
+    return { inside, outside: this.#outside(inside) };
+  }
+
+  /** Whether a mount is there, which nothing replaces. */
+  isMount(inside: string): boolean {
+    return this.#mounts.has(inside);
+  }
+}
+
+function parts(path: string): string[] {
+  return path.split("/").filter((part) => part !== "" && part !== ".");
+}
+
+/** The last part of a path as clients mean it: of `/a/.` a point. */
+function baseOf(path: string): string {
+  return /(^|\/)\.$/.test(path) ? "." : parts(path).at(-1) ?? ".";
+}
+
+async function findIn(
+  tree: Tree,
+  container: Container,
+  path: string,
+  follow: boolean,
+): Promise<Place> {
+  const place = await tree.find(path, follow);
+  if (place && (place.info.isDirectory || !path.endsWith("/"))) return place;
+  throw failure(
+    "not found",
+    `Could not find the file ${path} in container ${container.name}: cp reaches its own folder only, and its volumes`,
+  );
+}
+
+/** What the header says of a file. */
+async function statHeader(tree: Tree, place: Place, path: string): Promise<string> {
+  const { info } = place;
+  const link = info.isSymlink ? await tree.find(path, true) : undefined;
+  const stat = {
+    name: baseOf(path) === "." ? parts(place.inside).at(-1) ?? "/" : baseOf(path),
+    size: info.size,
+    mode: (info.mode! & 0o777) + (info.isDirectory ? MODE_DIR : 0) +
+      (info.isSymlink ? MODE_SYMLINK : 0),
+    mtime: info.mtime?.toISOString(),
+    linkTarget: info.isSymlink ? link?.inside ?? await Deno.readLink(place.outside) : "",
+  };
+  const bytes = new TextEncoder().encode(JSON.stringify(stat));
+  return btoa(String.fromCharCode(...bytes));
+}
+
+/** Writes a file, or a folder and all in it, as an archive. */
+async function pack(job: Job, outside: string, name: string, seen: Deno.FileInfo): Promise<void> {
+  const header: TarHeader = {
+    name,
+    type: "other",
+    size: 0,
+    mode: seen.mode ?? 0o644,
+    mtime: Math.floor((seen.mtime?.getTime() ?? 0) / 1_000),
+    uid: seen.uid ?? 0,
+    gid: seen.gid ?? 0,
+    target: "",
+  };
+  if (seen.isSymlink) {
+    const target = await Deno.readLink(outside);
+    await job.stdout.write(headerBytes({ ...header, type: "symlink", target }));
+  } else if (seen.isDirectory) {
+    await job.stdout.write(headerBytes({ ...header, type: "directory", name: `${name}/` }));
+    const names: string[] = [];
+    for await (const entry of Deno.readDir(outside)) names.push(entry.name);
+    for (const each of names.sort()) {
+      const path = `${outside}/${each}`;
+      try {
+        await pack(job, path, `${name}/${each}`, await Deno.lstat(path));
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error; // Removed meanwhile.
+      }
+    }
+  } else if (seen.isFile) {
+    using file = await Deno.open(outside);
+    const { size } = await file.stat();
+    await job.stdout.write(headerBytes({ ...header, type: "file", size }));
+    const buffer = new Uint8Array(65_536);
+    let left = size;
+    while (left > 0) {
+      const n = await file.read(buffer.subarray(0, Math.min(left, buffer.length)));
+      if (n === null) break;
+      await job.stdout.write(buffer.subarray(0, n));
+      left -= n;
+    }
+    // A file that was shortened meanwhile still has the length that was said.
+    for (; left > 0; left -= Math.min(left, 65_536)) {
+      await job.stdout.write(new Uint8Array(Math.min(left, 65_536)));
+    }
+    await job.stdout.write(padding(size));
+  }
+  // Pipes, sockets and devices have nothing in them that could be copied.
+}
+
+/** Takes one file of an archive. */
+async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boolean): Promise<void> {
+  const path = `${folder}/${entry.name}`;
+  if (parts(entry.name).includes("..")) {
+    throw failure("bad parameter", `the archive has a file that leads out of it: ${entry.name}`);
+  }
+  if (parts(entry.name).length === 0) return; // The folder itself.
+  let place = await tree.place(path);
+  if (!place) {
+    // Archives may leave out the folders of what is in them.
+    const parent = parts(path).slice(0, -1);
+    for (let depth = 1; depth <= parent.length; depth++) {
+      const above = `/${parent.slice(0, depth).join("/")}`;
+      const there = await tree.find(above, true);
+      if (there?.info.isDirectory) continue;
+      const at = !there && await tree.place(above);
+      if (!at) throw failure("bad parameter", `${above} is no directory`);
+      await Deno.mkdir(at.outside);
+    }
+    place = await tree.place(path);
+    if (!place) throw failure("bad parameter", `${path} leads out of the container`);
+  }
+  const { inside, outside } = place;
+  const there = await Deno.lstat(outside).catch((error) => {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  });
+  if (there) {
+    const isFolder = there.isDirectory || tree.isMount(inside);
+    if (isFolder && entry.type === "directory") return;
+    if (isFolder !== (entry.type === "directory") && strict || tree.isMount(inside)) {
+      throw failure(
+        "bad parameter",
+        isFolder
+          ? `cannot overwrite directory "${inside}" with non-directory`
+          : `cannot overwrite non-directory "${inside}" with directory`,
+      );
+    }
+    await Deno.remove(outside, { recursive: true });
+  }
+  switch (entry.type) {
+    case "directory":
+      return await Deno.mkdir(outside, { mode: entry.mode & 0o777 });
+    case "symlink":
+      return await Deno.symlink(entry.target, outside);
+    case "link": {
+      const target = await tree.find(`${folder}/${entry.target}`, false);
+      if (!target) throw failure("bad parameter", `${entry.target}, a link's target, is missing`);
+      return await Deno.link(target.outside, outside);
+    }
+    case "file": {
+      using file = await Deno.open(outside, {
+        write: true,
+        createNew: true,
+        mode: entry.mode & 0o777,
+      });
+      for await (const chunk of entry.body) {
+        for (let sent = 0; sent < chunk.length;) sent += await file.write(chunk.subarray(sent));
+      }
+      await Deno.chmod(outside, entry.mode & 0o777); // Whatever the umask is.
+      return await file.utime(entry.mtime, entry.mtime);
+    }
+    case "other":
+      throw failure("bad parameter", `${entry.name} is no file, directory or link`);
+  }
+}
+
+/** Registers `archive_stat`, `archive_get`, `archive_put` and `container_copy`. */
+export function registerArchive(containers: Containers): void {
+  const { engine } = containers.daemon;
+  const get = async (job: Job, path: string) => {
+    const container = containers.find(job.args[0]);
+    const tree = new Tree(containers, container);
+    const follow = path.endsWith("/") || path.endsWith("/.");
+    const place = await findIn(tree, container, path, follow);
+    answerWith(job, { headers: { [PATH_STAT]: await statHeader(tree, place, path) } });
+    await pack(job, place.outside, baseOf(path), place.info);
+    await job.stdout.write(TAR_END);
+    await containers.tell("archive-path", container, { path });
+  };
+  engine.register("archive_get", (job) => get(job, pathOf(job)));
+  engine.register("container_copy", (job) => get(job, job.args[1] ?? job.getenv("Resource")));
+  engine.register("archive_stat", async (job) => {
+    const container = containers.find(job.args[0]);
+    const tree = new Tree(containers, container);
+    const path = pathOf(job);
+    const place = await findIn(tree, container, path, path.endsWith("/"));
+    answerWith(job, { headers: { [PATH_STAT]: await statHeader(tree, place, path) } });
+  });
+  engine.register("archive_put", async (job) => {
+    const container = containers.find(job.args[0]);
+    const tree = new Tree(containers, container);
+    const path = pathOf(job);
+    const place = await findIn(tree, container, path, true);
+    if (!place.info.isDirectory) {
+      throw failure("bad parameter", `extraction point is not a directory: ${path}`);
+    }
+    const strict = job.getenvBool("noOverwriteDirNonDir");
+    for await (const entry of readTar(job.stdin.readable)) {
+      await unpack(tree, place.inside, entry, strict);
+    }
+    await containers.tell("extract-to-dir", container, { path });
+  });
+}
+
+function pathOf(job: Job): string {
+  const path = job.getenv("path");
+  if (path === "") throw failure("bad parameter", "path cannot be empty");
+  return path;
+}

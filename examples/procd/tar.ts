@@ -1,0 +1,252 @@
+/**
+ * Archives (tar(5)): written in the form of POSIX, with pax headers where a field is too short; read in
+ * that and in GNU's.
+ *
+ * @module
+ */
+
+import { failure } from "./daemon.ts";
+
+/** What an archive says of a file. */
+export interface TarHeader {
+  name: string;
+  type: "file" | "directory" | "symlink" | "link" | "other";
+  size: number;
+  mode: number;
+  /** Seconds since 1970. */
+  mtime: number;
+  uid: number;
+  gid: number;
+  /** Where a link leads. */
+  target: string;
+}
+
+const BLOCK = 512;
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+/** The most that eleven octal digits hold. */
+const OCTAL_MAX = 0o77_777_777_777;
+const TYPES = { file: "0", link: "1", symlink: "2", directory: "5", other: "0" } as const;
+
+/** A header, with its pax header before it where that is needed. */
+export function headerBytes(header: TarHeader): Uint8Array<ArrayBuffer> {
+  const pax: string[] = [];
+  const add = (key: string, value: string) => {
+    // The length at the beginning counts its own digits.
+    const rest = ` ${key}=${value}\n`;
+    const bytes = encoder.encode(rest).length;
+    let length = bytes + 1;
+    while (String(length).length + bytes !== length) length++;
+    pax.push(`${length}${rest}`);
+  };
+  const short = (text: string) => encoder.encode(text).length <= 100;
+  // deno-lint-ignore no-control-regex -- what is no ASCII is for pax alone
+  const plain = (text: string) => short(text) && /^[\x00-\x7f]*$/.test(text);
+  if (!plain(header.name)) add("path", header.name);
+  if (!plain(header.target)) add("linkpath", header.target);
+  if (header.size > OCTAL_MAX) add("size", String(header.size));
+  const own = block(header, TYPES[header.type]);
+  if (pax.length === 0) return own;
+  const body = encoder.encode(pax.join(""));
+  const extended = block(
+    { ...header, name: "pax", target: "", size: body.length, mode: 0o644 },
+    "x",
+  );
+  return joined([extended, body, padding(body.length), own]);
+}
+
+function block(header: TarHeader, type: string): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(BLOCK);
+  const text = (at: number, length: number, value: string) => {
+    bytes.set(encoder.encode(value).subarray(0, length), at);
+  };
+  const octal = (at: number, length: number, value: number) => {
+    text(at, length, Math.min(value, OCTAL_MAX).toString(8).padStart(length - 1, "0"));
+  };
+  text(0, 100, header.name);
+  octal(100, 8, header.mode & 0o7777);
+  octal(108, 8, header.uid & 0o7_777_777);
+  octal(116, 8, header.gid & 0o7_777_777);
+  octal(124, 12, header.size);
+  octal(136, 12, Math.max(0, Math.floor(header.mtime)));
+  text(148, 8, "        ");
+  text(156, 1, type);
+  text(157, 100, header.target);
+  text(257, 8, "ustar\x0000");
+  octal(148, 7, bytes.reduce((sum, byte) => sum + byte, 0));
+  return bytes;
+}
+
+/** What follows so many bytes up to the next block. */
+export function padding(length: number): Uint8Array<ArrayBuffer> {
+  return new Uint8Array((BLOCK - length % BLOCK) % BLOCK);
+}
+
+/** The end of an archive. */
+export const TAR_END = new Uint8Array(2 * BLOCK);
+
+function joined(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    all.set(part, at);
+    at += part.length;
+  }
+  return all;
+}
+
+/** A file in an archive that is being read. */
+export interface TarEntry extends TarHeader {
+  /** Its content, which has to be read before the next entry; what is not is skipped. */
+  body: AsyncGenerator<Uint8Array<ArrayBuffer>>;
+}
+
+/**
+ * Reads an archive as it comes.
+ *
+ * @throws {TypedError} ("bad parameter") If it is none, or breaks off.
+ */
+export async function* readTar(stream: ReadableStream<Uint8Array>): AsyncGenerator<TarEntry> {
+  const source = new Source(stream);
+  let given: Partial<TarHeader> = {};
+  try {
+    for (;;) {
+      const bytes = await source.exactly(BLOCK, true);
+      if (bytes === undefined) return;
+      if (bytes.every((byte) => byte === 0)) {
+        await source.rest();
+        return;
+      }
+      const { header, type } = parse(bytes);
+      if (type === "x" || type === "L" || type === "K" || type === "g") {
+        if (header.size > 1_048_576) throw malformed("a header of more than a megabyte");
+        const body = decoder.decode(await source.exactly(header.size));
+        await source.exactly(padding(header.size).length);
+        if (type === "x") given = { ...given, ...parsePax(body) };
+        else if (type === "L") given.name = body.replace(/\0.*$/s, "");
+        else if (type === "K") given.target = body.replace(/\0.*$/s, "");
+        continue;
+      }
+      const entry = { ...header, ...given };
+      given = {};
+      const size = entry.type === "file" ? entry.size : 0;
+      let left = size;
+      const body = (async function* () {
+        while (left > 0) {
+          const chunk = await source.upTo(left);
+          left -= chunk.length;
+          yield chunk;
+        }
+      })();
+      yield { ...entry, size, body };
+      while (left > 0) left -= (await source.upTo(left)).length;
+      await source.exactly(padding(size).length);
+    }
+  } finally {
+    source.close();
+  }
+}
+
+function malformed(why: string) {
+  return failure("bad parameter", `the archive is no tar: ${why}`);
+}
+
+function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
+  const text = (at: number, length: number) =>
+    decoder.decode(bytes.subarray(at, at + length)).replace(/\0.*$/s, "");
+  const number = (at: number, length: number) => {
+    if (bytes[at] & 0x80) { // GNU: big-endian, where octal digits do not suffice.
+      return bytes.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0);
+    }
+    const digits = text(at, length).trim();
+    if (!/^[0-7]*$/.test(digits)) throw malformed(`"${digits.slice(0, 20)}" is no octal number`);
+    return parseInt(digits || "0", 8);
+  };
+  const sum = bytes.reduce((all, byte, i) => all + (i >= 148 && i < 156 ? 0x20 : byte), 0);
+  if (sum !== number(148, 8)) throw malformed("a header's checksum is wrong");
+  const type = text(156, 1) || "0";
+  const prefix = text(257, 5) === "ustar" && bytes[263] === 0x30 ? text(345, 155) : "";
+  const name = text(0, 100);
+  const kinds: Record<string, TarHeader["type"]> = {
+    0: "file",
+    7: "file",
+    1: "link",
+    2: "symlink",
+    5: "directory",
+  };
+  return {
+    type,
+    header: {
+      name: prefix ? `${prefix}/${name}` : name,
+      type: kinds[type] ?? "other",
+      size: number(124, 12),
+      mode: number(100, 8),
+      mtime: number(136, 12),
+      uid: number(108, 8),
+      gid: number(116, 8),
+      target: text(157, 100),
+    },
+  };
+}
+
+function parsePax(text: string): Partial<TarHeader> {
+  const found: Partial<TarHeader> = {};
+  const bytes = encoder.encode(text);
+  for (let at = 0; at < bytes.length;) {
+    const space = bytes.indexOf(0x20, at);
+    const length = Number(decoder.decode(bytes.subarray(at, space)));
+    if (!(length > 0) || space < 0) throw malformed("a pax header without a length");
+    const [, key, value] = /^([^=]*)=(.*)\n$/s
+      .exec(decoder.decode(bytes.subarray(space + 1, at + length))) ?? [];
+    if (key === "path") found.name = value;
+    else if (key === "linkpath") found.target = value;
+    else if (key === "size") found.size = Number(value);
+    else if (key === "mtime") found.mtime = Number(value);
+    at += length;
+  }
+  return found;
+}
+
+/** Bytes as they are wanted, of a stream that gives them as it likes. */
+class Source {
+  #reader: ReadableStreamDefaultReader<Uint8Array>;
+  #chunk: Uint8Array = new Uint8Array(0);
+  constructor(stream: ReadableStream<Uint8Array>) {
+    this.#reader = stream.getReader();
+  }
+  async #more(): Promise<boolean> {
+    while (this.#chunk.length === 0) {
+      const { value, done } = await this.#reader.read();
+      if (done) return false;
+      this.#chunk = value;
+    }
+    return true;
+  }
+  /** Some bytes, no more than `most`. */
+  async upTo(most: number): Promise<Uint8Array<ArrayBuffer>> {
+    if (!await this.#more()) throw malformed("it breaks off");
+    const taken = this.#chunk.slice(0, most);
+    this.#chunk = this.#chunk.subarray(taken.length);
+    return taken;
+  }
+  /** So many; undefined at the end, where that may be. */
+  async exactly(length: number): Promise<Uint8Array<ArrayBuffer>>;
+  async exactly(length: number, orEnd: true): Promise<Uint8Array<ArrayBuffer> | undefined>;
+  async exactly(length: number, orEnd = false): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    if (orEnd && !await this.#more()) return undefined;
+    const all = new Uint8Array(length);
+    for (let at = 0; at < length;) {
+      const part = await this.upTo(length - at);
+      all.set(part, at);
+      at += part.length;
+    }
+    return all;
+  }
+  /** Reads to the end: a client that is not read to it takes that for a failure. */
+  async rest(): Promise<void> {
+    while (await this.#more()) this.#chunk = new Uint8Array(0);
+  }
+  close(): void {
+    this.#reader.releaseLock();
+  }
+}
