@@ -184,16 +184,7 @@ export class Lifecycle {
         });
         started = await this.#daemon.driver.start(spec);
       } catch (error) {
-        const message = (error as Error).message;
-        this.containers.update(id, ({ state }) => {
-          Object.assign(state, {
-            status: state.status === "restarting" ? "exited" : state.status,
-            run,
-            ended: run,
-            code: codeOf(message),
-            error: message,
-          });
-        });
+        await this.#failed(id, run, (error as Error).message);
         throw error;
       }
       const now = this.#adopt(started);
@@ -208,6 +199,17 @@ export class Lifecycle {
       this.#starting.delete(id);
       resolve();
     }
+  }
+
+  /** A container could not be started. */
+  async #failed(id: string, run: number, message: string): Promise<void> {
+    const code = codeOf(message);
+    const container = this.containers.update(id, ({ state }) => {
+      const status = state.status === "restarting" ? "exited" : state.status;
+      Object.assign(state, { status, run, ended: run, code, error: message });
+    });
+    if (container?.host.AutoRemove === true) await this.containers.remove(container, true);
+    this.#wake(id, code);
   }
 
   #spec(container: Container, run: number): ProcessSpec {

@@ -81,7 +81,7 @@ function takesOver(engine: Engine): boolean {
   return engine.running.some((job) => job.name === "serveapi" && job.getenvBool("Takeover"));
 }
 
-/** Where all is kept: a folder that only the daemon's user sees. */
+/** Where all is kept: a folder that only the daemon's user can look into. */
 async function stateFolder(): Promise<string> {
   const { env } = Deno;
   const home = env.get("XDG_STATE_HOME") || env.get("HOME") && `${env.get("HOME")}/.local/state`;
@@ -99,9 +99,11 @@ async function stateFolder(): Promise<string> {
       } bytes`,
     );
   }
-  await Deno.mkdir(folder, { recursive: true, mode: 0o700 });
-  for (const name of ["containers", "volumes"]) {
-    await Deno.mkdir(`${folder}/${name}`, { recursive: true });
+  // Where containers may have other users, those have to get through to their own folders.
+  const mode = Deno.uid() === 0 ? 0o711 : 0o700;
+  for (const path of [folder, `${folder}/containers`, `${folder}/volumes`]) {
+    await Deno.mkdir(path, { recursive: true, mode });
+    await Deno.chmod(path, mode);
   }
   return folder;
 }

@@ -280,16 +280,18 @@ class Supervisor {
   #sweeping?: Promise<void>;
   #toSweep = new Set<Running>();
   #listener: Deno.Listener;
-  #path: string;
 
   constructor(folder: string) {
-    this.#path = `${folder}/${SOCKET}`;
+    const path = `${folder}/${SOCKET}`;
     try {
-      Deno.removeSync(this.#path); // Of one that was killed: the lock is ours.
+      Deno.removeSync(path); // Of one that was killed: the lock is ours.
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
-    this.#listener = Deno.listen({ transport: "unix", path: this.#path });
+    // Never, at any moment, for other users: whoever reaches it runs programs.
+    const mask = Deno.umask(0o177);
+    this.#listener = Deno.listen({ transport: "unix", path });
+    Deno.umask(mask);
   }
 
   /** Serves until nothing runs, and no daemon is there. */
