@@ -7,7 +7,7 @@
 
 import type { Job } from "../../mod.ts";
 import type { Container, Containers } from "./containers.ts";
-import { answerWith, failure } from "./daemon.ts";
+import { answerWith, failure, subject } from "./daemon.ts";
 import { headerBytes, padding, readTar, TAR_END, type TarEntry, type TarHeader } from "./tar.ts";
 
 /** How many links a path may lead over, as in Linux. */
@@ -264,7 +264,7 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
 export function registerArchive(containers: Containers): void {
   const { engine } = containers.daemon;
   const get = async (job: Job, path: string) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const tree = new Tree(containers, container);
     const follow = path.endsWith("/") || path.endsWith("/.");
     const place = await findIn(tree, container, path, follow);
@@ -276,14 +276,14 @@ export function registerArchive(containers: Containers): void {
   engine.register("archive_get", (job) => get(job, pathOf(job)));
   engine.register("container_copy", (job) => get(job, job.args[1] ?? job.getenv("Resource")));
   engine.register("archive_stat", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const tree = new Tree(containers, container);
     const path = pathOf(job);
     const place = await findIn(tree, container, path, path.endsWith("/"));
     answerWith(job, { headers: { [PATH_STAT]: await statHeader(tree, place, path) } });
   });
   engine.register("archive_put", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const tree = new Tree(containers, container);
     const path = pathOf(job);
     const place = await findIn(tree, container, path, true);

@@ -54,14 +54,14 @@ function nanoseconds(text: string): number {
   if (parts.map(([all]) => all).join("") !== text || text === "") {
     throw failure("bad parameter", `"${text}" is no duration, expected such as 30s`);
   }
-  return parts.reduce((sum, [, number, unit]) => sum + Number(number) * units[unit], 0);
+  return parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (units[unit] ?? 0), 0);
 }
 
 function healthcheck(text: string): Healthcheck {
   const check: Healthcheck = {};
   let rest = text;
   for (let flag; (flag = /^--([a-z-]+)=(\S+)\s+/.exec(rest));) {
-    const [all, name, value] = flag;
+    const [all, name, value = ""] = flag;
     rest = rest.slice(all.length);
     if (name === "interval") check.Interval = nanoseconds(value);
     else if (name === "timeout") check.Timeout = nanoseconds(value);
@@ -83,7 +83,7 @@ function healthcheck(text: string): Healthcheck {
  * @throws {TypedError} ("bad parameter") If it is none of those, or malformed.
  */
 export function applied(config: ImageConfig, instruction: string): ImageConfig {
-  const [, name, text] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(instruction) ?? [];
+  const [, name, text = ""] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(instruction) ?? [];
   if (name === undefined) {
     throw failure("bad parameter", `"${instruction}" is no instruction, expected such as ENV A=1`);
   }

@@ -15,6 +15,7 @@ import {
   print,
   sizeOf,
   type Strings,
+  subject,
 } from "./daemon.ts";
 import { type Filters, filtersOf, labelled, named, some } from "./filters.ts";
 import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
@@ -27,16 +28,16 @@ import type { Volumes } from "./volumes.ts";
 
 /** How to run a container: what clients send as the members of create's body. */
 export interface Config extends ImageConfig {
-  Hostname?: string;
-  Domainname?: string;
-  AttachStdin?: boolean;
-  AttachStdout?: boolean;
-  AttachStderr?: boolean;
-  Tty?: boolean;
-  OpenStdin?: boolean;
-  StdinOnce?: boolean;
-  Image?: string;
-  StopTimeout?: number;
+  Hostname?: string | undefined;
+  Domainname?: string | undefined;
+  AttachStdin?: boolean | undefined;
+  AttachStdout?: boolean | undefined;
+  AttachStderr?: boolean | undefined;
+  Tty?: boolean | undefined;
+  OpenStdin?: boolean | undefined;
+  StdinOnce?: boolean | undefined;
+  Image?: string | undefined;
+  StopTimeout?: number | undefined;
 }
 
 /** When a container is started again after it has ended. */
@@ -48,10 +49,10 @@ export interface RestartPolicy {
 /** Where a container's folder leads elsewhere. */
 export interface Mount {
   Type: "volume" | "bind";
-  Name?: string;
+  Name?: string | undefined;
   Source: string;
   Destination: string;
-  Driver?: string;
+  Driver?: string | undefined;
   Mode: string;
   RW: boolean;
   Propagation: string;
@@ -80,7 +81,7 @@ export interface State {
   restarts: number;
   /** Whether a client has asked for its end, so that no policy starts it again. */
   stopped: boolean;
-  health?: Health;
+  health?: Health | undefined;
 }
 
 /** A container. */
@@ -128,10 +129,16 @@ export function configOf(job: Job): Config {
   return config as Config;
 }
 
+/** What stands before a separator. */
+function nameIn(text: string, separator: string): string {
+  const at = text.indexOf(separator);
+  return at < 0 ? text : text.slice(0, at);
+}
+
 /** An image's config with what a client has said on top of it, as dockerd merges them. */
 export function merged(image: ImageConfig, given: Config): Config {
   const env = new Map<string, string>();
-  for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(each.split("=", 1)[0], each);
+  for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(nameIn(each, "="), each);
   const entrypoint = given.Entrypoint?.join("") === "" && given.Entrypoint?.length
     ? [] // --entrypoint ""
     : given.Entrypoint;
@@ -447,16 +454,15 @@ export class Containers {
       }
     };
     for (const from of (host.VolumesFrom ?? []) as string[]) {
-      for (const mount of this.find(from.split(":", 1)[0]).mounts) {
+      for (const mount of this.find(nameIn(from, ":")).mounts) {
         mounts.set(mount.Destination, mount);
       }
     }
     for (const bind of (host.Binds ?? []) as string[]) {
-      const parts = bind.split(":");
-      if (parts.length < 2 || parts.length > 3) {
+      const [source, target, mode = "", ...more] = bind.split(":");
+      if (source === undefined || target === undefined || more.length > 0) {
         throw failure("bad parameter", `invalid volume specification: '${bind}'`);
       }
-      const [source, target, mode = ""] = parts;
       mounts.delete(target.replace(/\/+$/, ""));
       const type = source.startsWith("/") ? "bind" : "volume";
       await add(type, source, target, !mode.split(",").includes("ro"), mode);
@@ -864,7 +870,7 @@ export function registerContainers(containers: Containers): void {
       EndpointsConfig?: Record<string, Partial<Endpoint>>;
     } | undefined;
     const { container, warnings } = await containers.create(
-      job.args[0] ?? job.getenv("name"),
+      subject(job) || job.getenv("name"),
       configOf(job),
       (job.getenvJson("HostConfig") ?? {}) as Record<string, unknown>,
       networking?.EndpointsConfig,
@@ -888,7 +894,7 @@ export function registerContainers(containers: Containers): void {
     );
   });
   engine.register("container_inspect", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const execs = store.all<{ id: string }>(
       "SELECT id FROM execs WHERE container = ? AND json_extract(body, '$.running')",
       container.id,
@@ -897,18 +903,18 @@ export function registerContainers(containers: Containers): void {
     await print(job, await containers.inspect(container, job.getenvBool("size"), ids));
   });
   engine.register("container_changes", (job) => {
-    containers.find(job.args[0]);
+    containers.find(subject(job));
     return print(job, []);
   });
   engine.register("export", (job) => {
-    containers.find(job.args[0]);
+    containers.find(subject(job));
     throw failure(
       "not implemented",
       "cannot export a container: its files are this machine's; docker cp gives those of its folder",
     );
   });
   engine.register("rename", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const name = containers.checkName(job.args[1] ?? job.getenv("name"));
     if (name === container.name) {
       throw failure(
@@ -923,7 +929,7 @@ export function registerContainers(containers: Containers): void {
     if (renamed) await containers.tell("rename", renamed, { oldName: `/${container.name}` });
   });
   engine.register("network_connect", async (job) => {
-    const network = containers.networks.find(job.args[0]);
+    const network = containers.networks.find(subject(job));
     const container = containers.find(job.getenv("Container"));
     if (container.networks[network.name]) {
       throw failure(
@@ -939,7 +945,7 @@ export function registerContainers(containers: Containers): void {
     await containers.networks.connected("connect", network.id, container.id);
   });
   engine.register("network_disconnect", async (job) => {
-    const network = containers.networks.find(job.args[0]);
+    const network = containers.networks.find(subject(job));
     const container = containers.find(job.getenv("Container"));
     if (!container.networks[network.name]) {
       throw failure("forbidden", `container ${container.id} is not connected to ${network.name}`);
@@ -954,7 +960,7 @@ export function registerContainers(containers: Containers): void {
     await containers.networks.connected("disconnect", network.id, container.id);
   });
   engine.register("update", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const { Name } = (job.getenvJson("RestartPolicy") ?? {}) as Partial<RestartPolicy>;
     const given: Record<string, unknown> = {};
     for (const [name, value] of job.env) {
@@ -973,7 +979,7 @@ export function registerContainers(containers: Containers): void {
     await print(job, { Warnings: warningsFor({}, limits) });
   });
   engine.register("commit", async (job) => {
-    const container = containers.find(job.args[0] ?? job.getenv("container"));
+    const container = containers.find(subject(job) || job.getenv("container"));
     const changes = job.getenv("changes") === "" ? [] : job.getenvList("changes");
     await print(job, { Id: (await commit(containers, container, job, changes)).id });
   });

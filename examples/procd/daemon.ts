@@ -62,6 +62,11 @@ export function failure(kind: ErrorKind, message: string): TypedError {
   return new TypedError(kind, message);
 }
 
+/** What a job is about: its first argument. */
+export function subject(job: Job): string {
+  return job.args[0] ?? "";
+}
+
 /** Prints one document of JSON. */
 export function print(job: Job, value: unknown): Promise<void> {
   return job.print(JSON.stringify(value) + "\n");

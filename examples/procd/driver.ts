@@ -21,13 +21,13 @@ export interface ProcessSpec {
   /** Its working directory. */
   cwd: string;
   /** Its user and group, where those are not the daemon's. */
-  uid?: number;
+  uid?: number | undefined;
   /** See `uid`. */
-  gid?: number;
+  gid?: number | undefined;
   /** Whether it has a terminal, which is its input and both its outputs. */
   terminal: boolean;
   /** The terminal's rows and columns. */
-  size?: [rows: number, columns: number];
+  size?: [rows: number, columns: number] | undefined;
   /** Its standard input: nothing, what clients send until one has sent all, or what clients send. */
   stdin: "none" | "once" | "open";
   /** The folder for its log, and how long that may be. An exec has none. */

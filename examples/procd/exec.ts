@@ -6,7 +6,7 @@
 
 import { type Job, TypedError } from "../../mod.ts";
 import { type Container, type Containers, isRunning } from "./containers.ts";
-import { type Daemon, failure, print } from "./daemon.ts";
+import { type Daemon, failure, print, subject } from "./daemon.ts";
 import type { Attached, Ended, Started, Streams } from "./driver.ts";
 import { checkProgram, codeOf, type Lifecycle } from "./lifecycle.ts";
 import { newId } from "./store.ts";
@@ -28,7 +28,7 @@ export interface ExecConfig {
   privileged: boolean;
   streams: Streams;
   keys: string;
-  size?: [rows: number, columns: number];
+  size?: [rows: number, columns: number] | undefined;
 }
 
 /** An exec. */
@@ -165,7 +165,7 @@ export class Execs {
         container,
         exec.cwd || container.config.WorkingDir || "",
       );
-      checkProgram(exec.args[0], env.PATH ?? "", cwd);
+      checkProgram(exec.args[0] ?? "", env.PATH ?? "", cwd);
       const spec = {
         id: exec.id,
         container: container.id,
@@ -234,7 +234,7 @@ export function registerExecs(
 ): void {
   const { engine, driver } = containers.daemon;
   engine.register("execCreate", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const keys = job.getenv("DetachKeys");
     detachKeys(keys);
     const exec = await execs.create(container, {
@@ -255,7 +255,7 @@ export function registerExecs(
     await print(job, { Id: exec.id });
   });
   engine.register("execStart", async (job) => {
-    const exec = execs.find(job.args[0]);
+    const exec = execs.find(subject(job));
     const size = consoleSize(job) ?? exec.size;
     if (job.getenvBool("Detach")) {
       await execs.start(exec, undefined, size);
@@ -278,12 +278,12 @@ export function registerExecs(
     }
   });
   engine.register("execResize", async (job) => {
-    const exec = execs.find(job.args[0]);
+    const exec = execs.find(subject(job));
     if (!exec.running) throw failure("conflict", `exec ${exec.id} is not running`);
     await driver.resize(exec.id, ...sizeOf(job));
   });
   engine.register("exec_inspect", (job) => {
-    const exec = execs.find(job.args[0]);
+    const exec = execs.find(subject(job));
     const [entrypoint, ...args] = exec.args;
     return print(job, {
       ID: exec.id,

@@ -86,7 +86,8 @@ export function untilOf(filters: Filters): number {
   const ago = [...value.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
   if (ago.length > 0 && ago.map(([all]) => all).join("") === value) {
     const units: Record<string, number> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };
-    return Date.now() - ago.reduce((sum, [, n, unit]) => sum + Number(n) * units[unit], 0);
+    return Date.now() -
+      ago.reduce((sum, [, n, unit = ""]) => sum + Number(n) * (units[unit] ?? 0), 0);
   }
   const date = Date.parse(value);
   if (!Number.isNaN(date)) return date;

@@ -6,39 +6,39 @@
  */
 
 import type { Job } from "../../mod.ts";
-import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import { type Filters, filtersOf, labelled, some, untilOf, yesOrNo } from "./filters.ts";
 import { idRange } from "./store.ts";
 
 /** How a healthcheck is done; times in nanoseconds. */
 export interface Healthcheck {
-  Test?: string[];
-  Interval?: number;
-  Timeout?: number;
-  StartPeriod?: number;
-  StartInterval?: number;
-  Retries?: number;
+  Test?: string[] | undefined;
+  Interval?: number | undefined;
+  Timeout?: number | undefined;
+  StartPeriod?: number | undefined;
+  StartInterval?: number | undefined;
+  Retries?: number | undefined;
 }
 
 /** How to run something. */
 export interface ImageConfig {
-  User?: string;
-  Env?: string[] | null;
-  Cmd?: string[] | null;
-  Entrypoint?: string[] | null;
-  WorkingDir?: string;
-  Labels?: Strings | null;
-  StopSignal?: string;
-  Healthcheck?: Healthcheck;
-  ExposedPorts?: Record<string, unknown> | null;
-  Volumes?: Record<string, unknown> | null;
+  User?: string | undefined;
+  Env?: string[] | null | undefined;
+  Cmd?: string[] | null | undefined;
+  Entrypoint?: string[] | null | undefined;
+  WorkingDir?: string | undefined;
+  Labels?: Strings | null | undefined;
+  StopSignal?: string | undefined;
+  Healthcheck?: Healthcheck | undefined;
+  ExposedPorts?: Record<string, unknown> | null | undefined;
+  Volumes?: Record<string, unknown> | null | undefined;
 }
 
 /** A step in which an image was made. */
 export interface HistoryEntry {
   created: string;
   created_by: string;
-  comment?: string;
+  comment?: string | undefined;
   empty_layer: true;
 }
 
@@ -47,7 +47,7 @@ export interface ImageDocument {
   architecture: string;
   os: string;
   created: string;
-  author?: string;
+  author?: string | undefined;
   config: ImageConfig;
   history: HistoryEntry[];
   rootfs: { type: "layers"; diff_ids: string[] };
@@ -58,7 +58,7 @@ export interface Image {
   /** `sha256:` and the digest of its document. */
   id: string;
   /** The one that it was made of. */
-  parent?: string;
+  parent?: string | undefined;
   document: ImageDocument;
 }
 
@@ -267,8 +267,9 @@ export class Images {
         }`,
       );
     }
-    if (users.length > 0 && !force) {
-      throw refuse(`image is being used by stopped container ${users[0].id.slice(0, 12)}`);
+    const [user] = users;
+    if (user && !force) {
+      throw refuse(`image is being used by stopped container ${user.id.slice(0, 12)}`);
     }
     const child = this.all().find(({ parent }) => parent === image.id);
     if (child && byId && tags.length === 0) {
@@ -462,9 +463,9 @@ export function registerImages(daemon: Daemon, images: Images): void {
     if (filter) filters.set("reference", [filter]);
     return print(job, images.list(filters, job.getenvBool("all")));
   });
-  engine.register("image_inspect", (job) => print(job, images.inspect(images.find(job.args[0]))));
+  engine.register("image_inspect", (job) => print(job, images.inspect(images.find(subject(job)))));
   engine.register("history", (job) => {
-    const image = images.find(job.args[0]);
+    const image = images.find(subject(job));
     // The last step has made this one; those before belong to images that may be gone.
     const entries = image.document.history.map((entry, i, { length }) => ({
       Id: i === length - 1 ? image.id : "<missing>",
@@ -477,10 +478,10 @@ export function registerImages(daemon: Daemon, images: Images): void {
     return print(job, entries.reverse());
   });
   engine.register("image_delete", async (job) => {
-    await print(job, await images.remove(job.args[0], job.getenvBool("force")));
+    await print(job, await images.remove(subject(job), job.getenvBool("force")));
   });
   engine.register("tag", async (job) => {
-    const [name, repository = job.getenv("repo"), tag = job.getenv("tag")] = job.args;
+    const [name = "", repository = job.getenv("repo"), tag = job.getenv("tag")] = job.args;
     await images.tag(images.find(name), referenceOf(repository, tag));
   });
   engine.register("images_prune", async (job) => {
@@ -488,7 +489,7 @@ export function registerImages(daemon: Daemon, images: Images): void {
   });
   engine.register("pull", (job) => pull(job, images));
   engine.register("push", (job) => {
-    images.find(job.args[0]);
+    images.find(subject(job));
     throw failure("not implemented", "there is no registry here to push to");
   });
   engine.register("search", (job) => print(job, []));

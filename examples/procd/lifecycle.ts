@@ -13,7 +13,15 @@ import {
   signalOf,
   type State,
 } from "./containers.ts";
-import { answerWith, type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import {
+  answerWith,
+  type Daemon,
+  failure,
+  goTime,
+  print,
+  type Strings,
+  subject,
+} from "./daemon.ts";
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
 import { filtersOf, labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
@@ -31,6 +39,14 @@ const STEADY = 10_000;
 const LOOK = 50;
 /** The exit status of a container of whose end nothing is known: the machine or the supervisor died. */
 const LOST = 255;
+
+/** How a client wants a container to end. */
+export interface Stopping {
+  /** How long it may take, in seconds; below zero any time. */
+  seconds?: number | undefined;
+  /** The signal that it is asked by. */
+  signal?: string | undefined;
+}
 
 /** What a client waits for. */
 export type Condition = "not-running" | "next-exit" | "removed";
@@ -218,7 +234,7 @@ export class Lifecycle {
     const env = this.environment(container, user.home);
     const cwd = this.workingFolder(container, config.WorkingDir ?? "");
     const [rows, columns] = (host.ConsoleSize ?? [0, 0]) as [number, number];
-    checkProgram(container.args[0], env.PATH ?? "", cwd);
+    checkProgram(container.args[0] ?? "", env.PATH ?? "", cwd);
     return {
       id,
       container: id,
@@ -422,11 +438,11 @@ export class Lifecycle {
   }
 
   /** Ends a container. False if it does not run. */
-  stop(id: string, given: { seconds?: number; signal?: string }): Promise<boolean> {
+  stop(id: string, given: Stopping): Promise<boolean> {
     return this.#daemon.alone(id, () => this.#stop(id, given));
   }
 
-  async #stop(id: string, given: { seconds?: number; signal?: string }): Promise<boolean> {
+  async #stop(id: string, given: Stopping): Promise<boolean> {
     const container = this.containers.update(id, ({ state }) => {
       state.stopped = true;
       if (state.status === "restarting") state.status = "exited";
@@ -475,7 +491,7 @@ export class Lifecycle {
   }
 
   /** Stops and starts a container. */
-  async restart(id: string, given: { seconds?: number; signal?: string }): Promise<void> {
+  async restart(id: string, given: Stopping): Promise<void> {
     await this.#daemon.alone(id, async () => {
       const { AutoRemove } = this.containers.find(id).host;
       if (AutoRemove) this.containers.update(id, ({ host }) => host.AutoRemove = false);
@@ -599,8 +615,8 @@ export function codeOf(message: string): number {
 export function registerLifecycle(life: Lifecycle): void {
   const { containers } = life;
   const { engine } = containers.daemon;
-  const find = (job: Job) => containers.find(job.args[0]).id;
-  const stopping = (job: Job) => ({
+  const find = (job: Job) => containers.find(subject(job)).id;
+  const stopping = (job: Job): Stopping => ({
     seconds: job.getenv("t") === "" ? undefined : job.getenvInt("t"),
     signal: job.getenv("signal"),
   });

@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type Daemon, failure, goTime, print, type Strings } from "./daemon.ts";
+import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import { type Filters, filtersOf, labelled, named, some, untilOf, yesOrNo } from "./filters.ts";
 import { idRange, newId } from "./store.ts";
 
@@ -270,7 +270,7 @@ export function registerNetworks(daemon: Daemon, networks: Networks): void {
     );
   });
   engine.register("network_inspect", (job) => {
-    return print(job, networks.describe(networks.find(job.args[0])));
+    return print(job, networks.describe(networks.find(subject(job))));
   });
   engine.register("network_create", async (job) => {
     const network = await networks.create(job.getenv("Name"), {
@@ -286,7 +286,7 @@ export function registerNetworks(daemon: Daemon, networks: Networks): void {
       : "the network is a record: containers have the network of this machine";
     await print(job, { Id: network.id, Warning });
   });
-  engine.register("network_rm", (job) => networks.remove(job.args[0]));
+  engine.register("network_rm", (job) => networks.remove(subject(job)));
   engine.register("networks_prune", async (job) => {
     await print(job, await networks.prune(filtersOf(job, ["until", "label", "label!"])));
   });

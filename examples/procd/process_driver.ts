@@ -29,7 +29,7 @@ export class ProcessDriver implements ExecDriver {
   /** Always `process`. */
   readonly name = "process";
   #folder: string;
-  #watch?: Promise<{ running: Started[] }>;
+  #watch: Promise<{ running: Started[] }> | undefined;
   #watcher?: Wire;
   #listeners: ((ended: Ended) => void)[] = [];
   #lost: () => void;

@@ -31,7 +31,7 @@ export function statOf(pid: number): ProcessStat | undefined {
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     pid,
-    state: fields[0],
+    state: fields[0] ?? "",
     parent: Number(fields[1]),
     session: Number(fields[3]),
     ticks: Number(fields[11]) + Number(fields[12]),
@@ -131,7 +131,7 @@ export function usageOf(pid: number): ProcessUsage {
 
 /** Time that all processors together have spent, in clock ticks, idle or not. */
 export function systemTicks(): number {
-  const [, ...fields] = (read("/proc/stat") ?? "").split("\n", 1)[0].split(/\s+/);
+  const [, ...fields] = (/^cpu .*/m.exec(read("/proc/stat") ?? "")?.[0] ?? "").split(/\s+/);
   return fields.slice(0, 8).reduce((sum, field) => sum + Number(field), 0);
 }
 

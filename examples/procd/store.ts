@@ -134,7 +134,7 @@ export class Store {
    */
   own(takeover: boolean): void {
     this.transaction(() => {
-      const [pid, startTime] = (this.meta("owner") ?? "").split(" ").map(Number);
+      const [pid = 0, startTime = 0] = (this.meta("owner") ?? "").split(" ").map(Number);
       if (!takeover && pid > 0 && pid !== Deno.pid && runs(pid, startTime)) {
         throw new TypedError(
           "conflict",

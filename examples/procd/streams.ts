@@ -6,7 +6,7 @@
 
 import type { Job } from "../../mod.ts";
 import { type Container, type Containers, isRunning } from "./containers.ts";
-import { failure, type Strings } from "./daemon.ts";
+import { failure, type Strings, subject } from "./daemon.ts";
 import type { Attached, Follower, Streams } from "./driver.ts";
 import { LogReader, type LogRecord } from "./logs.ts";
 
@@ -132,7 +132,7 @@ interface Wanted {
   /** The last lines; Infinity for all. */
   tail: number;
   since: bigint;
-  until?: bigint;
+  until?: bigint | undefined;
   follow: boolean;
 }
 
@@ -267,7 +267,7 @@ export function registerStreams(
 ): void {
   const { engine, driver } = containers.daemon;
   engine.register("logs", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     const wanted = wantedOf(job, container);
     if (!wanted.stdout && !wanted.stderr) {
       throw failure("bad parameter", "Bad parameters: you must choose at least one stream");
@@ -277,7 +277,7 @@ export function registerStreams(
     await tell(job, containers, container, wanted);
   });
   engine.register("attach", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     if (container.state.status === "paused") {
       throw failure("conflict", `container ${container.name} is paused, unpause it first`);
     }
@@ -302,7 +302,7 @@ export function registerStreams(
     }
   });
   engine.register("resize", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     if (!isRunning(container)) {
       throw failure("conflict", `container ${container.id} is not running`);
     }
@@ -315,7 +315,10 @@ export function registerStreams(
 
 /** The rows and columns that a job is told: by its arguments, or its env. */
 export function sizeOf(job: Job): [rows: number, columns: number] {
-  const [rows, columns] = [job.args[1] ?? job.getenv("h"), job.args[2] ?? job.getenv("w")]
+  const [rows = NaN, columns = NaN] = [
+    job.args[1] ?? job.getenv("h"),
+    job.args[2] ?? job.getenv("w"),
+  ]
     .map(Number);
   if (!(rows >= 0 && rows < 65_536 && columns >= 0 && columns < 65_536)) {
     throw failure("bad parameter", `invalid size ${columns}x${rows}, expected at most 65535`);

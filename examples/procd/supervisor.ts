@@ -21,7 +21,7 @@ import { isOver, Wire } from "./wire.ts";
 
 /** What the supervisor is asked, in the first line of a connection. */
 export type Request =
-  | { do: "start"; spec: ProcessSpec; streams?: Streams }
+  | { do: "start"; spec: ProcessSpec; streams?: Streams | undefined }
   | { do: "attach"; id: string; streams: Streams }
   | { do: "follow"; id: string }
   | { do: "signal"; id: string; signal: Deno.Signal; all: boolean }
@@ -31,15 +31,15 @@ export type Request =
 /** What it answers. */
 export interface Reply {
   /** Why it cannot be done, if so. */
-  error?: string;
+  error?: string | undefined;
   /** What kind of error that is. */
-  kind?: "bad parameter" | "conflict";
+  kind?: "bad parameter" | "conflict" | undefined;
   /** Whether there was something to do it to. */
-  found?: boolean;
+  found?: boolean | undefined;
   /** What was started. */
-  started?: Started;
+  started?: Started | undefined;
   /** What runs. */
-  running?: Started[];
+  running?: Started[] | undefined;
 }
 
 /** The name of the supervisor's socket in the state directory. */
@@ -67,11 +67,11 @@ class Running {
   readonly ended: Promise<Ended>;
   readonly #spec: ProcessSpec;
   readonly #child: Deno.ChildProcess;
-  readonly #pty?: Pty;
+  readonly #pty: Pty | undefined;
   readonly #stdin?: WritableStreamDefaultWriter<Uint8Array>;
   readonly #attachments: Set<Attachment>;
   readonly #followers = new Set<() => void>();
-  readonly #log?: LogWriter;
+  readonly #log: LogWriter | undefined;
   #full = false;
   #over = false;
 
@@ -230,11 +230,11 @@ function command(spec: ProcessSpec, pty?: Pty): Deno.Command {
     cwd: spec.cwd,
     env: { ...spec.env, [MARK]: spec.container },
     clearEnv: true,
-    uid: spec.uid,
-    gid: spec.gid,
+    ...spec.uid !== undefined && { uid: spec.uid },
+    ...spec.gid !== undefined && { gid: spec.gid },
     detached: true, // In a session of its own.
   };
-  const [program, ...args] = spec.args;
+  const [program = "", ...args] = spec.args;
   if (pty === undefined) {
     return new Deno.Command(program, {
       ...options,
@@ -277,7 +277,7 @@ class Supervisor {
   #watchers = new Set<Wire>();
   #connections = 0;
   #idle: ReturnType<typeof setTimeout> | undefined;
-  #sweeping?: Promise<void>;
+  #sweeping: Promise<void> | undefined;
   #toSweep = new Set<Running>();
   #listener: Deno.Listener;
 
@@ -535,5 +535,5 @@ if (import.meta.main) {
     event.preventDefault();
     console.error(String(event.reason?.stack ?? event.reason));
   });
-  await supervise(Deno.args[0]);
+  await supervise(Deno.args[0] ?? "");
 }

@@ -5,7 +5,7 @@
  */
 
 import type { Containers } from "./containers.ts";
-import { failure, print } from "./daemon.ts";
+import { failure, print, subject } from "./daemon.ts";
 import { countStates } from "./usage.ts";
 
 /** What whoever asks for `docker info` has to know. */
@@ -69,6 +69,6 @@ export function registerSystem(containers: Containers): void {
   engine.register("build_prune", (job) => print(job, { CachesDeleted: null, SpaceReclaimed: 0 }));
   engine.register("plugins", (job) => print(job, []));
   engine.register("plugin_inspect", (job) => {
-    throw failure("not found", `plugin "${job.args[0]}" not found`);
+    throw failure("not found", `plugin "${subject(job)}" not found`);
   });
 }

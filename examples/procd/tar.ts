@@ -155,7 +155,7 @@ function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
   const text = (at: number, length: number) =>
     decoder.decode(bytes.subarray(at, at + length)).replace(/\0.*$/s, "");
   const number = (at: number, length: number) => {
-    if (bytes[at] & 0x80) { // GNU: big-endian, where octal digits do not suffice.
+    if ((bytes[at] ?? 0) & 0x80) { // GNU: big-endian, where octal digits do not suffice.
       return bytes.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0);
     }
     const digits = text(at, length).trim();
@@ -196,7 +196,7 @@ function parsePax(text: string): Partial<TarHeader> {
     const space = bytes.indexOf(0x20, at);
     const length = Number(decoder.decode(bytes.subarray(at, space)));
     if (!(length > 0) || space < 0) throw malformed("a pax header without a length");
-    const [, key, value] = /^([^=]*)=(.*)\n$/s
+    const [, key, value = ""] = /^([^=]*)=(.*)\n$/s
       .exec(decoder.decode(bytes.subarray(space + 1, at + length))) ?? [];
     if (key === "path") found.name = value;
     else if (key === "linkpath") found.target = value;

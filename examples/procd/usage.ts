@@ -5,7 +5,7 @@
  */
 
 import { type Container, type Containers, isRunning } from "./containers.ts";
-import { failure, NEVER, print, type Strings } from "./daemon.ts";
+import { failure, NEVER, print, type Strings, subject } from "./daemon.ts";
 import { membersOf, type ProcessStat, systemTicks, TICKS, usageOf } from "./procfs.ts";
 
 /** How often `docker stats` is told something new, in milliseconds. */
@@ -122,7 +122,7 @@ async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<strin
   }
   const text = new TextDecoder().decode(output.success ? output.stdout : output.stderr);
   if (!output.success) throw failure("bad parameter", `ps: ${text.trim().split("\n", 1)[0]}`);
-  const [head, ...lines] = text.trimEnd().split("\n");
+  const [head = "", ...lines] = text.trimEnd().split("\n");
   const Titles = head.trim().split(/\s+/);
   const at = Titles.indexOf("PID");
   if (at < 0) throw failure("bad parameter", "Couldn't find PID field in ps output");
@@ -138,7 +138,7 @@ async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<strin
 export function registerUsage(containers: Containers): void {
   const { engine } = containers.daemon;
   engine.register("top", async (job) => {
-    const container = containers.find(job.args[0]);
+    const container = containers.find(subject(job));
     if (!isRunning(container)) {
       throw failure("conflict", `container ${container.id} is not running`);
     }
@@ -147,7 +147,7 @@ export function registerUsage(containers: Containers): void {
     await containers.tell("top", container);
   });
   engine.register("container_stats", async (job) => {
-    let container = containers.find(job.args[0]);
+    let container = containers.find(subject(job));
     const meter = new Meter(containers, container);
     const look = () => isRunning(container) ? meter.look() : undefined;
     const limit = Deno.systemMemoryInfo().total;

@@ -31,7 +31,7 @@ function entries(path: string): string[][] {
  */
 export function userOf(text: string): User {
   const self = Deno.uid() ?? 0;
-  const [name, group] = text.split(":");
+  const [name = "", group] = text.split(":");
   const passwd = entries("/etc/passwd");
   const wanted = name === "" ? String(self) : name;
   const entry = passwd.find(([each]) => each === wanted) ??

@@ -5,7 +5,16 @@
  * @module
  */
 
-import { type Daemon, failure, goTime, NEVER, print, sizeOf, type Strings } from "./daemon.ts";
+import {
+  type Daemon,
+  failure,
+  goTime,
+  NEVER,
+  print,
+  sizeOf,
+  type Strings,
+  subject,
+} from "./daemon.ts";
 import { type Filters, filtersOf, labelled, named, some, yesOrNo } from "./filters.ts";
 import { newId } from "./store.ts";
 
@@ -60,7 +69,11 @@ export class Volumes {
   /** Makes one, or gives the one that has the name. */
   async create(
     name: string,
-    given: { driver?: string; labels?: Strings; options?: Strings } = {},
+    given: {
+      driver?: string | undefined;
+      labels?: Strings | undefined;
+      options?: Strings | undefined;
+    } = {},
   ): Promise<Volume> {
     const { driver = "local" } = given;
     if (driver !== "local" && driver !== "") {
@@ -192,7 +205,7 @@ export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
     return print(job, { Volumes: list, Warnings: [] });
   });
   engine.register("volume_inspect", (job) => {
-    return print(job, volumes.describe(volumes.find(job.args[0])));
+    return print(job, volumes.describe(volumes.find(subject(job))));
   });
   engine.register("volume_create", async (job) => {
     const volume = await volumes.create(job.getenv("Name"), {
@@ -202,7 +215,7 @@ export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
     });
     await print(job, volumes.describe(volume));
   });
-  engine.register("volume_rm", (job) => volumes.remove(job.args[0], job.getenvBool("force")));
+  engine.register("volume_rm", (job) => volumes.remove(subject(job), job.getenvBool("force")));
   engine.register("volumes_prune", async (job) => {
     await print(job, await volumes.prune(filtersOf(job, ["all", "label", "label!"])));
   });
