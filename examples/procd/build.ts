@@ -1,125 +1,229 @@
 /**
- * What a Dockerfile says, as far as it can be done here.
+ * `docker build` of what can be built here: an image that says how to run something. `RUN` is done on
+ * this machine; what would put files into an image is refused.
  *
  * @module
  */
 
-import { failure } from "./daemon.ts";
-import type { Healthcheck, ImageConfig } from "./images.ts";
+import type { Job } from "../../mod.ts";
+import { applied } from "./instructions.ts";
+import type { Config } from "./containers.ts";
+import { failure, print } from "./daemon.ts";
+import type { Image, ImageConfig, Images } from "./images.ts";
+import { referenceOf } from "./images.ts";
+import type { Lifecycle } from "./lifecycle.ts";
+import { readTar } from "./tar.ts";
 
-/** A list in JSON, or a line for the shell. */
-function command(text: string): string[] {
-  const list = listOf(text);
-  return list ?? ["/bin/sh", "-c", text];
-}
+/** The longest Dockerfile, in bytes. */
+const DOCKERFILE_LIMIT = 1_024 * 1_024;
 
-function listOf(text: string): string[] | undefined {
-  if (!text.startsWith("[")) return undefined;
-  try {
-    const list = JSON.parse(text);
-    if (Array.isArray(list) && list.every((each) => typeof each === "string")) return list;
-  } catch {
-    // A line for the shell may begin so, too.
+/** The instructions of a Dockerfile, a line each. */
+export function instructionsOf(text: string): string[] {
+  const found: string[] = [];
+  let open = "";
+  for (const line of text.split(/\r?\n/)) {
+    if (/^\s*#/.test(line) || (open === "" && line.trim() === "")) continue;
+    const goes = /^(.*?)\\\s*$/.exec(line);
+    if (goes) {
+      open += goes[1];
+      continue;
+    }
+    found.push((open + line).trim());
+    open = "";
   }
-  return undefined;
+  if (open.trim() !== "") found.push(open.trim());
+  return found.filter((instruction) => instruction !== "");
 }
 
-/** Words as a shell reads them: quotes hold words together, a backslash takes what follows as it is. */
-export function words(text: string): string[] {
-  const found = text.match(/(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g) ?? [];
-  return found.map((word) =>
-    word.replace(
-      /"((?:[^"\\]|\\.)*)"|'([^']*)'|\\(.)/g,
-      (_all, double, single, escaped) =>
-        double !== undefined ? double.replace(/\\(["\\$])/g, "$1") : single ?? escaped,
-    )
+/** Text with `$NAME`, `${NAME}` and `${NAME:-other}` replaced; `\$` is a dollar. */
+function substituted(text: string, variables: ReadonlyMap<string, string>): string {
+  return text.replace(
+    /\\\$|\$(\w+)|\$\{(\w+)(?::([-+])([^}]*))?\}/g,
+    (all, plain, braced, operator, word = "") => {
+      if (all === "\\$") return "$";
+      const value = variables.get(plain ?? braced) ?? "";
+      if (operator === "-") return value || word;
+      if (operator === "+") return value && word;
+      return value;
+    },
   );
 }
 
-/** `A=1 B="2 3"`, or the old form `A 1`. */
-function pairs(text: string): [string, string][] {
-  const [first, ...rest] = words(text);
-  if (first !== undefined && !first.includes("=")) return [[first, rest.join(" ")]];
-  return words(text).map((word) => {
-    const at = word.indexOf("=");
-    if (at < 1) throw failure("bad parameter", `"${word}" is no NAME=VALUE`);
-    return [word.slice(0, at), word.slice(at + 1)];
-  });
-}
+/** Instructions in which variables stand for their values. */
+const SUBSTITUTES = ["ENV", "LABEL", "EXPOSE", "USER", "VOLUME", "WORKDIR", "STOPSIGNAL", "FROM"];
 
-/** Seconds and the like, `1m30s`, in nanoseconds. */
-function nanoseconds(text: string): number {
-  const units: Record<string, number> = { h: 3.6e12, m: 6e10, s: 1e9, ms: 1e6 };
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
-  if (parts.map(([all]) => all).join("") !== text || text === "") {
-    throw failure("bad parameter", `"${text}" is no duration, expected such as 30s`);
-  }
-  return parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (units[unit] ?? 0), 0);
-}
+/** One build. */
+class Build {
+  #life: Lifecycle;
+  #images: Images;
+  #job: Job;
+  #args = new Map<string, string>();
+  #image?: Image;
 
-function healthcheck(text: string): Healthcheck {
-  const check: Healthcheck = {};
-  let rest = text;
-  for (let flag; (flag = /^--([a-z-]+)=(\S+)\s+/.exec(rest));) {
-    const [all, name, value = ""] = flag;
-    rest = rest.slice(all.length);
-    if (name === "interval") check.Interval = nanoseconds(value);
-    else if (name === "timeout") check.Timeout = nanoseconds(value);
-    else if (name === "start-period") check.StartPeriod = nanoseconds(value);
-    else if (name === "start-interval") check.StartInterval = nanoseconds(value);
-    else if (name === "retries") check.Retries = Number(value);
-    else throw failure("bad parameter", `unknown flag of HEALTHCHECK: ${name}`);
+  constructor(life: Lifecycle, job: Job) {
+    this.#life = life;
+    this.#images = life.containers.images;
+    this.#job = job;
   }
-  if (rest.toUpperCase() === "NONE") return { Test: ["NONE"] };
-  const [, line] = /^CMD\s+(.+)$/is.exec(rest) ?? [];
-  if (line === undefined) throw failure("bad parameter", "HEALTHCHECK: expected CMD or NONE");
-  const list = listOf(line);
-  return { ...check, Test: list ? ["CMD", ...list] : ["CMD-SHELL", line] };
-}
 
-/**
- * An image's config with one instruction applied that changes nothing else.
- *
- * @throws {TypedError} ("bad parameter") If it is none of those, or malformed.
- */
-export function applied(config: ImageConfig, instruction: string): ImageConfig {
-  const [, name, text = ""] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(instruction) ?? [];
-  if (name === undefined) {
-    throw failure("bad parameter", `"${instruction}" is no instruction, expected such as ENV A=1`);
+  /** Does what a Dockerfile says. */
+  async run(text: string): Promise<Image> {
+    const given = (this.#job.getenvJson("buildargs") ?? {}) as Record<string, string | null>;
+    const steps = instructionsOf(text);
+    if (steps.length === 0) {
+      throw failure("bad parameter", "the Dockerfile is empty, expected FROM");
+    }
+    for (const [i, step] of steps.entries()) {
+      await this.say(`Step ${i + 1}/${steps.length} : ${step}\n`);
+      const [, word = "", rest = ""] = /^(\S+)\s*(.*)$/s.exec(step) ?? [];
+      const name = word.toUpperCase();
+      const text = SUBSTITUTES.includes(name) ? substituted(rest, this.#variables()) : rest;
+      await this.#step(name, text, given);
+      if (this.#image) await this.say(` ---> ${this.#image.id.slice(7, 19)}\n`);
+    }
+    if (!this.#image) throw failure("bad parameter", "the Dockerfile has no FROM");
+    const labels = this.#job.getenvJson("labels") as Record<string, string> | undefined;
+    if (labels && Object.keys(labels).length > 0) {
+      const { config } = this.#image.document;
+      await this.#derive({ ...config, Labels: { ...config.Labels, ...labels } }, "LABEL");
+    }
+    return this.#image;
   }
-  switch (name.toUpperCase()) {
-    case "CMD":
-      return { ...config, Cmd: command(text) };
-    case "ENTRYPOINT":
-      return { ...config, Entrypoint: command(text), Cmd: null };
-    case "ENV": {
-      const given = pairs(text);
-      const kept = (config.Env ?? []).filter((each) =>
-        !given.some(([key]) => each.startsWith(`${key}=`))
+
+  #variables(): Map<string, string> {
+    const variables = new Map(this.#args);
+    for (const each of this.#image?.document.config.Env ?? []) {
+      const at = each.indexOf("=");
+      variables.set(each.slice(0, at), each.slice(at + 1));
+    }
+    return variables;
+  }
+
+  async #step(name: string, text: string, given: Record<string, string | null>): Promise<void> {
+    if (name === "ARG") {
+      const [, arg = "", , other = ""] = /^(\w+)(=(.*))?$/s.exec(text) ?? [];
+      if (arg === "") throw failure("bad parameter", `ARG ${text}: expected NAME or NAME=VALUE`);
+      this.#args.set(arg, given[arg] ?? other.replace(/^(["'])(.*)\1$/s, "$2"));
+      return;
+    }
+    if (name === "FROM") {
+      if (this.#image) {
+        throw failure("not implemented", "a second FROM: only one stage is built here");
+      }
+      const [from = ""] = text.split(/\s+/).filter((word) => !word.startsWith("--"));
+      this.#image = this.#images.find(from);
+      return;
+    }
+    if (!this.#image) throw failure("bad parameter", `no build stage: ${name} comes before FROM`);
+    if (name === "COPY" || name === "ADD") {
+      throw failure(
+        "not implemented",
+        `${name} ${text}: an image here holds no files; a container has those of this machine`,
       );
-      return { ...config, Env: [...kept, ...given.map(([key, value]) => `${key}=${value}`)] };
     }
-    case "LABEL":
-      return { ...config, Labels: { ...config.Labels, ...Object.fromEntries(pairs(text)) } };
-    case "USER":
-      return { ...config, User: text };
-    case "WORKDIR": {
-      const base = (config.WorkingDir ?? "/").replace(/\/$/, "");
-      return { ...config, WorkingDir: text.startsWith("/") ? text : `${base}/${text}` };
+    if (name === "RUN") return await this.#run(text);
+    if (name === "MAINTAINER") {
+      this.#image = await this.#images.derive(
+        this.#image,
+        this.#image.document.config,
+        `MAINTAINER ${text}`,
+        { author: text },
+      );
+      return;
     }
-    case "EXPOSE": {
-      const ports = words(text).map((port) => [port.includes("/") ? port : `${port}/tcp`, {}]);
-      return { ...config, ExposedPorts: { ...config.ExposedPorts, ...Object.fromEntries(ports) } };
+    if (["ONBUILD", "SHELL"].includes(name)) {
+      throw failure("not implemented", `${name} is not done here`);
     }
-    case "VOLUME": {
-      const paths = (listOf(text) ?? words(text)).map((path) => [path, {}]);
-      return { ...config, Volumes: { ...config.Volumes, ...Object.fromEntries(paths) } };
-    }
-    case "STOPSIGNAL":
-      return { ...config, StopSignal: text };
-    case "HEALTHCHECK":
-      return { ...config, Healthcheck: healthcheck(text) };
-    default:
-      throw failure("bad parameter", `${name} is not a valid change command`);
+    await this.#derive(applied(this.#image.document.config, `${name} ${text}`), `${name} ${text}`);
   }
+
+  async #derive(config: ImageConfig, by: string): Promise<void> {
+    this.#image = await this.#images.derive(this.#image!, config, by);
+  }
+
+  /** Runs a command on this machine, in a container that is removed afterwards. */
+  async #run(text: string): Promise<void> {
+    const { containers } = this.#life;
+    const list = text.startsWith("[") ? JSON.parse(text) as string[] : undefined;
+    const config: Config = {
+      Image: this.#image!.id,
+      Entrypoint: [],
+      Cmd: list ?? ["/bin/sh", "-c", text],
+      Env: [...this.#args].map(([name, value]) => `${name}=${value}`),
+    };
+    const { container } = await containers.create("", config, {});
+    try {
+      const { driver } = containers.daemon;
+      const streams = { stdin: false, stdout: true, stderr: true };
+      const io = await driver.attach(container.id, streams);
+      const leave = () => io.close();
+      this.#job.signal.addEventListener("abort", leave, { once: true });
+      try {
+        await this.#life.start(container.id);
+        const decoder = new TextDecoder();
+        for (let chunk; (chunk = await io.read());) {
+          await this.say(decoder.decode(chunk.data, { stream: true }));
+        }
+      } finally {
+        this.#job.signal.removeEventListener("abort", leave);
+        io.close();
+      }
+      const told = () => Promise.resolve();
+      const code = await this.#life.wait(container.id, "not-running", told, this.#job.signal);
+      if (code !== 0) {
+        throw failure(
+          "bad parameter",
+          `The command '${config.Cmd!.join(" ")}' returned a non-zero code: ${code}`,
+        );
+      }
+    } finally {
+      await this.#life.remove(container.id, { force: true, volumes: true });
+    }
+    await this.#derive(this.#image!.document.config, `RUN ${text}`);
+  }
+
+  /** Tells the client, unless it wants the id only. */
+  async say(stream: string): Promise<void> {
+    if (!this.#job.getenvBool("q")) await print(this.#job, { stream });
+  }
+}
+
+/** Registers `build`. */
+export function registerBuild(life: Lifecycle): void {
+  const { engine } = life.containers.daemon;
+  const { images } = life.containers;
+  engine.register("build", async (job) => {
+    if (job.getenv("remote")) {
+      throw failure("not implemented", "a remote context: expected the context itself");
+    }
+    const wanted = job.getenv("dockerfile") || "Dockerfile";
+    const names = job.env.toMultiMap().get("t") ?? [];
+    const references = names.flatMap((name) => name.startsWith("[") ? JSON.parse(name) : [name])
+      .filter((name) => name !== "").map((name: string) => referenceOf(name));
+    let text: string | undefined;
+    for await (const { name, size, body } of readTar(job.stdin.readable)) {
+      if (name.replace(/^\.\//, "") !== wanted) continue;
+      if (size > DOCKERFILE_LIMIT) throw failure("bad parameter", `${wanted} is too long`);
+      const decoder = new TextDecoder();
+      text = "";
+      for await (const chunk of body) text += decoder.decode(chunk, { stream: true });
+    }
+    if (text === undefined) {
+      throw failure("bad parameter", `Cannot locate specified Dockerfile: ${wanted}`);
+    }
+    const build = new Build(life, job);
+    try {
+      const image = await build.run(text);
+      for (const reference of references) await images.tag(image, reference);
+      await print(job, { aux: { ID: image.id } });
+      await build.say(`Successfully built ${image.id.slice(7, 19)}\n`);
+      for (const reference of references) await build.say(`Successfully tagged ${reference}\n`);
+      if (job.getenvBool("q")) await print(job, { stream: `${image.id}\n` });
+    } catch (error) {
+      if (job.signal.aborted) return;
+      // The answer has begun, so the error is a part of it.
+      const { message } = error as Error;
+      await print(job, { errorDetail: { message }, error: message });
+    }
+  });
 }

@@ -19,6 +19,7 @@ import {
 } from "./daemon.ts";
 import { type Filters, filtersOf, labelled, named, some } from "./filters.ts";
 import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
+import { applied } from "./instructions.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
 import { newName } from "./names.ts";
 import { type Endpoint, HOST, type Networks, STAND_INS } from "./networks.ts";
@@ -1009,7 +1010,6 @@ async function commit(
     Volumes,
     Healthcheck: container.config.Healthcheck?.Test ? container.config.Healthcheck : undefined,
   };
-  const { applied } = await import("./build.ts");
   const config = changes.reduce((config, line) => applied(config, line), base);
   const image = await containers.images.derive(
     parent,

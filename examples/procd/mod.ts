@@ -16,10 +16,12 @@
 
 import type { Engine, Installer, Job } from "../../mod.ts";
 import { registerArchive } from "./archive.ts";
+import { registerBuild } from "./build.ts";
 import { Containers, registerContainers } from "./containers.ts";
 import { Daemon } from "./daemon.ts";
 import { Execs, registerExecs } from "./exec.ts";
 import { Healthchecks } from "./health.ts";
+import { registerImageArchives } from "./image_archive.ts";
 import { Images, registerImages } from "./images.ts";
 import { Lifecycle, registerLifecycle } from "./lifecycle.ts";
 import { Networks, registerNetworks } from "./networks.ts";
@@ -64,6 +66,8 @@ export const install: Installer = async (engine) => {
   registerStreams(containers, terminal);
   registerExecs(execs, containers, terminal);
   registerArchive(containers);
+  registerImageArchives(daemon, images);
+  registerBuild(life);
   registerUsage(containers);
   registerSystem(containers);
 

@@ -1,0 +1,89 @@
+/**
+ * `docker save` and `docker load`: images as archives, in the form that Docker has for them.
+ *
+ * @module
+ */
+
+import { type Daemon, failure, print } from "./daemon.ts";
+import { encode, type Image, type Images, referenceOf } from "./images.ts";
+import { headerBytes, padding, readTar, TAR_END } from "./tar.ts";
+
+/** The longest file of an archive that is read, in bytes: an image here has no other than short ones. */
+const FILE_LIMIT = 4 * 1_024 * 1_024;
+
+/** What `manifest.json` says of an image. */
+interface Manifest {
+  Config: string;
+  RepoTags: string[] | null;
+  Layers: string[];
+}
+
+/** Registers `image_export`, `load` and `import`. */
+export function registerImageArchives(daemon: Daemon, images: Images): void {
+  const { engine } = daemon;
+  engine.register("image_export", async (job) => {
+    // By id: the tags that were named; an image that was named by its id goes without any.
+    const wanted = new Map<string, { image: Image; tags: Set<string> }>();
+    for (const name of job.args) {
+      const image = images.find(name);
+      const entry = wanted.get(image.id) ?? { image, tags: new Set() };
+      wanted.set(image.id, entry);
+      for (const tag of images.tagsOf(image.id)) {
+        if (!image.id.includes(name) && tag === referenceOf(name)) entry.tags.add(tag);
+      }
+    }
+    if (wanted.size === 0) throw failure("bad parameter", "no image named, expected at least one");
+    const manifest: Manifest[] = [];
+    const write = async (name: string, content: Uint8Array) => {
+      const header = { mode: 0o644, mtime: 0, uid: 0, gid: 0, target: "" };
+      const size = content.length;
+      await job.stdout.write(headerBytes({ ...header, name, type: "file", size }));
+      await job.stdout.write(content);
+      await job.stdout.write(padding(size));
+    };
+    for (const { image, tags } of wanted.values()) {
+      const Config = `${image.id.slice(7)}.json`;
+      await write(Config, encode(image.document));
+      manifest.push({ Config, RepoTags: tags.size > 0 ? [...tags] : null, Layers: [] });
+      await daemon.tell("image", "save", image.id, { name: image.id });
+    }
+    await write("manifest.json", new TextEncoder().encode(JSON.stringify(manifest)));
+    await job.stdout.write(TAR_END);
+  });
+  engine.register("load", async (job) => {
+    const files = new Map<string, string>();
+    for await (const { name, type, size, body } of readTar(job.stdin.readable)) {
+      if (type !== "file" || size > FILE_LIMIT) continue;
+      const decoder = new TextDecoder();
+      let text = "";
+      for await (const chunk of body) text += decoder.decode(chunk, { stream: true });
+      files.set(name.replace(/^\.\//, ""), text);
+    }
+    const text = files.get("manifest.json");
+    if (text === undefined) {
+      throw failure(
+        "bad parameter",
+        "the archive has no manifest.json, expected one of docker save",
+      );
+    }
+    for (const { Config, RepoTags } of JSON.parse(text) as Manifest[]) {
+      const config = files.get(Config);
+      if (config === undefined) throw failure("bad parameter", `the archive has no ${Config}`);
+      const image = await images.take(config);
+      for (const tag of RepoTags ?? []) {
+        // The machine itself comes with no archive.
+        const reference = referenceOf(tag);
+        if (images.get(reference)?.id !== image.id) await images.tag(image, reference);
+        await print(job, { stream: `Loaded image: ${reference}\n` });
+      }
+      if (!RepoTags?.length) await print(job, { stream: `Loaded image ID: ${image.id}\n` });
+      await daemon.tell("image", "load", image.id, { name: image.id });
+    }
+  });
+  engine.register("import", () => {
+    throw failure(
+      "not implemented",
+      "cannot import files: an image here holds none, and a container has those of this machine",
+    );
+  });
+}
