@@ -1,0 +1,137 @@
+/**
+ * procd in a process of its own, and the docker CLI that talks to it.
+ *
+ * @module
+ */
+
+import { Daemon, missing, project, TempFolder, until } from "./daemon.ts";
+
+/** How long a command of the docker CLI may take, in milliseconds. */
+const PATIENCE = 60_000;
+
+/** Skips tests where there is no docker CLI, which says so. */
+export const NO_DOCKER: boolean = await missing("docker", ["--version"]);
+
+/** What a command of the docker CLI said. */
+export interface Said {
+  /** Its exit status. */
+  code: number;
+  /** Its standard output, without white space at the end. */
+  stdout: string;
+  /** What it complained of, without white space at the end. */
+  stderr: string;
+}
+
+/** A daemon with a state of its own, and its clients. */
+export class Procd implements AsyncDisposable {
+  /** The daemon of now. */
+  daemon: Daemon;
+  readonly #folder: TempFolder;
+  readonly #env: Record<string, string>;
+
+  private constructor(folder: TempFolder, env: Record<string, string>) {
+    this.#folder = folder;
+    this.#env = env;
+    this.daemon = this.start();
+  }
+
+  /** Starts one. */
+  static async make(env: Record<string, string> = {}): Promise<Procd> {
+    const procd = new Procd(await TempFolder.make(), env);
+    await procd.daemon.open();
+    return procd;
+  }
+
+  /** The folder of the test. */
+  get folder(): string {
+    return this.#folder.path;
+  }
+  /** The folder of the state. */
+  get state(): string {
+    return `${this.folder}/state`;
+  }
+  /** The path of its socket. */
+  get socket(): string {
+    return `${this.folder}/d.sock`;
+  }
+
+  /** Starts a daemon with this state, in place of one that has ended or that it is to take over. */
+  start(...flags: string[]): Daemon {
+    const install = project("examples/procd/mod.ts");
+    return this.daemon = Daemon.start(
+      ["-H", `unix://${this.socket}`, "--install", install, ...flags],
+      { env: { FLOODGATE_STATE: this.state, ...this.#env } },
+    );
+  }
+
+  /** Kills the daemon, with what it has not said, and starts another. */
+  async crash(): Promise<void> {
+    await this.daemon.end("SIGKILL");
+    await this.start().open();
+  }
+
+  /** The docker CLI with these arguments. */
+  command(args: readonly string[], options: Deno.CommandOptions = {}): Deno.Command {
+    return new Deno.Command("docker", {
+      ...options,
+      args: ["-H", `unix://${this.socket}`, ...args],
+      cwd: options.cwd ?? this.folder,
+      env: {
+        DOCKER_CLI_HINTS: "false",
+        DOCKER_BUILDKIT: "0",
+        DOCKER_CONFIG: `${this.folder}/config`,
+        ...options.env,
+      },
+    });
+  }
+
+  /** Runs the docker CLI to its end. */
+  async docker(...args: string[]): Promise<Said> {
+    const signal = AbortSignal.timeout(PATIENCE);
+    const { code, stdout, stderr } = await this.command(args, { stdin: "null", signal }).output();
+    if (signal.aborted) throw new Error(`docker ${args.join(" ")} took more than ${PATIENCE} ms`);
+    const decoder = new TextDecoder();
+    return {
+      code,
+      stdout: decoder.decode(stdout).trimEnd(),
+      stderr: decoder.decode(stderr).trimEnd(),
+    };
+  }
+
+  /** Runs the docker CLI, and gives its output. Throws if it fails. */
+  async ok(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await this.docker(...args);
+    if (code !== 0) throw new Error(`docker ${args.join(" ")}: exit status ${code}: ${stderr}`);
+    return stdout;
+  }
+
+  /** A container's property, such as `.State.Status`. */
+  inspect(name: string, property: string): Promise<string> {
+    return this.ok("inspect", "--format", `{{${property}}}`, name);
+  }
+
+  /** Waits until a container's property has a value. */
+  async becomes(name: string, property: string, value: string): Promise<void> {
+    await until(async () => await this.inspect(name, property) === value);
+  }
+
+  /** Ends all that ran, and the daemon. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const all = await this.ok("ps", "-aq");
+    if (all) await this.ok("rm", "-f", ...all.split("\n"));
+    await this.daemon.end();
+    // Its supervisor goes when nothing runs any more and no daemon is there.
+    await until(() => !exists(`${this.state}/supervisor.sock`));
+    await this.#folder[Symbol.asyncDispose]();
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    Deno.lstatSync(path);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
