@@ -164,6 +164,7 @@ export class Execs {
       const cwd = this.#life.workingFolder(
         container,
         exec.cwd || container.config.WorkingDir || "",
+        user,
       );
       checkProgram(exec.args[0] ?? "", env.PATH ?? "", cwd);
       const spec = {

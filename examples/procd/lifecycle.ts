@@ -25,7 +25,7 @@ import {
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
 import { filtersOf, labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
-import { userOf } from "./users.ts";
+import { reaches, type User, userOf } from "./users.ts";
 
 /** How long a container may take to end by itself, in seconds, unless it says otherwise. */
 const STOP_TIMEOUT = 10;
@@ -232,7 +232,7 @@ export class Lifecycle {
     const { id, config, host } = container;
     const user = userOf(config.User ?? "");
     const env = this.environment(container, user.home);
-    const cwd = this.workingFolder(container, config.WorkingDir ?? "");
+    const cwd = this.workingFolder(container, config.WorkingDir ?? "", user);
     const [rows, columns] = (host.ConsoleSize ?? [0, 0]) as [number, number];
     checkProgram(container.args[0] ?? "", env.PATH ?? "", cwd);
     return {
@@ -271,9 +271,10 @@ export class Lifecycle {
   }
 
   /** Where a program in a container runs: a folder of this machine's, or else the container's own. */
-  workingFolder(container: Container, wanted: string): string {
+  workingFolder(container: Container, wanted: string, user: User): string {
     const files = this.#daemon.filesOf(container.id);
-    if (wanted === "" || wanted === "/") return files;
+    // The state may be where only the daemon's user comes to.
+    if (wanted === "" || wanted === "/") return reaches(user, files) ? files : "/";
     const absolute = wanted.startsWith("/") ? wanted : `${files}/${wanted}`;
     try {
       if (Deno.statSync(absolute).isDirectory) return absolute;

@@ -56,14 +56,18 @@ export class Store {
     this.#db.exec(`PRAGMA busy_timeout = ${BUSY}; PRAGMA journal_mode = WAL`);
     this.#db.exec("PRAGMA synchronous = NORMAL");
     this.#self = `${Deno.pid} ${statOf(Deno.pid)?.startTime}`;
-    this.transaction(() => this.#migrate(path));
+    try {
+      this.transaction(() => this.#migrate(path));
+    } catch (error) {
+      this.#db.close();
+      throw error;
+    }
   }
 
   #migrate(path: string): void {
     const { user_version: version } = this.get<{ user_version: number }>("PRAGMA user_version")!;
     if (version === SCHEMA) return;
     if (version !== 0) {
-      this.#db.close();
       throw new Error(`${path} has schema ${version}, expected ${SCHEMA}: a newer program made it`);
     }
     this.#db.exec(TABLES);

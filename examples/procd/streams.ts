@@ -24,7 +24,7 @@ export function detachKeys(text: string): number[] {
 }
 
 /** Looks for keys in what a client types, and holds back what may be their beginning. */
-class KeyFilter {
+export class KeyFilter {
   #keys: number[];
   #seen = 0;
   constructor(keys: number[]) {

@@ -64,3 +64,14 @@ export function userOf(text: string): User {
   }
   return { uid, gid, home: entry?.[5] || "/" };
 }
+
+/** Whether a user can go into a folder: each on the way to it has to let them through. */
+export function reaches({ uid, gid }: User, folder: string): boolean {
+  if (uid === 0) return true;
+  for (let end = folder.length; end > 0; end = folder.lastIndexOf("/", end - 1)) {
+    const info = Deno.statSync(folder.slice(0, end));
+    const bit = info.uid === uid ? 0o100 : info.gid === gid ? 0o010 : 0o001;
+    if ((info.mode! & bit) === 0) return false;
+  }
+  return true;
+}

@@ -110,6 +110,15 @@ export class Procd implements AsyncDisposable {
     return this.ok("inspect", "--format", `{{${property}}}`, name);
   }
 
+  /** What `docker events` tells of containers so far, a line each in this format. */
+  async events(format: string): Promise<string[]> {
+    // The CLI sends whole seconds, so it has to wait for the next to hear of all of this one.
+    const until = String(Math.floor(Date.now() / 1_000) + 1);
+    const range = ["--since", "10m", "--until", until];
+    const only = ["--filter", "type=container", "--format", format];
+    return (await this.ok("events", ...range, ...only)).split("\n");
+  }
+
   /** Waits until a container's property has a value. */
   async becomes(name: string, property: string, value: string): Promise<void> {
     await until(async () => await this.inspect(name, property) === value);

@@ -98,7 +98,16 @@ Deno.test({
   ignore,
   async fn() {
     await using procd = await Procd.make();
-    const id = await procd.ok("run", "-d", "--name", "lost", "host", "sh", "-c", "sleep 1000; true");
+    const id = await procd.ok(
+      "run",
+      "-d",
+      "--name",
+      "lost",
+      "host",
+      "sh",
+      "-c",
+      "sleep 1000; true",
+    );
     assert(processesOf(id) > 0);
     const status = Deno.readTextFileSync(`/proc/${await procd.inspect("lost", ".State.Pid")}/stat`);
     const parent = Number(status.slice(status.lastIndexOf(")") + 2).split(" ")[1]);
