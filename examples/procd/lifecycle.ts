@@ -37,6 +37,8 @@ const BACKOFF = { first: 100, longest: 60_000 };
 const STEADY = 10_000;
 /** How often a daemon that is not the owner looks whether a container was removed, in milliseconds. */
 const LOOK = 50;
+/** How often a daemon that was replaced looks whether the other one lives, in milliseconds. */
+const WATCH = 500;
 /** The exit status of a container of whose end nothing is known: the machine or the supervisor died. */
 const LOST = 255;
 
@@ -61,6 +63,7 @@ export class Lifecycle {
   #starting = new Map<string, Promise<unknown>>();
   #timers = new Map<string, ReturnType<typeof setTimeout>>();
   #pauses = new Map<string, number>();
+  #watching: ReturnType<typeof setInterval> | undefined;
   #execEnded: (ended: Ended) => void = () => {};
   #changed: (container: Container) => void = () => {};
 
@@ -75,6 +78,7 @@ export class Lifecycle {
     });
     this.#daemon.engine.onShutdown(() => {
       for (const timer of this.#timers.values()) clearTimeout(timer);
+      clearInterval(this.#watching);
     });
   }
 
@@ -290,7 +294,7 @@ export class Lifecycle {
     if (ended.id !== ended.container) return this.#execEnded(ended);
     await this.#starting.get(ended.id);
     const { id } = ended;
-    if (!this.#daemon.store.owned) return this.#wake(id, ended.code); // The owner does what there is to do.
+    if (!this.#daemon.store.owned) return this.#leave(ended);
     let first = false;
     const container = this.containers.update(id, ({ state }) => {
       if (state.run !== ended.run || state.ended >= ended.run) return;
@@ -319,6 +323,20 @@ export class Lifecycle {
       await this.containers.remove(container, true);
     }
     this.#wake(id, ended.code);
+  }
+
+  /** Leaves an end to the owner, but for those who wait here; and to nobody, should the owner die. */
+  #leave(ended: Ended): void {
+    this.#wake(ended.id, ended.code);
+    if (this.#watching !== undefined) return;
+    this.#watching = setInterval(() => {
+      if (!this.#daemon.store.owned) return;
+      clearInterval(this.#watching);
+      this.#watching = undefined;
+      this.restore().catch((error) =>
+        this.#daemon.engine.log("error", `taking over again: ${error?.stack ?? error}`)
+      );
+    }, WATCH);
   }
 
   #wantsRestart({ restart, state }: Container): boolean {

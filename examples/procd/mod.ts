@@ -82,7 +82,8 @@ function terminal(job: Job, terminal: boolean): void {
 
 /** Whether this daemon is to take the place of another: it is to do so on its sockets. */
 function takesOver(engine: Engine): boolean {
-  return engine.running.some((job) => job.name === "serveapi" && job.getenvBool("Takeover"));
+  return engine.predecessor !== undefined ||
+    engine.running.some((job) => job.name === "serveapi" && job.getenvBool("Takeover"));
 }
 
 /** Where all is kept: a folder that only the daemon's user can look into. */

@@ -29,7 +29,7 @@ export class ProcessDriver implements ExecDriver {
   /** Always `process`. */
   readonly name = "process";
   #folder: string;
-  #watch: Promise<{ running: Started[] }> | undefined;
+  #watch: Promise<void> | undefined;
   #watcher?: Wire;
   #listeners: ((ended: Ended) => void)[] = [];
   #lost: () => void;
@@ -120,8 +120,8 @@ export class ProcessDriver implements ExecDriver {
     }
   }
 
-  /** What there is to know of what runs: once it is known, ends are told of. */
-  #watching(start: boolean): Promise<{ running: Started[] }> {
+  /** Has ends told of, once it resolves; of no program where there is no supervisor. */
+  #watching(start: boolean): Promise<void> {
     return this.#watch ??= (async () => {
       const asked = await this.#ask({ do: "watch" }, start).catch((error) => {
         this.#watch = undefined;
@@ -129,11 +129,10 @@ export class ProcessDriver implements ExecDriver {
       });
       if (!asked) {
         this.#watch = undefined;
-        return { running: [] };
+        return;
       }
       this.#watcher = asked.wire;
       this.#listen(asked.wire);
-      return { running: asked.reply.running ?? [] };
     })();
   }
 
@@ -195,7 +194,10 @@ export class ProcessDriver implements ExecDriver {
   }
 
   async running(): Promise<Started[]> {
-    return (await this.#watching(false)).running;
+    await this.#watching(false);
+    const asked = await this.#ask({ do: "list" });
+    asked?.wire[Symbol.dispose]();
+    return asked?.reply.running ?? [];
   }
 
   onEnd(listener: (ended: Ended) => void): void {

@@ -149,9 +149,17 @@ export class Store {
     });
   }
 
-  /** Whether this process is the owner. */
+  /** Whether this process is the owner. It is again where the one that replaced it has died. */
   get owned(): boolean {
-    return this.meta("owner") === this.#self;
+    const owner = this.meta("owner");
+    if (owner === this.#self) return true;
+    const [pid = 0, startTime = 0] = (owner ?? "").split(" ").map(Number);
+    return pid > 0 && !runs(pid, startTime) && this.#reclaim(owner!);
+  }
+
+  #reclaim(from: string): boolean {
+    const sql = "UPDATE meta SET value = ? WHERE key = 'owner' AND value = ?";
+    return this.run(sql, this.#self, from) > 0;
   }
 
   /** Closes the file. */

@@ -26,6 +26,7 @@ export type Request =
   | { do: "follow"; id: string }
   | { do: "signal"; id: string; signal: Deno.Signal; all: boolean }
   | { do: "resize"; id: string; rows: number; columns: number }
+  | { do: "list" }
   | { do: "watch" };
 
 /** What it answers. */
@@ -331,6 +332,10 @@ class Supervisor {
         const found = this.#running.get(id)?.resize(rows, columns) ?? false;
         return void await wire.send({ found } satisfies Reply);
       }
+      case "list": {
+        const running = [...this.#running.values()].map(({ started }) => started);
+        return void await wire.send({ running } satisfies Reply);
+      }
       case "watch":
         return await this.#watch(wire);
     }
@@ -493,9 +498,8 @@ class Supervisor {
 
   async #watch(wire: Wire): Promise<void> {
     this.#watchers.add(wire);
-    const running = [...this.#running.values()].map(({ started }) => started);
     try {
-      await wire.send({ running } satisfies Reply);
+      await wire.send({ found: true } satisfies Reply);
       while (await wire.receive() !== undefined);
     } finally {
       this.#watchers.delete(wire);
