@@ -14,6 +14,7 @@ export type Strings = Record<string, string>;
 /** The daemon, for its parts. */
 export class Daemon {
   #locks = new Map<string, Promise<void>>();
+  #preparing = new Map<string, Set<Promise<unknown>>>();
 
   /** A daemon with this engine and store, whose files are in `folder`. */
   constructor(
@@ -40,6 +41,24 @@ export class Daemon {
     job.setenvJson("Attributes", attributes);
     job.quiet = true;
     await job.run();
+  }
+
+  /** Lets {@linkcode Daemon.prepared} wait for something that is done for a container. */
+  async prepare<T>(container: string, work: Promise<T>): Promise<T> {
+    let all = this.#preparing.get(container);
+    if (!all) this.#preparing.set(container, all = new Set());
+    all.add(work);
+    try {
+      return await work;
+    } finally {
+      all.delete(work);
+      if (all.size === 0) this.#preparing.delete(container);
+    }
+  }
+
+  /** Resolves when all is done for a container that was being prepared when this was called. */
+  async prepared(container: string): Promise<void> {
+    await Promise.allSettled(this.#preparing.get(container) ?? []);
   }
 
   /** Runs `work` when no other work on the same thing does. */

@@ -274,7 +274,9 @@ export function registerExecs(
     }
     await job.stdout.write("");
     const keys = exec.terminal ? detachKeys(exec.keys) : undefined;
-    if (!await relay(job, io, exec.streams, keys) && !job.signal.aborted) {
+    const { store } = containers.daemon;
+    const detached = await relay(job, io, exec.streams, () => !store.owned, keys);
+    if (!detached && !job.signal.aborted) {
       await execs.ended(exec.id);
     }
   });

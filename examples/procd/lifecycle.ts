@@ -189,6 +189,7 @@ export class Lifecycle {
     if (container.state.status === "running") return false;
     this.#cancelRestart(id);
     if (asked) this.#pauses.delete(id);
+    await this.#daemon.prepared(id);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#starting.set(id, promise);
     try {
@@ -406,7 +407,8 @@ export class Lifecycle {
       if (!container || !isRunning(container)) return cancel(), true;
       const left = deadline - Date.now();
       if (left <= 0) return cancel(), false;
-      if (left !== Infinity) timer = setTimeout(cancel, Math.min(left, 2 ** 31 - 1));
+      const look = this.#daemon.store.owned ? 2 ** 31 - 1 : LOOK;
+      timer = setTimeout(cancel, Math.min(left, look));
       await ended;
       clearTimeout(timer);
     }
@@ -441,14 +443,16 @@ export class Lifecycle {
         const rests = !isRunning(container) && container.state.status !== "restarting";
         if (condition === "not-running" && rests) return code;
         if (condition === "next-exit" && !first) return code;
-        // Another daemon removes it, of which this one is told nothing.
-        const poll = condition === "removed" && !this.#daemon.store.owned
+        // Another daemon records its end, and removes it, of which this one is told nothing.
+        const poll = condition !== "next-exit" && !this.#daemon.store.owned
           ? setTimeout(() => next.cancel(), LOOK)
           : undefined;
-        code = await next.ended ?? code;
+        const ended = await next.ended;
         clearTimeout(poll);
         next = this.#nextEnd(id);
         container = look();
+        // Its record may be gone, or yet to be written by another daemon.
+        code = ended ?? code;
       }
     } finally {
       signal.removeEventListener("abort", abort);

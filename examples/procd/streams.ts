@@ -52,16 +52,22 @@ export class KeyFilter {
  * Connects a job's streams with a program's, until the program ends, the client leaves, or it types the
  * keys. Whether it did.
  *
+ * @param replaced Whether another daemon has taken the place of this one.
  * @param keys For a program with a terminal: what the client leaves by.
  */
 export async function relay(
   job: Job,
   io: Attached,
   streams: Streams,
+  replaced: () => boolean,
   keys?: number[],
 ): Promise<boolean> {
   let detached = false;
-  const leave = () => io.close();
+  const { stopping } = job.engine;
+  const leave = () => {
+    // A daemon that is replaced serves those it has until they end, or its time is over.
+    if (!(stopping.aborted && replaced())) io.close();
+  };
   job.signal.addEventListener("abort", leave, { once: true });
   if (job.signal.aborted) leave();
   const input = streams.stdin ? job.stdin.readable.getReader() : undefined;
@@ -78,7 +84,8 @@ export async function relay(
         return io.close();
       }
     }
-    await io.end();
+    // It is the daemon that ends then, and not what the client has to say.
+    if (!stopping.aborted) await io.end();
   })();
   try {
     for (let chunk; (chunk = await io.read());) {
@@ -265,7 +272,8 @@ export function registerStreams(
   containers: Containers,
   terminal: (job: Job, terminal: boolean) => void,
 ): void {
-  const { engine, driver } = containers.daemon;
+  const { daemon } = containers;
+  const { engine, driver } = daemon;
   engine.register("logs", async (job) => {
     const container = containers.find(subject(job));
     const wanted = wantedOf(job, container);
@@ -288,7 +296,10 @@ export function registerStreams(
       stderr: job.getenvBool("stderr"),
     };
     terminal(job, container.config.Tty === true);
-    const io = job.getenvBool("stream") ? await driver.attach(container.id, streams) : undefined;
+    // Who starts it next wants to see all that it writes, however long this takes.
+    const io = job.getenvBool("stream")
+      ? await daemon.prepare(container.id, driver.attach(container.id, streams))
+      : undefined;
     await job.stdout.write("");
     if (job.getenvBool("logs")) {
       const wanted = wantedOf(job, container);
@@ -297,7 +308,7 @@ export function registerStreams(
     if (!io) return;
     await containers.tell("attach", container);
     const tty = container.config.Tty === true;
-    if (await relay(job, io, streams, tty ? keys : undefined)) {
+    if (await relay(job, io, streams, () => !daemon.store.owned, tty ? keys : undefined)) {
       await containers.tell("detach", containers.get(container.id) ?? container);
     }
   });

@@ -12,7 +12,7 @@ Deno.test({
     await using procd = await Procd.make();
     const handover = ["--handover", `${procd.folder}/handover`];
     await procd.daemon.end();
-    const old = procd.start(...handover);
+    await using old = procd.start(...handover);
     await old.open();
     const counter = "i=0; while [ $i -lt 300 ]; do echo $i; i=$((i+1)); sleep 0.01; done; exit 9";
     const foreground = procd.docker("run", "--name", "counter", "host", "sh", "-c", counter);
@@ -28,7 +28,7 @@ Deno.test({
     };
     const loads = [load(), load()];
     await until(() => ran > 1);
-    await using young = procd.start(...handover, "--takeover");
+    const young = procd.start(...handover, "--takeover");
     await young.says(/^serving in place of/m);
     assertEquals(await procd.inspect("counter", ".State.Status"), "running");
     const before = ran;
