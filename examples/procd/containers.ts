@@ -22,7 +22,7 @@ import { type Image, type ImageConfig, type Images, referenceOf } from "./images
 import { applied } from "./instructions.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
 import { newName } from "./names.ts";
-import { type Endpoint, HOST, type Networks, STAND_INS } from "./networks.ts";
+import { type Endpoint, HOST, type Networks } from "./networks.ts";
 import { idRange, newId } from "./store.ts";
 import { userOf } from "./users.ts";
 import type { Volumes } from "./volumes.ts";
@@ -390,7 +390,7 @@ export class Containers {
   ): Record<string, Endpoint> {
     const networks: Record<string, Endpoint> = {};
     const add = (name: string, endpoint?: Partial<Endpoint>) => {
-      const network = this.networks.find(STAND_INS.includes(name) ? HOST : name);
+      const network = this.networks.find(name || HOST);
       const aliases = [...endpoint?.Aliases ?? [], id.slice(0, 12)];
       networks[network.name] ??= this.networks.endpoint(
         network,

@@ -213,7 +213,7 @@ export class Lifecycle {
         await this.containers.tell("start", now);
         if (isRunning(now)) this.#changed(now);
       } else {
-        await this.#daemon.driver.signal(id, "SIGKILL", true); // It was removed meanwhile.
+        await this.#daemon.driver.signal(id, "SIGKILL"); // It was removed meanwhile.
       }
       return true;
     } finally {
@@ -490,7 +490,7 @@ export class Lifecycle {
   }
 
   async #signal(container: Container, signal: Deno.Signal): Promise<void> {
-    await this.#daemon.driver.signal(container.id, signal, signal === "SIGKILL");
+    await this.#daemon.driver.signal(container.id, signal); // With its first all others end.
     await this.containers.tell("kill", container, { signal: String(numberOf(signal)) });
   }
 

@@ -45,8 +45,8 @@ interface Member {
 
 /** The one that is real. */
 export const HOST = "host";
-/** dockerd has these besides; who names one gets `host`. */
-export const STAND_INS: readonly string[] = ["", "default", "bridge", "none"];
+/** dockerd has these, and clients look for them: here they are other names of `host`. */
+const STAND_INS: readonly string[] = ["default", "bridge", "none"];
 
 /** The networks. */
 export class Networks {
@@ -59,7 +59,10 @@ export class Networks {
 
   /** Makes sure that `host` is there. */
   seed(): void {
-    if (!this.get(HOST)) this.#insert(HOST, { driver: "host" });
+    if (this.get(HOST)) return;
+    // What containers listen on is reached here, where other daemons have a gateway for it.
+    const Config = [{ Subnet: "127.0.0.0/8", Gateway: "127.0.0.1" }];
+    this.#insert(HOST, { driver: "host", ipam: { Driver: "default", Options: null, Config } });
   }
 
   #insert(name: string, given: Partial<Network>): Network {
@@ -88,6 +91,7 @@ export class Networks {
   /** The network of this name, id, or beginning of an id; undefined where there is none. */
   get(name: string): Network | undefined {
     const { store } = this.#daemon;
+    if (STAND_INS.includes(name)) return this.get(HOST);
     const exact = store.document<Network>(
       "SELECT body FROM networks WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",
       name,
