@@ -143,7 +143,7 @@ export function merged(image: ImageConfig, given: Config): Config {
   const entrypoint = given.Entrypoint?.join("") === "" && given.Entrypoint?.length
     ? [] // --entrypoint ""
     : given.Entrypoint;
-  // Who sets an entrypoint does not want the image's arguments for another.
+  // The image's arguments are for its own entrypoint.
   const cmd = given.Cmd?.length ? given.Cmd : entrypoint ? [] : image.Cmd ?? [];
   return {
     ...given,
@@ -495,7 +495,7 @@ export class Containers {
       }
       const path = `${files}/${parts.join("/")}`;
       const inside = mounts.some((other) => Destination.startsWith(`${other.Destination}/`));
-      if (inside) continue; // In somebody's folder nothing is made; the variable tells of it.
+      if (inside) continue; // A mount inside of another has its variable, and no link.
       await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
       await Deno.symlink(Source, path);
     }
@@ -963,21 +963,14 @@ export function registerContainers(containers: Containers): void {
   engine.register("update", async (job) => {
     const container = containers.find(subject(job));
     const { Name } = (job.getenvJson("RestartPolicy") ?? {}) as Partial<RestartPolicy>;
-    const given: Record<string, unknown> = {};
-    for (const [name, value] of job.env) {
-      try {
-        given[name] = JSON.parse(value);
-      } catch {
-        given[name] = value; // A text, which the env keeps as it is.
-      }
-    }
     if (Name) {
-      const policy = restartOf({ ...container.host, RestartPolicy: given.RestartPolicy });
+      const RestartPolicy = job.getenvJson("RestartPolicy");
+      const policy = restartOf({ ...container.host, RestartPolicy });
       containers.update(container.id, (each) => each.restart = policy);
     }
     await containers.tell("update", container);
-    const { RestartPolicy: _, ...limits } = given;
-    await print(job, { Warnings: warningsFor({}, limits) });
+    const limits = NOT_GIVEN.map(([name]) => [name, job.env.has(name) && job.getenvJson(name)]);
+    await print(job, { Warnings: warningsFor({}, Object.fromEntries(limits)) });
   });
   engine.register("commit", async (job) => {
     const container = containers.find(subject(job) || job.getenv("container"));

@@ -326,7 +326,7 @@ export class Images {
     return all.filter((image) => {
       const created = Date.parse(image.document.created);
       const dangles = this.#dangles(image, tags, all);
-      // One in the middle of a build is for those who ask for all.
+      // One in the middle of a build is listed with all=1 only.
       if (!tags.has(image.id) && !dangles && !every) return false;
       if (dangling !== undefined && dangling !== dangles) return false;
       if (created >= until || created <= since || created >= before) return false;

@@ -57,7 +57,7 @@ export type Condition = "not-running" | "next-exit" | "removed";
 export class Lifecycle {
   readonly containers: Containers;
   #daemon: Daemon;
-  /** Who wants to hear of the next end of a container. */
+  /** Jobs that wait for the next end of a container. */
   #waiters = new Map<string, Set<(code?: number) => void>>();
   /** The starts that are under way: what they started may end before they know. */
   #starting = new Map<string, Promise<unknown>>();
@@ -326,7 +326,7 @@ export class Lifecycle {
     this.#wake(id, ended.code);
   }
 
-  /** Leaves an end to the owner, but for those who wait here; and to nobody, should the owner die. */
+  /** Leaves an end to the owner, but for the jobs that wait for it here, and as long as that lives. */
   #leave(ended: Ended): void {
     this.#wake(ended.id, ended.code);
     if (this.#watching !== undefined) return;
@@ -505,7 +505,7 @@ export class Lifecycle {
       );
     }
     const stopSignal = container.config.StopSignal && signalOf(container.config.StopSignal);
-    // Whoever ends it by hand does not want it started again.
+    // A container that a client has ended is not started again.
     if (signal === "SIGKILL" || signal === (stopSignal ?? signal)) {
       this.containers.update(id, ({ state }) => state.stopped = true);
     }

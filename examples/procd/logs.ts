@@ -214,7 +214,7 @@ export class LogReader implements Disposable {
     this.#file?.close();
     this.#file = file;
     this.#number = next;
-    // What a writer that was killed has left of its last record is no one's.
+    // A writer that was killed may have left the beginning of a record.
     this.#start = this.#end = 0;
     return true;
   }

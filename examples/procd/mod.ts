@@ -75,7 +75,7 @@ export const install: Installer = async (engine) => {
   await life.restore();
 };
 
-/** Tells whoever frames a job's output whether it comes from a terminal, and so is one stream. */
+/** Tells the router whether a job's output comes from a terminal, and so is one stream, unframed. */
 function terminal(job: Job, terminal: boolean): void {
   job.setenvBool("Tty", terminal);
 }

@@ -1,5 +1,5 @@
 /**
- * What /proc tells of processes: who they are, whose they are, and what they use (proc(5)).
+ * What /proc tells of processes: their state, their container, and what they use (proc(5)).
  *
  * @module
  */

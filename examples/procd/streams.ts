@@ -97,7 +97,7 @@ export async function relay(
     io.close();
     // Its end lets the other half go; what it fails of is that the program has ended.
     input?.cancel().catch(() => {});
-    await reading?.catch(() => {});
+    await reading;
   }
   return detached;
 }
@@ -296,7 +296,7 @@ export function registerStreams(
       stderr: job.getenvBool("stderr"),
     };
     terminal(job, container.config.Tty === true);
-    // Who starts it next wants to see all that it writes, however long this takes.
+    // A start waits for this: the client that attaches is to see all that the program writes.
     const io = job.getenvBool("stream")
       ? await daemon.prepare(container.id, driver.attach(container.id, streams))
       : undefined;

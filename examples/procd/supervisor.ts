@@ -4,8 +4,8 @@
  * their logs, waits for their end and records it. There is one for a state directory, from the first
  * start until nothing runs and no daemon is connected.
  *
- * Why a process of its own: pipes and the masters of terminals live in a process, and what an exit
- * status is only a parent is told. Why one for all: in Deno one costs some 45 MiB, and a container
+ * Why a process of its own: pipes and the masters of terminals live in a process, and only a
+ * parent is told an exit status. Why one for all: in Deno one costs some 45 MiB, and a container
  * in it next to nothing. What it does is so little that it has no reason to fail.
  *
  * It listens on `supervisor.sock` in the state directory; {@linkcode Request} is what it is asked.
@@ -132,7 +132,7 @@ class Running {
     return ended;
   }
 
-  /** Lets go of those who are connected: after this, whoever asks finds the program ended. */
+  /** Ends the connections of clients, which are told of the program's end before. */
   release(): void {
     for (const { wire } of this.#attachments) wire[Symbol.dispose]();
     for (const more of this.#followers) more();
@@ -150,7 +150,7 @@ class Running {
       if (done) return;
       this.#keep(stream, value);
       for (const more of this.#followers) more();
-      // Whoever is connected and does not read holds the program up, as a pipe would.
+      // A client that is connected and does not read holds the program up, as a pipe would.
       const sent: Promise<boolean>[] = [];
       for (const attachment of this.#attachments) {
         const { wire, streams } = attachment;
@@ -273,7 +273,7 @@ function record(path: string, ended: Ended): void {
 /** Serves a state directory. */
 class Supervisor {
   #running = new Map<string, Running>();
-  /** Who wants to be connected with what does not run yet. */
+  /** Clients that are to be connected with programs that do not run yet. */
   #waiting = new Map<string, Set<Attachment>>();
   #watchers = new Set<Wire>();
   #connections = 0;
@@ -289,7 +289,7 @@ class Supervisor {
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
-    // Never, at any moment, for other users: whoever reaches it runs programs.
+    // Never, at any moment, for other users: a client of it runs programs.
     const mask = Deno.umask(0o177);
     this.#listener = Deno.listen({ transport: "unix", path });
     Deno.umask(mask);

@@ -8,7 +8,7 @@ import type { Containers } from "./containers.ts";
 import { failure, print, subject } from "./daemon.ts";
 import { countStates } from "./usage.ts";
 
-/** What whoever asks for `docker info` has to know. */
+/** What users of `docker info` have to know. */
 const WARNINGS = [
   "WARNING: No isolation: containers are plain processes of this machine, and of its users",
   "WARNING: No memory limit support",
