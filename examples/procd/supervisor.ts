@@ -116,9 +116,11 @@ class Running {
     this.#over = true;
     const finishedAt = new Date().toISOString();
     // With the first process of a container all others end, as in a pid namespace.
-    if (this.#spec.id === this.#spec.container) await sweep(this);
+    // Whatever goes wrong from here on, the daemon is told of the end.
+    const complain = (error: unknown) => console.error(`${this.#spec.id}: ${stackOf(error)}`);
+    if (this.#spec.id === this.#spec.container) await sweep(this).catch(complain);
     this.#pty?.release();
-    const drained = Promise.all(outputs);
+    const drained = Promise.all(outputs).catch(complain);
     // What an exec has left in the background may keep its pipes for ever.
     const timer = setTimeout(() => stop.abort(), DRAIN);
     await drained;
@@ -128,7 +130,11 @@ class Running {
     this.#stdin?.abort().catch(() => {});
     this.#log?.[Symbol.dispose]();
     const ended = { ...this.started, code, finishedAt };
-    record(this.#spec.record, ended);
+    try {
+      record(this.#spec.record, ended);
+    } catch (error) {
+      complain(error);
+    }
     return ended;
   }
 
@@ -301,7 +307,7 @@ class Supervisor {
     for await (const conn of this.#listener) {
       this.#connections++;
       clearTimeout(this.#idle);
-      this.#serve(new Wire(conn)).catch((error) => console.error(String(error?.stack ?? error)))
+      this.#serve(new Wire(conn)).catch((error) => console.error(stackOf(error)))
         .finally(() => {
           this.#connections--;
           this.#rest();
@@ -372,12 +378,7 @@ class Supervisor {
     }
     this.#running.set(spec.id, running);
     this.#waiting.delete(spec.id);
-    running.ended.then((ended) => this.#ended(running, ended), (error) => {
-      console.error(`${spec.id}: ${error?.stack ?? error}`);
-      this.#running.delete(spec.id);
-      running.release();
-      this.#rest();
-    });
+    running.ended.then((ended) => this.#ended(running, ended));
     // Sent before it is attached, so that no frame comes before it.
     await wire.send({ started: running.started } satisfies Reply);
     if (own) {
@@ -519,6 +520,10 @@ function kill(pid: number, signal: Deno.Signal): void {
   }
 }
 
+function stackOf(error: unknown): string {
+  return error instanceof Error ? error.stack ?? error.message : String(error);
+}
+
 /** Serves the state directory of this path. Returns when another supervisor does, or all is over. */
 export async function supervise(folder: string): Promise<void> {
   using lock = Deno.openSync(`${folder}/${LOCK}`, { create: true, write: true, mode: 0o600 });
@@ -537,7 +542,7 @@ if (import.meta.main) {
   // What goes wrong with one container must not end the others.
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
-    console.error(String(event.reason?.stack ?? event.reason));
+    console.error(stackOf(event.reason));
   });
   await supervise(Deno.args[0] ?? "");
 }
