@@ -7,7 +7,7 @@
 
 import type { Job } from "../../mod.ts";
 import type { Container, Containers } from "./containers.ts";
-import { answerWith, failure, subject } from "./daemon.ts";
+import { failure, subject } from "./daemon.ts";
 import { headerBytes, padding, readTar, TAR_END, type TarEntry, type TarHeader } from "./tar.ts";
 
 /** How many links a path may lead over, as in Linux. */
@@ -268,7 +268,7 @@ export function registerArchive(containers: Containers): void {
     const tree = new Tree(containers, container);
     const follow = path.endsWith("/") || path.endsWith("/.");
     const place = await findIn(tree, container, path, follow);
-    answerWith(job, { headers: { [PATH_STAT]: await statHeader(tree, place, path) } });
+    job.outcome = { headers: { [PATH_STAT]: await statHeader(tree, place, path) } };
     await pack(job, place.outside, baseOf(path), place.info);
     await job.stdout.write(TAR_END);
     await containers.tell("archive-path", container, { path });
@@ -280,7 +280,7 @@ export function registerArchive(containers: Containers): void {
     const tree = new Tree(containers, container);
     const path = pathOf(job);
     const place = await findIn(tree, container, path, path.endsWith("/"));
-    answerWith(job, { headers: { [PATH_STAT]: await statHeader(tree, place, path) } });
+    job.outcome = { headers: { [PATH_STAT]: await statHeader(tree, place, path) } };
   });
   engine.register("archive_put", async (job) => {
     const container = containers.find(subject(job));

@@ -132,11 +132,3 @@ export async function sizeOf(folder: string): Promise<number> {
   }
   return size;
 }
-
-/** Chooses another of the answers that the job's route has, or headers for it. */
-export function answerWith(
-  job: Job,
-  outcome: { status?: number; headers?: Record<string, string> },
-): void {
-  Object.assign(job, { outcome });
-}

@@ -13,15 +13,7 @@ import {
   signalOf,
   type State,
 } from "./containers.ts";
-import {
-  answerWith,
-  type Daemon,
-  failure,
-  goTime,
-  print,
-  type Strings,
-  subject,
-} from "./daemon.ts";
+import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
 import { filtersOf, labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
@@ -644,12 +636,12 @@ export function registerLifecycle(life: Lifecycle): void {
     signal: job.getenv("signal"),
   });
   engine.register("start", async (job) => {
-    if (!await life.start(find(job))) answerWith(job, { status: 304 });
+    if (!await life.start(find(job))) job.outcome = { status: 304 };
   });
   engine.register("stop", async (job) => {
     const given = stopping(job);
     if (given.signal) signalOf(given.signal);
-    if (!await life.stop(find(job), given)) answerWith(job, { status: 304 });
+    if (!await life.stop(find(job), given)) job.outcome = { status: 304 };
   });
   engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? job.getenv("signal")));
   engine.register("restart", (job) => life.restart(find(job), stopping(job)));

@@ -13,6 +13,7 @@
  * @module
  */
 
+import type { Engine } from "../../mod.ts";
 import type { Ended, ProcessSpec, Started, Streams } from "./driver.ts";
 import { LogWriter } from "./logs.ts";
 import { isNoSuchProcess, MARK, type Members, membersOf, statOf } from "./procfs.ts";
@@ -533,9 +534,9 @@ export async function supervise(folder: string): Promise<void> {
 }
 
 /** In a compiled binary, which can run nothing but itself: the same as a module to install. */
-export async function install(): Promise<void> {
+export async function install(engine: Engine): Promise<void> {
   await supervise(Deno.env.get("FLOODGATE_SUPERVISE") ?? "");
-  Deno.exit(0);
+  engine.shutdown();
 }
 
 if (import.meta.main) {
