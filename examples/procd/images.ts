@@ -493,6 +493,12 @@ export function registerImages(daemon: Daemon, images: Images): void {
     throw failure("not implemented", "there is no registry here to push to");
   });
   engine.register("search", (job) => print(job, []));
+  engine.register("auth", () => {
+    throw failure("not implemented", "there is no registry here to log in to");
+  });
+  engine.register("distribution_inspect", (job) => {
+    throw failure("not found", `there is no registry here that has ${subject(job)}`);
+  });
 }
 
 /** What is there is up to date, and nothing else is to be had. */

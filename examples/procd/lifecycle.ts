@@ -99,10 +99,8 @@ export class Lifecycle {
         await this.#killStrays(id);
       } else if (state.status === "restarting") {
         this.#startLater(id, 0);
-      } else if (
-        state.status === "exited" && !state.stopped && state.run > 0 &&
-        ["always", "unless-stopped"].includes(container.restart.Name)
-      ) {
+      } else if (state.status === "exited" && wantsRestartAtBoot(container)) {
+        this.containers.update(id, (each) => each.state.stopped = false);
         this.#startLater(id, 0);
       }
     }
@@ -573,6 +571,12 @@ export class Lifecycle {
       throw failure("unavailable", `container ${id} does not end, although it was killed`);
     }
   }
+}
+
+/** Whether a container that ended in another daemon's time is started again, as dockerd does. */
+function wantsRestartAtBoot({ restart, state }: Container): boolean {
+  if (state.run === 0) return false;
+  return restart.Name === "always" || restart.Name === "unless-stopped" && !state.stopped;
 }
 
 /** The end of a container that nothing tells of. */
