@@ -969,7 +969,11 @@ export function registerContainers(containers: Containers): void {
       containers.update(container.id, (each) => each.restart = policy);
     }
     await containers.tell("update", container);
-    const limits = NOT_GIVEN.map(([name]) => [name, job.env.has(name) && job.getenvJson(name)]);
+    // Texts are in the env as they are, and all else as JSON.
+    const limits = NOT_GIVEN.map(([name]) => {
+      const value = job.getenv(name);
+      return [name, /^[[{]/.test(value) ? JSON.parse(value) : value];
+    });
     await print(job, { Warnings: warningsFor({}, Object.fromEntries(limits)) });
   });
   engine.register("commit", async (job) => {

@@ -175,6 +175,8 @@ Deno.test({
     assertEquals(await procd.inspect("always", ".State.Status"), "exited");
     await procd.ok("update", "--restart", "no", "always");
     assertEquals(await procd.inspect("always", ".HostConfig.RestartPolicy.Name"), "no");
+    const limited = await procd.docker("update", "--memory", "64m", "always");
+    assertMatch(limited.stdout + limited.stderr, /Memory is ignored/);
     const both = await procd.docker("run", "--rm", "--restart", "always", "host", "true");
     assertEquals(both.code, 125);
   },
