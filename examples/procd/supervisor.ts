@@ -380,12 +380,14 @@ class Supervisor {
     this.#running.set(spec.id, running);
     this.#waiting.delete(spec.id);
     running.ended.then((ended) => this.#ended(running, ended));
-    // Sent before it is attached, so that no frame comes before it.
-    await wire.send({ started: running.started } satisfies Reply);
+    // Not awaited before it is attached, or the first that the program writes would be missed; what is
+    // sent keeps its order.
+    const sent = wire.send({ started: running.started } satisfies Reply);
     if (own) {
       running.attach(own);
       await this.#relay(own);
     }
+    await sent;
   }
 
   #ended(running: Running, ended: Ended): void {
@@ -398,9 +400,9 @@ class Supervisor {
   async #attach(wire: Wire, { id, streams }: Extract<Request, { do: "attach" }>): Promise<void> {
     const attachment = { wire, streams, target: Promise.withResolvers<Running>() };
     const running = this.#running.get(id);
-    await wire.send({ found: running !== undefined } satisfies Reply);
+    // Not awaited: a daemon that has read this may start the program at once.
+    wire.send({ found: running !== undefined } satisfies Reply);
     if (running) {
-      if (this.#running.get(id) !== running) return; // It has ended by now.
       running.attach(attachment);
     } else {
       let waiting = this.#waiting.get(id);
@@ -420,30 +422,25 @@ class Supervisor {
     }
     for (const [id, waiting] of this.#waiting) {
       if (waiting.delete(attachment) && waiting.size === 0) this.#waiting.delete(id);
-      if (waiting.has(attachment)) return;
     }
     target.promise.then((running) => running.detach(attachment));
   }
 
   async #follow(wire: Wire, id: string): Promise<void> {
     const running = this.#running.get(id);
-    await wire.send({ found: running !== undefined } satisfies Reply);
-    if (!running) return;
-    // One word at a time is on its way: the next is sent when it was answered.
+    if (!running) return void await wire.send({ found: false } satisfies Reply);
+    // From before the answer on, so that nothing is missed that the daemon has not read by then.
     let more = Promise.withResolvers<void>();
     const unfollow = running.follow(() => more.resolve());
     const over = running.ended.then(() => {}, () => {});
-    const heard = (async () => {
-      for (;;) {
-        await Promise.race([more.promise, over]);
-        if (this.#running.get(id) !== running) return wire[Symbol.dispose]();
-        more = Promise.withResolvers();
-        if (!await wire.send(true)) return;
-        if (await wire.receive() === undefined) return;
-      }
-    })();
     try {
-      await heard;
+      await wire.send({ found: true } satisfies Reply);
+      // One word at a time is on its way: the next is sent when it was answered.
+      do {
+        await Promise.race([more.promise, over]);
+        if (this.#running.get(id) !== running) return;
+        more = Promise.withResolvers();
+      } while (await wire.send(true) && await wire.receive() !== undefined);
     } finally {
       unfollow();
     }
