@@ -115,6 +115,8 @@ export interface ExecDriver {
   resize(id: string, rows: number, columns: number): Promise<boolean>;
   /** What runs now, whichever daemon has started it. */
   running(): Promise<Started[]>;
+  /** Has each start told from now on, those that another daemon has asked for too. */
+  onStart(listener: (started: Started) => void): void;
   /** Has each end told from now on, those of programs that another daemon has started too. */
   onEnd(listener: (ended: Ended) => void): void;
   /** Lets go of what runs, without ending it. */

@@ -63,6 +63,11 @@ export class Lifecycle {
   constructor(containers: Containers) {
     this.containers = containers;
     this.#daemon = containers.daemon;
+    this.#daemon.driver.onStart((started) => {
+      this.#started(started).catch((error) =>
+        this.#daemon.engine.log("error", `start of ${started.id}: ${error?.stack ?? error}`)
+      );
+    });
     this.#daemon.driver.onEnd((ended) => {
       this.#ended(ended).catch((error) =>
         this.#daemon.engine.log("error", `end of ${ended.id}: ${error?.stack ?? error}`)
@@ -96,7 +101,7 @@ export class Lifecycle {
         if (now) this.#changed(now);
       } else if (state.ended < state.run && (isRunning(container) || this.#record(container))) {
         await this.#ended(this.#record(container) ?? lost(container));
-        await this.#killStrays(id);
+        this.#killStrays(id);
       } else if (state.status === "restarting") {
         this.#startLater(id, 0);
       } else if (state.status === "exited" && wantsRestartAtBoot(container)) {
@@ -122,7 +127,7 @@ export class Lifecycle {
   }
 
   /** Kills what is left of a container whose first process has gone without the supervisor's doing. */
-  async #killStrays(id: string): Promise<void> {
+  #killStrays(id: string): void {
     for (const pid of pids()) {
       if (containerOf(pid) !== id) continue;
       try {
@@ -131,7 +136,6 @@ export class Lifecycle {
         if (!(error instanceof Deno.errors.NotFound)) throw error;
       }
     }
-    await Promise.resolve();
   }
 
   /** All that ran is lost with the supervisor. */
@@ -139,7 +143,7 @@ export class Lifecycle {
     this.#daemon.engine.log("error", "the supervisor has ended, and with it all that ran");
     for (const container of this.containers.all()) {
       if (!isRunning(container)) continue;
-      await this.#killStrays(container.id);
+      this.#killStrays(container.id);
       await this.#ended(this.#record(container) ?? lost(container));
     }
   }
@@ -210,6 +214,18 @@ export class Lifecycle {
       this.#starting.delete(id);
       resolve();
     }
+  }
+
+  /** A program has started that another daemon has asked for, which may not have lived to hear of it. */
+  async #started(started: Started): Promise<void> {
+    const { id } = started;
+    if (id !== started.container || this.#starting.has(id)) return;
+    const before = this.containers.get(id);
+    if (!before || isRunning(before)) return;
+    const now = this.#adopt(started);
+    if (!now || !isRunning(now)) return;
+    await this.containers.tell("start", now);
+    this.#changed(now);
   }
 
   /** A container could not be started. */

@@ -41,7 +41,7 @@ export const install: Installer = async (engine) => {
   const folder = await stateFolder();
   const store = new Store(`${folder}/state.db`);
   store.own(takesOver(engine));
-  const driver = new ProcessDriver(folder, () => life.lost());
+  const driver = new ProcessDriver(folder, () => life.lost().then(() => execs.restore()));
   engine.onShutdown(() => {
     // Whatever runs goes on.
     driver.close();

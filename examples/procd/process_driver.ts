@@ -31,7 +31,8 @@ export class ProcessDriver implements ExecDriver {
   #folder: string;
   #watch: Promise<void> | undefined;
   #watcher?: Wire;
-  #listeners: ((ended: Ended) => void)[] = [];
+  #startListeners: ((started: Started) => void)[] = [];
+  #endListeners: ((ended: Ended) => void)[] = [];
   #lost: () => void;
   #closed = false;
 
@@ -137,8 +138,9 @@ export class ProcessDriver implements ExecDriver {
   }
 
   async #listen(wire: Wire): Promise<void> {
-    for (let ended; (ended = await wire.receive<Ended>());) {
-      for (const listener of this.#listeners) listener(ended);
+    for (let told; (told = await wire.receive<Started | Ended>());) {
+      if ("finishedAt" in told) { for (const listener of this.#endListeners) listener(told); }
+      else for (const listener of this.#startListeners) listener(told);
     }
     wire[Symbol.dispose]();
     this.#watch = undefined;
@@ -200,8 +202,12 @@ export class ProcessDriver implements ExecDriver {
     return asked?.reply.running ?? [];
   }
 
+  onStart(listener: (started: Started) => void): void {
+    this.#startListeners.push(listener);
+  }
+
   onEnd(listener: (ended: Ended) => void): void {
-    this.#listeners.push(listener);
+    this.#endListeners.push(listener);
   }
 
   close(): void {

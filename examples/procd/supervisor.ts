@@ -379,6 +379,7 @@ class Supervisor {
     }
     this.#running.set(spec.id, running);
     this.#waiting.delete(spec.id);
+    for (const watcher of this.#watchers) watcher.send(running.started);
     running.ended.then((ended) => this.#ended(running, ended));
     // Not awaited before it is attached, or the first that the program writes would be missed; what is
     // sent keeps its order.
