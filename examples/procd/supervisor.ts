@@ -5,7 +5,7 @@
  * start until nothing runs and no daemon is connected.
  *
  * Why a process of its own: pipes and the masters of terminals live in a process, and only a
- * parent is told an exit status. Why one for all: in Deno one costs some 45 MiB, and a container
+ * parent is told an exit status. Why one for all: in Deno one costs some 35 MiB, and a container
  * in it next to nothing. What it does is so little that it has no reason to fail.
  *
  * It listens on `supervisor.sock` in the state directory; {@linkcode Request} is what it is asked.
