@@ -140,9 +140,10 @@ function nameIn(text: string, separator: string): string {
 export function merged(image: ImageConfig, given: Config): Config {
   const env = new Map<string, string>();
   for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(nameIn(each, "="), each);
-  const entrypoint = given.Entrypoint?.join("") === "" && given.Entrypoint?.length
-    ? [] // --entrypoint ""
-    : given.Entrypoint;
+  // An empty list is as good as none; --entrypoint "", a list of one empty text, takes the image's away.
+  const entrypoint = given.Entrypoint?.length
+    ? given.Entrypoint.filter((word) => word !== "" || given.Entrypoint!.length > 1)
+    : undefined;
   // The image's arguments are for its own entrypoint.
   const cmd = given.Cmd?.length ? given.Cmd : entrypoint ? [] : image.Cmd ?? [];
   return {
@@ -253,7 +254,7 @@ export class Containers {
 
   /** All of them, the youngest first. */
   all(): Container[] {
-    return this.daemon.store.documents("SELECT body FROM containers ORDER BY created DESC, id");
+    return this.daemon.store.documents("SELECT body FROM containers ORDER BY created DESC");
   }
 
   /** Changes a container's record; gives it as it is then, or undefined where it was removed. */
@@ -340,10 +341,14 @@ export class Containers {
       const container = this.daemon.store.transaction(() => {
         name ||= newName((name) => this.#byName(name) !== undefined);
         this.checkFree(name);
+        // Later than all before, so that there is one order, whatever the clock does.
+        const { last } = this.daemon.store.get<{ last: number }>(
+          "SELECT ifnull(max(created), 0) AS last FROM containers",
+        )!;
         const container: Container = {
           id,
           name,
-          created: Date.now(),
+          created: Math.max(Date.now(), last + 1),
           image: image.id,
           config,
           host,
