@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Job } from "../../mod.ts";
 import type { Containers } from "./containers.ts";
 import { failure, print, subject } from "./daemon.ts";
 import { countStates } from "./usage.ts";
@@ -20,17 +21,15 @@ const WARNINGS = [
 export function registerSystem(containers: Containers): void {
   const { daemon, images, volumes } = containers;
   const { engine } = daemon;
-  engine.wrapHandlers(async (job, handler) => {
-    // The built-in job still tells of the machine: it is asked in a job of its own.
-    if (job.name !== "info" || job.getenvBool("OfMachine")) return await handler(job);
+  const info = async (job: Job) => {
     const machine = engine.job("info");
     machine.setenv("OfMachine", "1");
     machine.quiet = true;
     const told = machine.stdout.addEnv();
     await machine.run();
-    const info = JSON.parse(told.encode());
+    const known = JSON.parse(told.encode());
     await print(job, {
-      ...info,
+      ...known,
       ...countStates(containers),
       Images: images.all().length,
       Driver: daemon.driver.name,
@@ -47,7 +46,11 @@ export function registerSystem(containers: Containers): void {
       LiveRestoreEnabled: true,
       Warnings: WARNINGS,
     });
-  });
+  };
+  // The built-in job still tells of the machine: it is asked in a job of its own.
+  engine.wrapHandlers((job, handler) =>
+    job.name === "info" && !job.getenvBool("OfMachine") ? info(job) : handler(job)
+  );
   engine.register("system_df", async (job) => {
     const all = containers.all();
     const types = job.getenvList("type");
