@@ -5,7 +5,7 @@
  */
 
 import { type Container, type Containers, isRunning } from "./containers.ts";
-import { failure, NEVER, print, type Strings, subject } from "./daemon.ts";
+import { failure, NEVER, print, subject } from "./daemon.ts";
 import { membersOf, type ProcessStat, systemTicks, TICKS, usageOf } from "./procfs.ts";
 
 /** How often `docker stats` is told something new, in milliseconds. */
@@ -178,8 +178,8 @@ export function registerUsage(containers: Containers): void {
   });
 }
 
-/** What all containers use together is told nowhere, but how many there are. */
-export function countStates(containers: Containers): Strings {
+/** How many containers there are, by what they do. */
+export function countStates(containers: Containers): Record<string, number> {
   const counts = { Containers: 0, ContainersRunning: 0, ContainersPaused: 0, ContainersStopped: 0 };
   for (const { state } of containers.all()) {
     counts.Containers++;
@@ -187,5 +187,5 @@ export function countStates(containers: Containers): Strings {
     else if (state.status === "paused") counts.ContainersPaused++;
     else counts.ContainersStopped++;
   }
-  return counts as unknown as Strings;
+  return counts;
 }
