@@ -223,6 +223,7 @@ class Dispatcher {
       app.use(cors({ ...CORS, origin: origins.includes("*") ? "*" : origins }));
     }
     const stop = engine.onJob((job, phase) => {
+      if (job.name === "acceptconnections" && phase === "start") this.#mayUpgradeBuiltins();
       if (job.name !== "acceptconnections" || phase !== "end" || job.status !== Status.OK) return;
       stop();
       this.#opened();
@@ -280,6 +281,13 @@ class Dispatcher {
   #mayUpgrade(path: string): void {
     const segment = path.split("/")[1] ?? "";
     this.#upgrades.add(/^[\w.~-]+$/.test(segment) ? segment : "*");
+  }
+
+  /** The jobs of Docker's rows are known once the gate is about to open. */
+  #mayUpgradeBuiltins(): void {
+    for (const { path, job, upgrade } of BUILTINS) {
+      if (upgrade === "tcp" && this.#wanted(path) && this.#engine.has(job)) this.#mayUpgrade(path);
+    }
   }
 
   get #jsonLimit(): number {

@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { Browser, CHROMIUM } from "../support/browser.ts";
-import { Client, type Target } from "../support/client.ts";
+import type { Client, Target } from "../support/client.ts";
 import { testWhere, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import { Doors, handshakeOf, openSocket, upgrade } from "../support/upgrades.ts";
