@@ -44,6 +44,9 @@ function places() {
     signal: new AbortController().signal,
     completed: Promise.resolve(),
     cut() {},
+    upgrade(): never {
+      throw new Error("there is no connection");
+    },
   };
   const enter = (headers: Record<string, string>) =>
     door(new Request("http://localhost/", { headers }), info);
