@@ -60,6 +60,10 @@ function now(): bigint {
   return last = time > last ? time : last + 1n;
 }
 
+/** As long as dockerd's own: more of a line is another record. */
+const LONGEST_RECORD = 16_384;
+const LINE_END = 0x0a;
+
 /** Appends to a container's log. */
 export class LogWriter implements Disposable {
   #folder: string;
@@ -80,8 +84,20 @@ export class LogWriter implements Disposable {
     this.#file.seekSync(0, Deno.SeekMode.End);
   }
 
-  /** Appends a chunk. */
+  /** Appends a chunk, in records that end where a line does, if one does. */
   write(stream: StreamNumber, data: Uint8Array): void {
+    const longest = Math.max(1, Math.min(LONGEST_RECORD, this.#limits.maxSize - HEADER));
+    for (let rest = data; rest.length > 0;) {
+      const end = rest.length <= longest
+        ? rest.length
+        : rest.lastIndexOf(LINE_END, longest - 1) + 1;
+      const piece = rest.subarray(0, end || longest);
+      this.#append(stream, piece);
+      rest = rest.subarray(piece.length);
+    }
+  }
+
+  #append(stream: StreamNumber, data: Uint8Array): void {
     if (this.#size > 0 && this.#size + HEADER + data.length > this.#limits.maxSize) this.#rotate();
     const record = new Uint8Array(HEADER + data.length);
     const view = new DataView(record.buffer);
