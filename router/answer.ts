@@ -151,7 +151,10 @@ export class Answer implements Sink {
     }
   }
   #send(chunk: Uint8Array): void | Promise<void> {
-    if (chunk.length > 0) this.#controller!.enqueue(chunk);
+    // In pieces, because of what is read as one it cannot be seen how much of it the client takes.
+    for (let at = 0; at < chunk.length; at += BUFFER) {
+      this.#controller!.enqueue(chunk.subarray(at, at + BUFFER));
+    }
     if (this.#controller!.desiredSize! <= 0) return this.#room();
   }
 
