@@ -582,7 +582,9 @@ class Api {
     }));
     const drained = () =>
       Promise.all(
-        this.#listening.map(({ connections }) => connections.drain(deadline - performance.now())),
+        this.#listening.map(({ connections }) =>
+          connections.drain(deadline - performance.now(), this.takenOver)
+        ),
       );
     // Only then, because a client that is told to close comes back at once; but where there is no
     // room, those who wait can be let in only when others go.

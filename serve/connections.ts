@@ -245,16 +245,19 @@ export class Connections {
 
   /**
    * Ends all connections: quiet ones soon, busy ones after their answer, and what is left after
-   * `limit` milliseconds by cutting it.
+   * `limit` milliseconds by cutting it. WebSockets and raw streams are told at once; where `patient`, because
+   * another process has the place of this one, they go on, and are told a second before the end.
    */
-  async drain(limit: number): Promise<void> {
+  async drain(limit: number, patient = false): Promise<void> {
     this.#tick();
     this.#drained = this.clock;
     this.#timer?.removeEventListener("abort", this.#look);
     this.#timer = undefined; // More often, from now on.
-    for (const connection of this.#open) connection.hijacked?.leave();
     if (this.#open.length > 0) this.#watch(this.#interval);
-    if (await this.#emptied(limit)) return;
+    const goodbye = patient ? Math.min(GOODBYE, limit / 2) : limit;
+    if (await this.#emptied(limit - goodbye)) return;
+    for (const connection of this.#open) connection.hijacked?.leave();
+    if (await this.#emptied(goodbye)) return;
     this.cutAll();
     await this.#emptied(CUT_TIMEOUT);
   }
@@ -431,6 +434,8 @@ function sayLast(response: Response): void {
   }
 }
 
+/** How long WebSockets and raw streams have to end that a takeover has let go on, in milliseconds. */
+const GOODBYE = 1_000;
 /** RFC 9110, 15.2.2. */
 const SWITCHING_PROTOCOLS = 101;
 const OVERLOAD = "too much is in work, try again";

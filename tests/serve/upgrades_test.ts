@@ -11,7 +11,7 @@ import { TypedError } from "../../engine.ts";
 import type { UpgradedConnection } from "../../router.ts";
 import { Authority, type Pair } from "../support/certificates.ts";
 import { Client, get, PING, type Target } from "../support/client.ts";
-import { isPending, until } from "../support/daemon.ts";
+import { Daemon, exchange, installer, isPending, TempFolder, until } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
 import { Served } from "../support/served.ts";
 import { curl, settings, urlOf } from "../support/tls.ts";
@@ -740,5 +740,61 @@ foreignTest(
     const { stdout } = await curl(authority, `${urlOf(served)}/echo`, "-i", ...asked);
     assertMatch(stdout, /^HTTP\/1\.1 501 /);
     assertStringIncludes(stdout, "over TLS they need client certificates");
+  },
+);
+
+foreignTest(
+  "a takeover lets WebSockets and raw streams go on in the process that has them",
+  async () => {
+    await using folder = await TempFolder.make();
+    const install = installer(`
+    router.get("/ws", (c) => {
+      const { response, socket } = Deno.upgradeWebSocket(c.req.raw);
+      socket.onmessage = ({ data }) => socket.send(data + " of " + Deno.pid);
+      return response;
+    });
+    router.get("/pid", (c) => c.text(String(Deno.pid)));
+    engine.register("cat", async (job) => {
+      job.setenvBool("Tty", true);
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+      await job.print("bye");
+    });
+    router.job({ method: "POST", path: "/cat", job: "cat", upgrade: "tcp" });`);
+    const path = `${folder.path}/s`;
+    const given = [
+      ...["-H", `unix://${path}`, "--handover", `${folder.path}/h`, "--install", install],
+      ...["--shutdown-timeout", "3"],
+    ];
+    await using old = Daemon.start(given);
+    await old.open();
+    const target: Target = { transport: "unix", path };
+    const sockets = await Promise.all(
+      Array.from({ length: 200 }, () => openSocket(`ws+unix://${path}:/ws`)),
+    );
+    const raws = await Promise.all(
+      Array.from({ length: 200 }, () => upgrade(target, upgradeOf("/cat"))),
+    );
+    await using next = Daemon.start([...given, "--takeover"]);
+    await next.open();
+    await until(async () => (await exchange(target, get("/pid"))).endsWith(String(next.pid)));
+    // The old one drains by now.
+    await old.says(/draining/);
+    for (const socket of sockets) {
+      const got = message(socket);
+      socket.send("hello");
+      assertEquals(await got, `hello of ${old.pid}`);
+    }
+    for (const raw of raws) {
+      await raw.send("hello");
+      await raw.sees(/^hello$/);
+    }
+    const ends = await Promise.all(sockets.map(closed));
+    assertEquals(new Set(ends.map((end: { code: number }) => end.code)), new Set([1001]));
+    for (const raw of raws) {
+      assertEquals(await raw.ended(), "hellobye");
+      raw.close();
+    }
+    assertEquals((await old.status).code, 0);
+    assertEquals(await next.end(), 0);
   },
 );
