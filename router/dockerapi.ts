@@ -925,6 +925,7 @@ export const DOCKER_API = {
       path: "/session",
       job: "session",
       upgrade: "tcp",
+      contentType: "application/octet-stream",
       summary: "Opens the connection that BuildKit asks its client over",
     },
   ],
