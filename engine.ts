@@ -51,10 +51,58 @@ export interface EngineStats {
   running: number;
 }
 
+/** How far a boot is, as {@linkcode Engine.progress} was told. */
+export interface Progress {
+  /** What was said. */
+  readonly text: string;
+  /** How long the next word may take to come, in milliseconds, where that was said. */
+  readonly within?: number;
+}
+
+/** How {@linkcode Engine.onShutdown} calls a handler. */
+export interface ShutdownOptions {
+  /** What the log calls the handler. Default: the function's name, or where it was registered. */
+  name?: string;
+  /** How long the handler may take, in milliseconds, before the next is called. Default 5 000. */
+  timeout?: number;
+}
+
+/**
+ * Reads again what can change while the daemon runs. It may return a function that puts what was
+ * read in place.
+ */
+export type ReloadHandler = () =>
+  | void
+  | (() => unknown)
+  | Promise<void | (() => unknown)>;
+
+/**
+ * What installers share, by name: {@linkcode Engine.provide} and {@linkcode Engine.require} are
+ * typed by it. A module that provides something adds it:
+ *
+ * ```ts
+ * declare module "./engine.ts" {
+ *   interface Provisions {
+ *     store: Map<string, string>;
+ *   }
+ * }
+ * ```
+ */
+// deno-lint-ignore no-empty-interface -- what is in it comes from modules of users
+export interface Provisions {}
+
+/** The type of what is provided under a name. */
+export type Provided<Name extends string> = Name extends keyof Provisions ? Provisions[Name]
+  : unknown;
+
 /** How long {@linkcode Engine.shutdown} waits for jobs that are no services, in milliseconds. */
 const JOBS_TIMEOUT = 5_000;
-/** The longest that {@linkcode Engine.shutdown} takes with the default drain time, in milliseconds. */
+/** The longest that services and jobs take to end, with the default drain time, in milliseconds. */
 const SHUTDOWN_TIMEOUT = 15_000;
+/** How long a shutdown handler may take by default, in milliseconds. */
+const HANDLER_TIMEOUT = 5_000;
+/** How often progress is logged at level info, in milliseconds: what comes sooner is for debugging. */
+const PROGRESS_PAUSE = 1_000;
 
 /** Registers handlers and runs jobs. Engines share nothing: a process may have any number. */
 export class Engine {
@@ -77,8 +125,13 @@ export class Engine {
   #stop = new AbortController();
   #shut = false;
   #shutdown?: Promise<void>;
-  #shutdownHandlers: (() => unknown)[] = [];
-  #handled = false;
+  #shutdownHandlers: Required<ShutdownOptions & { handler: () => unknown }>[] = [];
+  #reloadHandlers: readonly ReloadHandler[] = [];
+  #provided = new Map<string, { value: unknown } | { make: () => unknown }>();
+  /** What is being made now, the innermost last: a name that comes again closes a circle. */
+  #making: string[] = [];
+  #progressObservers: readonly ((progress: Progress) => void)[] = [];
+  #progressLogged = -Infinity;
   #observers: readonly ((job: Job, phase: JobPhase) => void)[] = [];
   #wraps: readonly ((job: Job, handler: Handler) => ReturnType<Handler>)[] = [];
   #running = new Running();
@@ -194,22 +247,172 @@ export class Engine {
   }
 
   /**
-   * Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended; at once, if that has
-   * called the others already.
+   * Tells how far a boot is, such as `container 40 of 200`: the log, systemd, and whoever asks for
+   * the daemon's health hear of it.
+   *
+   * It is logged at level info; what comes within a second of such a line, at level debug.
+   *
+   * @param options `within`: how long the next word may take to come, in milliseconds. A boot is
+   * given at least that time by systemd (EXTEND_TIMEOUT_USEC of sd_notify(3)), where by default it is
+   * given 30 000, and by `--boot-timeout`.
    */
-  onShutdown(handler: () => unknown): void {
-    if (this.#handled) void this.#guard(handler);
-    else this.#shutdownHandlers.push(handler);
+  progress(text: string, options: { within?: number } = {}): void {
+    const now = performance.now();
+    const soon = now - this.#progressLogged < PROGRESS_PAUSE;
+    if (!soon) this.#progressLogged = now;
+    this.log(soon ? "debug" : "info", `progress: ${text}`);
+    const progress: Progress = { text, within: options.within };
+    for (const observer of this.#progressObservers) {
+      try {
+        observer(progress);
+      } catch (error) {
+        this.log("error", `observer of progress: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  /**
+   * Calls `observer` at each {@linkcode Engine.progress}. What it throws is logged.
+   *
+   * @returns A function that ends this.
+   */
+  onProgress(observer: (progress: Progress) => void): () => void {
+    this.#progressObservers = [...this.#progressObservers, observer];
+    return () =>
+      void (this.#progressObservers = this.#progressObservers.filter((each) => each !== observer));
+  }
+
+  /**
+   * Lets other installers have a value by its name. Add its type to {@linkcode Provisions}.
+   *
+   * @throws {TypeError} If the name is empty, or something is provided under it already.
+   */
+  provide<Name extends string>(name: Name, value: Provided<Name>): void {
+    this.#provide(name, { value });
+  }
+
+  /**
+   * Lets other installers have a value that is made when it is first required, and once. What it is
+   * made of may be required in `make`, in whatever order it is provided. A `make` that gives a promise
+   * should require before it awaits: a circle that is closed after that is not seen.
+   *
+   * @throws {TypeError} If the name is empty, or something is provided under it already.
+   */
+  provideLazily<Name extends string>(name: Name, make: () => Provided<Name>): void {
+    this.#provide(name, { make });
+  }
+
+  /**
+   * What was provided under a name.
+   *
+   * @throws {TypeError} If nothing was, or if what makes it requires itself, by way of others or not.
+   */
+  require<Name extends string>(name: Name): Provided<Name>;
+  require(name: string): unknown {
+    const provided = this.#provided.get(name);
+    if (provided === undefined) {
+      const names = [...this.#provided.keys()];
+      throw new TypeError(
+        `nothing provides "${name}" so far, expected ${
+          names.length > 0 ? `one of ${names.join(", ")}` : `a call of provide("${name}", ...)`
+        }; what provides it is to be installed before what requires it`,
+      );
+    }
+    if ("value" in provided) return provided.value;
+    if (this.#making.includes(name)) {
+      const circle = [...this.#making.slice(this.#making.indexOf(name)), name];
+      throw new TypeError(`"${name}" requires itself: ${circle.join(" -> ")}`);
+    }
+    this.#making.push(name);
+    try {
+      const value = provided.make();
+      this.#provided.set(name, { value });
+      return value;
+    } finally {
+      this.#making.pop();
+    }
+  }
+
+  #provide(name: string, provided: { value: unknown } | { make: () => unknown }): void {
+    if (name === "") throw new TypeError("cannot provide something without a name");
+    if (this.#provided.has(name)) {
+      throw new TypeError(
+        `cannot provide "${name}": something is provided under that name already`,
+      );
+    }
+    this.#provided.set(name, provided);
+  }
+
+  /**
+   * Calls `handler` in {@linkcode Engine.reload}. It should read and check what it needs, and return
+   * the function that puts it in place: that is called once all handlers have returned, and not at
+   * all if one of them fails.
+   *
+   * @returns A function that ends this.
+   */
+  onReload(handler: ReloadHandler): () => void {
+    this.#reloadHandlers = [...this.#reloadHandlers, handler];
+    return () =>
+      void (this.#reloadHandlers = this.#reloadHandlers.filter((each) => each !== handler));
+  }
+
+  /**
+   * Runs the reload handlers, one after another in the order in which they were registered, and then
+   * the functions that they returned. The job `reload` does so, and with it SIGHUP.
+   *
+   * @param last Another handler for this once, after all others.
+   * @throws What a handler threw: then everything is as it was before. Or, if a returned function
+   * failed, an `AggregateError`, after the others were called.
+   */
+  async reload(last?: ReloadHandler): Promise<void> {
+    const commits: (() => unknown)[] = [];
+    for (const handler of last ? [...this.#reloadHandlers, last] : this.#reloadHandlers) {
+      const commit = await handler();
+      if (typeof commit === "function") commits.push(commit);
+    }
+    const errors: unknown[] = [];
+    for (const commit of commits) {
+      try {
+        await commit();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) {
+      throw new AggregateError(errors, `reloaded in part: ${errors.map(messageOf).join("; ")}`);
+    }
+  }
+
+  /**
+   * Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended: one handler after
+   * another, what was registered last first. Jobs may be run in it. At once, if the engine is closed.
+   *
+   * @returns A function that ends this.
+   */
+  onShutdown(handler: () => unknown, options: ShutdownOptions = {}): () => void {
+    const entry = {
+      handler,
+      // The first line of a stack is the error's own, the second this function's.
+      name: options.name ?? (handler.name ||
+        (new Error().stack?.split("\n")[2]?.trim() ?? "without a name")),
+      timeout: options.timeout ?? HANDLER_TIMEOUT,
+    };
+    if (this.#shut) void this.#guard(`shutdown handler ${entry.name}`, handler);
+    else this.#shutdownHandlers.push(entry);
+    return () =>
+      void (this.#shutdownHandlers = this.#shutdownHandlers.filter((each) => each !== entry));
   }
 
   /**
    * Ends the engine. Services ({@linkcode Job.onStop}) are told to stop, and may run the jobs of
-   * the clients they still have; then no job starts any more, running ones are given 5 s and
-   * aborted after that, and all shutdown handlers run at once. A second call is the same call.
+   * the clients they still have. Running jobs are given 5 s and aborted after that. Then the shutdown
+   * handlers are called one after another, the last that was registered first; who takes longer than
+   * its bound is named in the log, and the next is called. Then the engine is closed: no job starts
+   * any more, and what still runs is aborted. A second call is the same call.
    *
    * @param options `drain`: how long services may take, in milliseconds. Default 10 000.
-   * @returns A promise that settles within 15 s (5 s more than `drain`, where that is longer) and
-   * does not reject: what a shutdown handler throws is logged.
+   * @returns A promise that does not reject: what a shutdown handler throws is logged. Services and
+   * jobs take 15 s at most (5 s more than `drain`, where that is longer), and each handler its bound.
    */
   shutdown(options: { drain?: number } = {}): Promise<void> {
     return this.#shutdown ??= this.#end(options.drain ?? SHUTDOWN_TIMEOUT - JOBS_TIMEOUT);
@@ -221,29 +424,38 @@ export class Engine {
     const services = [...this.#running].filter((job) => job[STOP] !== undefined);
     if (services.length > 0) {
       const stopped = services.flatMap((job) =>
-        job[STOP]!.map((stop) => this.#guard(() => stop(drain)))
+        job[STOP]!.map((stop) => this.#guard(`stop of job ${job.name}`, () => stop(drain)))
       );
       await within(drain + 1_000, Promise.all([...stopped, ...services.map((job) => job[ENDED])]));
     }
+    const left = [...this.#running];
+    if (left.length > 0) {
+      const patience = Math.min(JOBS_TIMEOUT, (deadline - performance.now()) / 2);
+      await within(patience, Promise.all(left.map((job) => job[ENDED])));
+      this.#abortRunning(left.filter((job) => job.status === undefined));
+    }
+    for (let next; (next = this.#shutdownHandlers.pop());) {
+      const { name, timeout, handler } = next;
+      if (!await within(timeout, this.#guard(`shutdown handler ${name}`, handler))) {
+        this.log("warn", `shutdown handler ${name} still runs after ${timeout} ms, going on`);
+      }
+    }
     this.#shut = true;
-    const patience = Math.min(JOBS_TIMEOUT, (deadline - performance.now()) / 2);
-    await within(patience, Promise.all([...this.#running].map((job) => job[ENDED])));
-    for (const job of [...this.#running]) {
+    this.#abortRunning([...this.#running].filter((job) => !left.includes(job)));
+  }
+
+  #abortRunning(jobs: Job[]): void {
+    for (const job of jobs) {
       this.log("warn", `job ${job.name} still runs at shutdown`);
       job.abort(this.stopping.reason);
     }
-    this.#handled = true;
-    const handlers = this.#shutdownHandlers.map((handler) => this.#guard(handler));
-    if (!await within(deadline - performance.now(), Promise.all(handlers))) {
-      this.log("warn", "shutdown handlers took too long");
-    }
   }
 
-  async #guard(handler: () => unknown): Promise<void> {
+  async #guard(what: string, step: () => unknown): Promise<void> {
     try {
-      await handler();
+      await step();
     } catch (error) {
-      this.log("error", `shutdown handler: ${messageOf(error)}`);
+      this.log("error", `${what}: ${messageOf(error)}`);
     }
   }
 
@@ -264,7 +476,7 @@ export class Engine {
       return this.#wraps.reduce<Handler>((inner, wrap) => (job) => wrap(job, inner), handler);
     },
     logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
-    stopNow: (stop) => void this.#guard(() => stop(0)),
+    stopNow: (job, stop) => void this.#guard(`stop of job ${job.name}`, () => stop(0)),
     end: (job) => {
       this.#running.delete(job);
       if (job.status !== Status.OK) this.#failed++;
@@ -318,7 +530,7 @@ interface EngineInternals {
   begin(job: Job): Handler | undefined;
   logs(level: LogLevel): boolean;
   end(job: Job): void;
-  stopNow(stop: (drain: number) => unknown): void;
+  stopNow(job: Job, stop: (drain: number) => unknown): void;
 }
 
 /** How many lines of its stderr a job keeps. */
@@ -442,7 +654,7 @@ export class Job {
   onStop(stop: (drain: number) => unknown): void {
     (this[STOP] ??= []).push(stop);
     // The engine has asked already; a service that starts so late ends at once.
-    if (this.engine.stopping.aborted) this.#internals.stopNow(stop);
+    if (this.engine.stopping.aborted) this.#internals.stopNow(this, stop);
   }
 
   /** @internal Resolves when the job has ended. */

@@ -49,6 +49,11 @@ export {
   type LoggerOptions,
   type LogLevel,
   Output,
+  type Progress,
+  type Provided,
+  type Provisions,
+  type ReloadHandler,
+  type ShutdownOptions,
   type Sink,
   Status,
   type Tail,
@@ -105,9 +110,16 @@ export type {
 /**
  * What a module given to `--install` exports as `install`. It runs after the addresses are bound and
  * before the gate opens: it boots what the daemon needs, registers jobs and adds routes. What it
- * throws ends the daemon.
+ * throws ends the daemon. What it returns is disposed of in {@linkcode Engine.shutdown}, as if
+ * {@linkcode Engine.onShutdown} had been told to at that moment.
  */
-export type Installer = (engine: Engine, router: Router) => void | Promise<void>;
+export type Installer = (
+  engine: Engine,
+  router: Router,
+) => Installed | Promise<Installed>;
+
+/** What an {@linkcode Installer} may return: what ends it, such as an `AsyncDisposableStack`. */
+export type Installed = void | Disposable | AsyncDisposable;
 
 /**
  * Adds `/debug/pprof/`: a page that tells what the daemon is at, profiles that `go tool pprof` and

@@ -206,11 +206,30 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   engine.register("reload", async (job) => {
     if (activation.state === "open") await notifyReloading(engine.log);
     try {
-      for (const api of apis) await api.reload((line) => job.print(line + "\n"));
+      await engine.reload(async () => {
+        for (const api of apis) await api.reload((line) => job.print(line + "\n"));
+      });
     } finally {
       // A daemon that could not take the new certificates goes on with the old ones.
       if (activation.state === "open") await notify(READY, engine.log);
     }
+  });
+
+  // A boot may tell of its progress more often than it can be sent: the last word is what counts.
+  let word: string | undefined;
+  let telling = false;
+  engine.onProgress(async ({ text, within = PROGRESS_WITHIN }) => {
+    if (activation.state !== "shut") return;
+    // Each line of a message is a word of its own to systemd.
+    word = `STATUS=${text.replace(/\s+/g, " ")}\nEXTEND_TIMEOUT_USEC=${Math.ceil(within * 1_000)}`;
+    if (telling) return;
+    telling = true;
+    while (word !== undefined && activation.state === "shut") {
+      const state: string = word;
+      word = undefined;
+      await notify(state, engine.log);
+    }
+    telling = false;
   });
 
   let told: Promise<void> | undefined;
@@ -241,6 +260,8 @@ async function runTrue(engine: Engine): Promise<void> {
 
 /** For how long after the gate has opened nothing is done that can wait, in milliseconds. */
 const START = 1_000;
+/** How much time systemd gives a boot for the next word of progress, in milliseconds. */
+const PROGRESS_WITHIN = 30_000;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 

@@ -13,7 +13,6 @@ import { isError, TypedError } from "../engine/errors.ts";
 import { createLogger } from "../engine/log.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
-import { notify } from "../platform/notify.ts";
 import type { Router } from "../router.ts";
 import {
   complain,
@@ -91,7 +90,7 @@ export async function main(args: readonly string[]): Promise<number> {
     const boot = async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
       for (const module of flags.install) {
-        await notify(`STATUS=Booting ${module}`, engine.log);
+        engine.progress(`installing ${module}`);
         await install(module, engine, app);
       }
       if (flags.debug) {
@@ -164,10 +163,17 @@ async function install(module: string, engine: Engine, router: Router): Promise<
   if (typeof loaded.install !== "function") {
     throw new Error(`--install ${module} exports no function install(engine, router)`);
   }
+  let installed: Partial<Disposable & AsyncDisposable> | undefined;
   try {
-    await loaded.install(engine, router);
+    installed = await loaded.install(engine, router);
   } catch (error) {
     throw new Error(`install of ${module} failed: ${withPlace(error)}`, { cause: error });
+  }
+  if (installed?.[Symbol.asyncDispose] || installed?.[Symbol.dispose]) {
+    engine.onShutdown(
+      () => (installed[Symbol.asyncDispose] ?? installed[Symbol.dispose])!.call(installed),
+      { name: `of ${module}` },
+    );
   }
 }
 

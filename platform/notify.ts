@@ -14,11 +14,19 @@ import { monotonicMicroseconds } from "./sockets.ts";
  * Tells systemd about the daemon's state, where systemd asked for it by NOTIFY_SOCKET (sd_notify(3)).
  * What goes wrong is logged, once for each thing that is wrong: a daemon is not worse for it.
  *
- * @param state Such as `READY=1`; several are separated by line ends.
+ * @param state Such as `READY=1`; several are separated by line ends. They arrive in the order in
+ * which they were given.
  */
-export async function notify(state: string, log: Logger): Promise<void> {
+export function notify(state: string, log: Logger): Promise<void> {
   const socket = permittedEnv("NOTIFY_SOCKET");
-  if (!socket) return;
+  if (!socket) return Promise.resolve();
+  return last = last.then(() => send(socket, state, log));
+}
+
+/** The message that was given last. It never rejects. */
+let last = Promise.resolve();
+
+async function send(socket: string, state: string, log: Logger): Promise<void> {
   try {
     if (typeof Deno.listenDatagram === "function") await sendDatagram(socket, state);
     else await runSystemdNotify(state);

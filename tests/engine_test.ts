@@ -961,7 +961,7 @@ Deno.test("Job.onStop that comes late is called at once, and what it throws is l
   const service = engine.job("service").run();
   const shutdown = engine.shutdown({ drain: 30_000 });
   await engine.job("late").run();
-  assertEquals(await logged.promise, "shutdown handler: not now");
+  assertEquals(await logged.promise, "stop of job late: not now");
   drained.resolve();
   await service;
   await shutdown;
@@ -994,9 +994,9 @@ Deno.test("Engine.shutdown waits for the jobs that a service leaves behind", asy
   end();
   await running;
   assert(await isPending(down));
-  await assertRejects(() => engine.job("request").run(), TypedError, "shut down");
   request.resolve();
   await Promise.all([job, down]);
+  await assertRejects(() => engine.job("request").run(), TypedError, "shut down");
 });
 
 Deno.test("Engine.shutdown gives a service its drain time, and not only the 5 s of a job", async () => {
@@ -1026,107 +1026,159 @@ Deno.test("Engine.shutdown logs a stop function that fails, and goes on", async 
     const down = engine.shutdown();
     end();
     await Promise.all([down, running]);
-    assertEquals(lines[1], "error shutdown handler: will not");
+    assertEquals(lines[1], "error stop of job serve: will not");
   }
 });
 
-Deno.test("Engine.shutdown returns within 15 s whatever does not end", async () => {
+Deno.test("Engine.shutdown gives services and jobs that do not end 15 s", async () => {
   using clock = new FakeClock();
   const { engine, lines, job, running, end } = serving();
-  const handler = Promise.withResolvers<void>();
   let handled = 0;
-  engine.onShutdown(() => {
-    handled++;
-    return handler.promise;
-  });
+  engine.onShutdown(() => void handled++);
   const down = engine.shutdown();
-  await clock.pass(14_000);
+  await clock.pass(12_999);
+  assertEquals([handled, job.signal.aborted], [0, false]);
+  await clock.pass(1);
   assertEquals([handled, job.signal.aborted], [1, true]);
-  assert(await isPending(down));
-  await clock.pass(1_000);
   assertEquals(await isPending(down), false);
-  assertEquals(lines.slice(1), [
-    "warn job serve still runs at shutdown",
-    "warn shutdown handlers took too long",
-  ]);
-  handler.resolve();
+  assertEquals(lines.slice(1), ["warn job serve still runs at shutdown"]);
   end();
   await running;
 });
 
-Deno.test("Engine.shutdown returns within 5 s more than a drain time longer than 10 s", async () => {
+Deno.test("Engine.shutdown gives them 5 s more than a drain time longer than 10 s", async () => {
   using clock = new FakeClock();
   const { engine, running, end } = serving();
-  const handler = Promise.withResolvers<void>();
-  engine.onShutdown(() => handler.promise);
   const down = engine.shutdown({ drain: 30_000 });
-  await clock.pass(34_000);
+  await clock.pass(32_999);
   assert(await isPending(down));
-  await clock.pass(1_000);
+  await clock.pass(1);
   assertEquals(await isPending(down), false);
-  handler.resolve();
   end();
   await running;
 });
 
 // Engine.onShutdown
 
-Deno.test("Engine.onShutdown handlers run all at once, and are waited for", async () => {
+Deno.test("Engine.onShutdown handlers run one after another, the last that was registered first", async () => {
   const { engine } = logged();
   const gates = [1, 2, 3].map(() => Promise.withResolvers<void>());
-  let started = 0;
-  let ended = 0;
-  for (const gate of gates) {
+  const events: string[] = [];
+  for (const [i, gate] of gates.entries()) {
     engine.onShutdown(async () => {
-      started++;
+      events.push(`begins ${i}`);
       await gate.promise;
-      ended++;
+      events.push(`ends ${i}`);
     });
   }
   const down = engine.shutdown();
-  assert(await isPending(down));
-  assertEquals([started, ended], [3, 0]);
-  gates[2].resolve();
-  gates[1].resolve();
-  assert(await isPending(down));
-  assertEquals(ended, 2);
   gates[0].resolve();
+  assert(await isPending(down));
+  assertEquals(events, ["begins 2"]);
+  gates[2].resolve();
+  await settle();
+  assertEquals(events, ["begins 2", "ends 2", "begins 1"]);
+  gates[1].resolve();
   await down;
-  assertEquals(ended, 3);
+  assertEquals(events.slice(3), ["ends 1", "begins 0", "ends 0"]);
+});
+
+Deno.test("Engine.onShutdown handlers that are registered by one of them run next", async () => {
+  const { engine } = logged();
+  const events: string[] = [];
+  engine.onShutdown(() => void events.push("first"));
+  engine.onShutdown(() => {
+    events.push("last");
+    engine.onShutdown(() => void events.push("later"));
+  });
+  await engine.shutdown();
+  assertEquals(events, ["last", "later", "first"]);
+});
+
+Deno.test("Engine.onShutdown handlers can run jobs until the engine is closed", async () => {
+  const { engine } = logged();
+  const flushed: string[] = [];
+  engine.register("flush", async (job) => {
+    await settle();
+    flushed.push(job.args[0]);
+  });
+  engine.onShutdown(() => engine.job("flush", "store").run());
+  engine.onShutdown(() => engine.job("flush", "cache").run());
+  await engine.shutdown();
+  assertEquals(flushed, ["cache", "store"]);
+  await assertRejects(
+    () => engine.job("flush", "late").run(),
+    TypedError,
+    "the engine is shut down",
+  );
+});
+
+Deno.test("Engine.onShutdown aborts a job that its handler left behind, once it is closed", async () => {
+  const { engine, lines } = logged();
+  const end = Promise.withResolvers<void>();
+  engine.register("hang", () => end.promise);
+  const job = engine.job("hang");
+  job.quiet = true;
+  engine.onShutdown(() => void job.run());
+  await engine.shutdown();
+  assert(job.signal.aborted);
+  assertEquals(lines, ["debug +job hang()", "warn job hang still runs at shutdown"]);
+  end.resolve();
 });
 
 Deno.test("Engine.onShutdown handlers that fail are logged and do not hinder the others", async () => {
   const { engine, lines } = logged();
   const handled: string[] = [];
-  engine.onShutdown(() => {
+  engine.onShutdown(function unmount() {
     throw new Error("cannot unmount");
   });
-  engine.onShutdown(() => Promise.reject(new Error("cannot flush")));
+  engine.onShutdown(() => Promise.reject(new Error("cannot flush")), { name: "store" });
   engine.onShutdown(() => void handled.push("sync"));
   engine.onShutdown(async () => {
     await settle();
     handled.push("async");
   });
   await engine.shutdown();
-  assertEquals(handled, ["sync", "async"]);
+  assertEquals(handled, ["async", "sync"]);
   assertEquals(lines, [
-    "error shutdown handler: cannot unmount",
-    "error shutdown handler: cannot flush",
+    "error shutdown handler store: cannot flush",
+    "error shutdown handler unmount: cannot unmount",
   ]);
 });
 
-Deno.test("Engine.onShutdown handlers that do not end are logged after 15 s", async () => {
+Deno.test("Engine.onShutdown handlers that hang are named after their bound, and the next runs", async () => {
   using clock = new FakeClock();
   const { engine, lines } = logged();
-  const handler = Promise.withResolvers<void>();
-  engine.onShutdown(() => handler.promise);
+  const never = new Promise<void>(() => {});
+  let handled = 0;
+  engine.onShutdown(() => void handled++);
+  engine.onShutdown(() => never);
+  engine.onShutdown(() => never, { name: "store", timeout: 20_000 });
   const down = engine.shutdown();
-  await clock.pass(14_999);
+  await clock.pass(19_999);
   assertEquals(lines, []);
   await clock.pass(1);
+  assertEquals(lines, ["warn shutdown handler store still runs after 20000 ms, going on"]);
+  await clock.pass(4_999);
+  assertEquals([lines.length, handled], [1, 0]);
+  await clock.pass(1);
+  // Where it has no name it is found by the place that registered it.
+  assertMatch(
+    lines[1],
+    /^warn shutdown handler at .*engine_test\.ts:\d+:\d+ still runs after 5000 ms, going on$/,
+  );
   await down;
-  assertEquals(lines, ["warn shutdown handlers took too long"]);
-  handler.resolve();
+  assertEquals(handled, 1);
+});
+
+Deno.test("Engine.onShutdown gives what takes the handler back", async () => {
+  const { engine } = logged();
+  const handled: string[] = [];
+  const end = engine.onShutdown(() => void handled.push("one"));
+  engine.onShutdown(() => void handled.push("other"));
+  end();
+  await engine.shutdown();
+  assertEquals(handled, ["other"]);
 });
 
 Deno.test("Engine.onShutdown calls who comes after the shutdown at once", async () => {
@@ -1135,6 +1187,155 @@ Deno.test("Engine.onShutdown calls who comes after the shutdown at once", async 
   let called = false;
   engine.onShutdown(() => called = true);
   assert(called);
+});
+
+// Engine.progress
+
+Deno.test("Engine.progress is logged, and its observers hear of it", () => {
+  const { engine, lines } = logged();
+  const heard: unknown[] = [];
+  const end = engine.onProgress((progress) => void heard.push(progress));
+  engine.onProgress(() => {
+    throw new Error("deaf");
+  });
+  engine.progress("opening the store");
+  end();
+  engine.progress("container 40 of 200", { within: 5 });
+  assertEquals(heard, [{ text: "opening the store", within: undefined }]);
+  assertEquals(lines, [
+    "info progress: opening the store",
+    "error observer of progress: deaf",
+    // Within a second.
+    "debug progress: container 40 of 200",
+    "error observer of progress: deaf",
+  ]);
+});
+
+// Engine.provide and Engine.require
+
+declare module "../engine.ts" {
+  interface Provisions {
+    "test-store": Map<string, number>;
+    "test-name": string;
+  }
+}
+
+Deno.test("Engine.require gives what was provided under a name, with its type", () => {
+  const { engine } = logged();
+  engine.provide("test-store", new Map([["a", 1]]));
+  const value: number | undefined = engine.require("test-store").get("a");
+  assertEquals(value, 1);
+  engine.provide("of no known type", 7);
+  assertEquals(engine.require("of no known type"), 7);
+  // @ts-expect-error -- what is provided under this name is a text
+  logged().engine.provide("test-name", 7);
+});
+
+Deno.test("Engine.require says what is missing, and what is there", () => {
+  const { engine } = logged();
+  assertThrows(
+    () => engine.require("test-store"),
+    TypeError,
+    'nothing provides "test-store" so far, expected a call of provide("test-store", ...); ' +
+      "what provides it is to be installed before what requires it",
+  );
+  engine.provide("test-name", "a");
+  engine.provide("other", 1);
+  assertThrows(() => engine.require("test-store"), TypeError, "expected one of test-name, other;");
+});
+
+Deno.test("Engine.provide refuses a name that is taken, and none", () => {
+  const { engine } = logged();
+  engine.provide("test-name", "a");
+  const taken = 'cannot provide "test-name": something is provided under that name already';
+  assertThrows(() => engine.provide("test-name", "b"), TypeError, taken);
+  assertThrows(() => engine.provideLazily("test-name", () => "b"), TypeError, taken);
+  assertThrows(() => engine.provide("", "b"), TypeError, "cannot provide something without a name");
+  assertEquals(engine.require("test-name"), "a");
+});
+
+Deno.test("Engine.provideLazily makes what is required once, of what was provided later", () => {
+  const { engine } = logged();
+  let made = 0;
+  engine.provideLazily("test-store", () => {
+    made++;
+    return new Map([[engine.require("test-name"), made]]);
+  });
+  engine.provide("test-name", "a");
+  assertEquals(made, 0);
+  const store = engine.require("test-store");
+  assertStrictEquals(engine.require("test-store"), store);
+  assertEquals([...store], [["a", 1]]);
+});
+
+Deno.test("Engine.require names the circle of what requires itself", () => {
+  const { engine } = logged();
+  engine.provideLazily("api", () => engine.require("store"));
+  engine.provideLazily("store", () => engine.require("users"));
+  engine.provideLazily("users", () => engine.require("store"));
+  for (let twice = 0; twice < 2; twice++) {
+    assertThrows(
+      () => engine.require("api"),
+      TypeError,
+      '"store" requires itself: store -> users -> store',
+    );
+  }
+});
+
+Deno.test("Engine.require makes again what could not be made", () => {
+  const { engine } = logged();
+  let broken = true;
+  engine.provideLazily("test-name", () => {
+    if (broken) throw new Error("not yet");
+    return "a";
+  });
+  assertThrows(() => engine.require("test-name"), Error, "not yet");
+  broken = false;
+  assertEquals(engine.require("test-name"), "a");
+});
+
+// Engine.onReload
+
+Deno.test("Engine.reload calls the handlers in order, and then what they returned", async () => {
+  const { engine } = logged();
+  const events: string[] = [];
+  engine.onReload(async () => {
+    await settle();
+    events.push("reads one");
+    return () => void events.push("takes one");
+  });
+  engine.onReload(() => void events.push("reads two"));
+  const end = engine.onReload(() => void events.push("has gone"));
+  end();
+  await engine.reload(() => {
+    events.push("reads last");
+    return () => void events.push("takes last");
+  });
+  assertEquals(events, ["reads one", "reads two", "reads last", "takes one", "takes last"]);
+});
+
+Deno.test("Engine.reload changes nothing where a handler fails", async () => {
+  const { engine } = logged();
+  let state = "old";
+  engine.onReload(() => () => state = "new");
+  engine.onReload(() => Promise.reject(new Error("no such file")));
+  await assertRejects(() => engine.reload(), Error, "no such file");
+  assertEquals(state, "old");
+});
+
+Deno.test("Engine.reload says what could not be put in place, after the rest was", async () => {
+  const { engine } = logged();
+  let state = "old";
+  engine.onReload(() => () => {
+    throw new Error("the disk is full");
+  });
+  engine.onReload(() => () => state = "new");
+  await assertRejects(
+    () => engine.reload(),
+    AggregateError,
+    "reloaded in part: the disk is full",
+  );
+  assertEquals(state, "new");
 });
 
 // Several engines in one process

@@ -248,3 +248,58 @@ Deno.test("a module to install finds the program's own copy of Floodgate by the 
   assertEquals(await answer.text(), "true");
   assertEquals(await daemon.end(), 0);
 });
+
+Deno.test("main disposes of what installers returned, the last first, while jobs still run", async () => {
+  await using folder = await TempFolder.make();
+  const modules = ["store", "api"].map((name) => {
+    const path = `${folder.path}/${name}.ts`;
+    const dispose = name === "store" ? "[Symbol.dispose]" : "async [Symbol.asyncDispose]";
+    Deno.writeTextFileSync(
+      path,
+      `export function install(engine) {
+        engine.register("${name}", () => console.log("job ${name}"));
+        return { name: "${name}", ${dispose}() {
+          console.log("end of " + this.name);
+          engine.job("store").run();
+        } };
+      }`,
+    );
+    return path;
+  });
+  await using daemon = Daemon.start([
+    ...["-H", `unix://${folder.path}/s`],
+    ...modules.flatMap((module) => ["--install", module]),
+  ]);
+  await daemon.open();
+  assertEquals(await daemon.end(), 0);
+  assertMatch(daemon.stdout, /\nend of api\njob store\nend of store\njob store\n$/);
+});
+
+Deno.test("main's SIGHUP runs the reload handlers, and a failure leaves all as it was", async () => {
+  await using folder = await TempFolder.make();
+  const file = `${folder.path}/name`;
+  await Deno.writeTextFile(file, "old");
+  await using daemon = Daemon.start([
+    ...["-H", `unix://${folder.path}/s`, "--install"],
+    installer(`
+      let name = "none";
+      engine.onReload(() => {
+        const read = Deno.readTextFileSync(${JSON.stringify(file)});
+        return () => console.log(name = read);
+      });
+      engine.onReload(() => {
+        if (Deno.readTextFileSync(${JSON.stringify(file)}) === "bad") throw new Error("bad name");
+      });
+    `),
+  ]);
+  await daemon.open();
+  daemon.kill("SIGHUP");
+  await daemon.says(/^old$/m);
+  await Deno.writeTextFile(file, "bad");
+  daemon.kill("SIGHUP");
+  await daemon.says(/ERROR SIGHUP: nothing was reloaded: bad name$/m);
+  await Deno.writeTextFile(file, "new");
+  daemon.kill("SIGHUP");
+  await daemon.says(/^new$/m);
+  assertEquals(daemon.stdout.includes("bad"), false);
+});

@@ -70,8 +70,8 @@ for (const kind of ["path", "abstract"]) {
       env: { NOTIFY_SOCKET: systemd.address },
     });
     await daemon.says(/^booting$/m);
-    await systemd.got(`STATUS=Booting ${module}`);
-    assertEquals(systemd.texts, [`STATUS=Booting ${module}`]);
+    await systemd.got(`STATUS=installing ${module}`);
+    assertEquals(systemd.texts, [`STATUS=installing ${module}\nEXTEND_TIMEOUT_USEC=30000000`]);
     const booted = performance.now();
     await Deno.writeTextFile(go, "");
     await systemd.got("READY=1");
@@ -88,6 +88,73 @@ for (const kind of ["path", "abstract"]) {
     assertEquals(daemon.stderr.includes("WARN"), false, daemon.stderr);
   });
 }
+
+/** TimeoutStartSec= of systemd.service(5): ends a daemon that is not ready in time, unless it asks for more. */
+async function startWithin(
+  milliseconds: number,
+  systemd: Receiver,
+  daemon: Daemon,
+): Promise<boolean> {
+  let deadline = performance.now() + milliseconds;
+  for (let seen = 0;;) {
+    for (const { text, time } of systemd.messages.slice(seen)) {
+      const [, more] = /^EXTEND_TIMEOUT_USEC=(\d+)$/m.exec(text) ?? [];
+      if (more) deadline = Math.max(deadline, time + Number(more) / 1_000);
+      seen++;
+    }
+    if (systemd.texts.some((text) => text.startsWith("READY=1"))) return true;
+    if (performance.now() > deadline) {
+      daemon.kill("SIGKILL");
+      return false;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** A boot of 30 steps, each of which takes 100 ms, after the daemon has loaded. */
+const longBoot = (progress: string) =>
+  `for (let i = 1; i <= 30; i++) { ${progress} await new Promise((r) => setTimeout(r, 100)); }`;
+
+Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is its STATUS", async () => {
+  for (const goesOn of [true, false]) {
+    await using folder = await TempFolder.make();
+    using systemd = new Receiver(`${folder.path}/notify`);
+    const progress = goesOn ? "engine.progress(`container\\n${i} of 30`, { within: 2_000 });" : "";
+    await using daemon = Daemon.start(
+      ["-H", `unix://${folder.path}/s`, "--install", installer(longBoot(progress))],
+      { env: { NOTIFY_SOCKET: systemd.address } },
+    );
+    // What the program itself says at the beginning counts as well, and stands for a TimeoutStartSec.
+    await until(() => systemd.texts.length > 0);
+    systemd.messages.length = 0;
+    assertEquals(await startWithin(1_000, systemd, daemon), goesOn);
+    if (goesOn) {
+      const said = systemd.texts.slice(0, -1);
+      assert(said.length > 10, systemd.texts.join("\n"));
+      for (const text of said) {
+        assertMatch(text, /^STATUS=container \d+ of 30\nEXTEND_TIMEOUT_USEC=2000000$/);
+      }
+    }
+  }
+});
+
+Deno.test("progress that comes faster than it can be sent is told by its last word, before READY", async () => {
+  await using folder = await TempFolder.make();
+  using systemd = new Receiver(`${folder.path}/notify`);
+  const steps = `for (let i = 1; i <= 10_000; i++) engine.progress(String(i));`;
+  const wait = `await new Promise((r) => setTimeout(r, 200));`;
+  await using _daemon = Daemon.start(
+    ["-H", `unix://${folder.path}/s`, "--install", installer(steps + wait)],
+    { env: { NOTIFY_SOCKET: systemd.address } },
+  );
+  await systemd.got("READY=1");
+  const all = systemd.texts;
+  assertEquals(all.slice(-2), [
+    "STATUS=10000\nEXTEND_TIMEOUT_USEC=30000000",
+    "READY=1\nSTATUS=Accepting connections",
+  ]);
+  assert(all.length < 10, `${all.length} messages`);
+});
 
 Deno.test("MONOTONIC_USEC is of the clock that systemd reads", { ignore: NO_NODE }, async () => {
   await using folder = await TempFolder.make();
@@ -120,7 +187,7 @@ Deno.test("SIGHUP during the boot tells systemd nothing, which waits for READY=1
   await daemon.says(/-job reload\(\) = OK/);
   await Deno.writeTextFile(go, "");
   await systemd.got("READY=1");
-  assertEquals(systemd.texts.filter((text) => !text.startsWith("STATUS=Booting")), [
+  assertEquals(systemd.texts.filter((text) => !text.startsWith("STATUS=installing")), [
     "READY=1\nSTATUS=Accepting connections",
   ]);
   assertEquals(await daemon.end(), 0);
@@ -236,7 +303,9 @@ Deno.test("sd_notify from a URL, where Deno has no datagrams, is systemd-notify'
   // It adds who is meant, and lets systemd tell it when the message was read.
   const told = systemd.texts.filter((text) => text !== "BARRIER=1");
   assertEquals(told.slice(0, 2), [
-    `MAINPID=${daemon.pid}\nSTATUS=Booting ${project("examples/containers.ts")}`,
+    `MAINPID=${daemon.pid}\nSTATUS=installing ${
+      project("examples/containers.ts")
+    }\nEXTEND_TIMEOUT_USEC=30000000`,
     `MAINPID=${daemon.pid}\nREADY=1\nSTATUS=Accepting connections`,
   ]);
   await systemd.got(WATCHDOG);
