@@ -8,6 +8,7 @@ import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
 import { registerServeapi, type RouterSource } from "./serveapi.ts";
 import { routerOptions } from "./settings.ts";
+import type { Metrics } from "./metrics.ts";
 import type { Engine } from "../engine.ts";
 import { stderr } from "../engine/log.ts";
 import { Activation } from "../listenbuffer.ts";
@@ -30,8 +31,8 @@ export interface Builtins {
 }
 
 /**
- * Registers `serveapi`, `acceptconnections`, `reload`, `version`, `info`, `stats`, `events`, `log`, and
- * `true`, which does nothing, successfully.
+ * Registers `serveapi`, `acceptconnections`, `reload`, `servehealth`, `version`, `info`, `stats`,
+ * `metrics`, `events`, `log`, and `true`, which does nothing, successfully.
  */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
   // This is going to be a daemon: whoever reads its log, and stalls, must not stop it.
@@ -51,6 +52,21 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
       return createRouter(engine, routerOptions(settings));
     },
   });
-  registerInfo(engine, { listeners: () => events.listeners, apis: apis.stats });
+  const sources = { gate: activation, listeners: () => events.listeners, apis: apis.stats };
+  registerInfo(engine, sources);
+  // Loaded by those who ask: a start has no time for it.
+  let metrics: Promise<Metrics> | undefined;
+  const counting = () =>
+    metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(engine, sources));
+  engine.register("metrics", async (job) => {
+    const { body } = (await counting()).expose(
+      job.getenvBool("OpenMetrics") ? "openmetrics" : "text",
+    );
+    await job.print(body);
+  });
+  engine.register("servehealth", async (job) => {
+    const { serveHealth } = await import("./health.ts");
+    await serveHealth(job, sources, await counting());
+  });
   return { activation };
 }

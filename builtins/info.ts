@@ -9,9 +9,12 @@ import type { Engine, EngineStats } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";
 import { DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
+import type { Activation } from "../listenbuffer.ts";
 
 /** What the other built-in jobs know. */
 export interface Sources {
+  /** The engine's gate. */
+  readonly gate: Activation;
   /** How many clients listen for events. */
   listeners(): number;
   /** The counts of each running `serveapi`. */

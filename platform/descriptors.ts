@@ -72,6 +72,23 @@ export function writability(fd: number): () => boolean | undefined {
 
 let shared: Libc | undefined;
 
+/** Clock ticks in a second as proc(5) counts them: USER_HZ, 100 on every architecture of Deno's. */
+const TICKS = 100;
+
+/**
+ * When the process was started, in seconds since 1970, and how many seconds of processor time it has
+ * had; undefined where {@linkcode descriptorsProblem} is.
+ */
+export function processTimes(): { started: number; cpu: number } | undefined {
+  if (descriptorsProblem()) return undefined;
+  // The second field is the program's name in parentheses, which may have any character in it.
+  const fields = Deno.readTextFileSync("/proc/self/stat").replace(/^.*\) /s, "").split(" ");
+  const [, booted] = /^btime (\d+)$/m.exec(Deno.readTextFileSync("/proc/stat")) ?? [];
+  // Fields 14, 15 and 22 of proc_pid_stat(5); the first here is the third.
+  const [user, system, start] = [11, 12, 19].map((i) => Number(fields[i]) / TICKS);
+  return { started: Number(booted) + start, cpu: user + system };
+}
+
 /** A variable of the environment, where we may look: nobody should be asked for the permission. */
 export function permittedEnv(name: string): string | undefined {
   const { state } = Deno.permissions.querySync({ name: "env", variable: name });

@@ -1,0 +1,135 @@
+/**
+ * The formats in which Prometheus reads metrics: its text format 0.0.4, and OpenMetrics 1.0
+ * (prometheus.io/docs/instrumenting/exposition_formats, openmetrics.io).
+ *
+ * @module
+ */
+
+/** Which of the two formats. */
+export type Format = "text" | "openmetrics";
+
+/** The labels of a series. Names are ours; values may be anything. */
+export type Labels = Readonly<Record<string, string | number>>;
+
+/** The media type of each format. */
+export const MEDIA_TYPE: Readonly<Record<Format, string>> = {
+  text: "text/plain; version=0.0.4; charset=utf-8",
+  openmetrics: "application/openmetrics-text; version=1.0.0; charset=utf-8",
+};
+
+/** Upper bounds of the buckets of a {@linkcode Histogram}, in seconds; the last bucket has none. */
+export const BOUNDS: readonly number[] = [
+  ...[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
+];
+
+/** How long things took: how many were within each of {@linkcode BOUNDS}. */
+export class Histogram {
+  /** Those of each bucket by itself; one more than there are bounds. */
+  readonly counts: number[] = new Array(BOUNDS.length + 1).fill(0);
+  /** All of them together, in seconds. */
+  sum = 0;
+  #last = 0;
+  #bucket = 0;
+
+  /**
+   * Counts one more.
+   *
+   * @param seconds How long it took; undefined: as long as the one before, which stands for it.
+   */
+  observe(seconds?: number): void {
+    if (seconds !== undefined) {
+      let bucket = 0;
+      while (seconds > BOUNDS[bucket]) bucket++;
+      this.#last = seconds;
+      this.#bucket = bucket;
+    }
+    this.counts[this.#bucket]++;
+    this.sum += this.#last;
+  }
+}
+
+/** Writes metrics, a family after another. */
+export class Exposition {
+  #format: Format;
+  #lines: string[] = [];
+
+  /** In this format. */
+  constructor(format: Format) {
+    this.#format = format;
+  }
+
+  /** What can go up and down. A value that is undefined is left out. */
+  gauge(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
+    this.#family(name, "gauge", help, name, series);
+  }
+
+  /** What only goes up. The name ends with `_total`. */
+  counter(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
+    // OpenMetrics names the family, and a sample by its suffix.
+    const family = this.#format === "text" ? name : name.replace(/_total$/, "");
+    this.#family(family, "counter", help, name, series);
+  }
+
+  /** What is known once and for all, as labels. The name ends with `_info`. */
+  info(name: string, help: string, labels: Labels): void {
+    if (this.#format === "text") this.gauge(name, help, [[labels, 1]]);
+    else this.#family(name.replace(/_info$/, ""), "info", help, name, [[labels, 1]]);
+  }
+
+  /** Durations. The name ends with `_seconds`. */
+  histogram(name: string, help: string, series: Iterable<[Labels, Histogram]>): void {
+    this.#head(name, "histogram", help);
+    for (const [labels, { counts, sum }] of series) {
+      let count = 0;
+      for (const [i, each] of counts.entries()) {
+        count += each;
+        this.#sample(`${name}_bucket`, { ...labels, le: formatBound(BOUNDS[i]) }, count);
+      }
+      this.#sample(`${name}_sum`, labels, sum);
+      this.#sample(`${name}_count`, labels, count);
+    }
+  }
+
+  /** All of it. */
+  toString(): string {
+    const end = this.#format === "text" ? [] : ["# EOF"];
+    return [...this.#lines, ...end, ""].join("\n");
+  }
+
+  #family(
+    name: string,
+    type: string,
+    help: string,
+    sample: string,
+    series: Iterable<[Labels, number | undefined]>,
+  ): void {
+    const known = [...series].filter(([, value]) => value !== undefined);
+    if (known.length === 0) return;
+    this.#head(name, type, help);
+    for (const [labels, value] of known) this.#sample(sample, labels, value!);
+  }
+
+  #head(name: string, type: string, help: string): void {
+    this.#lines.push(`# TYPE ${name} ${type}`);
+    if (this.#format === "openmetrics") {
+      const [, unit] = /_(seconds|bytes)$/.exec(name) ?? [];
+      if (unit) this.#lines.push(`# UNIT ${name} ${unit}`);
+    }
+    this.#lines.push(`# HELP ${name} ${help}`);
+  }
+
+  #sample(name: string, labels: Labels, value: number): void {
+    const pairs = Object.entries(labels).map(([label, text]) => `${label}="${escape(text)}"`);
+    this.#lines.push(`${name}${pairs.length > 0 ? `{${pairs.join(",")}}` : ""} ${value}`);
+  }
+}
+
+function escape(text: string | number): string {
+  return String(text).replace(/[\\"\n]/g, (char) => char === "\n" ? "\\n" : `\\${char}`);
+}
+
+/** OpenMetrics writes a bound with a point in it. */
+function formatBound(bound: number | undefined): string {
+  if (bound === undefined) return "+Inf";
+  return Number.isInteger(bound) ? `${bound}.0` : String(bound);
+}

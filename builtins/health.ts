@@ -1,0 +1,176 @@
+/**
+ * How the daemon is, for whoever watches over it: an orchestrator, systemd, Prometheus. It has
+ * addresses of its own, which are behind no gate and have nothing of the API.
+ *
+ * @module
+ */
+
+import type { Engine, Job } from "../engine.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
+import { within } from "../engine/time.ts";
+import { Activation, ListenBuffer } from "../listenbuffer.ts";
+import { bind, parseAddress } from "../serve/addresses.ts";
+import type { Bound } from "../serve/bound.ts";
+import { refusePages } from "../serve/browsers.ts";
+import { Connections } from "../serve/connections.ts";
+import type { Metrics } from "./metrics.ts";
+import type { Sources } from "./info.ts";
+
+/** How many clients are served at once at an address. What they may cost has to be bounded, too. */
+const MAX_CONNECTIONS = 16;
+/** How long a job that does nothing may take before the daemon counts as dead, in milliseconds. */
+const LIVE_TIMEOUT = 5_000;
+/** How long an answer may take that is on its way when the daemon ends, in milliseconds. */
+const DRAIN = 200;
+const TIMEOUT = 5_000;
+const PATHS: readonly string[] = ["/livez", "/readyz", "/metrics"];
+
+/**
+ * Runs `servehealth ADDR ...`: binds the addresses, prints each, and ends. What it has bound answers
+ * until the engine is closed: the last of all, since it is told to before anything else has started.
+ */
+export async function serveHealth(job: Job, sources: Sources, metrics: Metrics): Promise<void> {
+  if (job.args.length === 0) {
+    throw new TypedError("bad parameter", "servehealth: no address, expected PROTO://ADDR ...");
+  }
+  const { engine } = job;
+  const health = new Health(engine, sources, metrics);
+  engine.onShutdown(() => health.close(), { name: "of servehealth" });
+  // What is badly written is found before anything is bound.
+  for (const address of job.args.map(parseAddress)) {
+    const places = await bind(address, {
+      group: job.getenv("SocketGroup"),
+      exposed: job.getenvBool("Insecure"),
+    });
+    for (const place of places) {
+      await health.listen(place, address.proto === "tcp" ? [address.host] : []);
+      await job.print(place.address + "\n");
+    }
+  }
+}
+
+/** Where a daemon stands. */
+type State = "booting" | "ready" | "draining" | "failed";
+
+class Health {
+  #engine: Engine;
+  #sources: Sources;
+  #metrics: Metrics;
+  #listening: { place: Bound; buffer: ListenBuffer; connections: Connections }[] = [];
+  #open = new Activation();
+  #state: State = "booting";
+  #since = new Date();
+  #reason?: string;
+  #progress?: { text: string; time: Date };
+
+  constructor(engine: Engine, sources: Sources, metrics: Metrics) {
+    this.#engine = engine;
+    this.#sources = sources;
+    this.#metrics = metrics;
+    this.#open.open();
+    engine.onProgress(({ text }) => this.#progress = { text, time: new Date() });
+    sources.gate.opened.then(() => this.#become("ready"), (reason) => {
+      this.#reason = messageOf(reason);
+      this.#become("failed");
+    });
+    engine.stopping.addEventListener("abort", () => this.#become("draining"), { once: true });
+  }
+
+  #become(state: State): void {
+    // A boot that failed is what there is to say, also while the daemon ends because of it.
+    if (this.#state === "failed" || this.#state === "draining") return;
+    this.#state = state;
+    this.#since = new Date();
+  }
+
+  async listen(place: Bound, names: string[]): Promise<void> {
+    const answer = (request: Request) => this.#answer(request);
+    const tcp = /^tcp:\/\/(.*):\d+$/.exec(place.address);
+    const connections = new Connections({
+      handler: tcp ? refusePages(answer, { scheme: "http", hosts: [tcp[1], ...names] }) : answer,
+      timeouts: { header: TIMEOUT, idle: TIMEOUT, send: TIMEOUT },
+      // Each answer is its connection's last: a place is free again at once.
+      pressed: () => true,
+      log: this.#engine.log,
+    });
+    connections.prepare();
+    const buffer = new ListenBuffer(place.listener, this.#open, {
+      maxConnections: MAX_CONNECTIONS,
+      onPressure: (pressed) => {
+        if (pressed) connections.makeRoom();
+      },
+      log: (level, message) => this.#engine.log(level, `${place.address}: ${message}`),
+    });
+    this.#listening.push({ place, buffer, connections });
+    await place.publish();
+    this.#serve(buffer, connections);
+  }
+
+  async #serve(buffer: ListenBuffer, connections: Connections): Promise<void> {
+    for await (const connection of buffer) {
+      connections.serve(connection).then(() => buffer.release()); // It never rejects.
+    }
+  }
+
+  #answer(request: Request): Response | Promise<Response> {
+    // On a unix socket the scheme is none that URL knows.
+    const [, path] = /^[^/]*\/\/[^/]*(\/[^?#]*)/.exec(request.url) ?? [];
+    if (path === undefined || !PATHS.includes(path)) {
+      return text(404, `page not found, expected ${PATHS.join(", ")}`);
+    }
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      return text(405, `method ${request.method} is not allowed, expected GET`, { allow: "GET" });
+    }
+    if (path === "/livez") return this.#live();
+    return path === "/readyz" ? this.#ready() : this.#count(request);
+  }
+
+  /** The event loop turns, or there would be no answer; and a job can run. */
+  async #live(): Promise<Response> {
+    const job = this.#engine.job("true");
+    job.quiet = true;
+    try {
+      if (await within(LIVE_TIMEOUT, job.run())) return text(200, "ok");
+      return text(503, `no job can run: one that does nothing took ${LIVE_TIMEOUT} ms`);
+    } catch (error) {
+      return text(503, `no job can run: ${messageOf(error)}`);
+    }
+  }
+
+  #ready(): Response {
+    const listeners = this.#sources.apis().flatMap((api) => api.listeners);
+    return Response.json({
+      state: this.#state,
+      since: this.#since.toISOString(),
+      ...this.#reason !== undefined && { reason: this.#reason },
+      ...this.#state === "booting" && this.#progress && {
+        progress: this.#progress.text,
+        progressAt: this.#progress.time.toISOString(),
+      },
+      held: listeners.reduce((sum, { held }) => sum + held, 0),
+    }, { status: this.#state === "ready" ? 200 : 503, headers: NO_STORE });
+  }
+
+  #count(request: Request): Response {
+    const open = /\bapplication\/openmetrics-text\b/.test(request.headers.get("accept") ?? "");
+    const { type, body } = this.#metrics.expose(open ? "openmetrics" : "text");
+    return new Response(body, { headers: { ...NO_STORE, "content-type": type } });
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.#listening.map(async ({ place, buffer, connections }) => {
+      await place.unpublish();
+      buffer.close();
+      await connections.drain(DRAIN);
+    }));
+  }
+}
+
+const NO_STORE = { "cache-control": "no-store" };
+
+function text(status: number, line: string, headers: Record<string, string> = {}): Response {
+  return new Response(line + "\n", {
+    status,
+    headers: { ...NO_STORE, "content-type": "text/plain; charset=utf-8", ...headers },
+  });
+}

@@ -1,0 +1,191 @@
+/**
+ * What the daemon did and what it is at, in numbers, for Prometheus. It counts from the time on at
+ * which it is first asked for: who asks for nothing pays for nothing.
+ *
+ * @module
+ */
+
+import type { Engine, Job } from "../engine.ts";
+import { BUILD } from "../engine/build.ts";
+import { API_VERSION, VERSION } from "../engine/version.ts";
+import {
+  descriptorLimit,
+  DESCRIPTORS,
+  descriptorsProblem,
+  processTimes,
+} from "../platform/descriptors.ts";
+import { Exposition, type Format, Histogram, type Labels, MEDIA_TYPE } from "./exposition.ts";
+import type { Sources } from "./info.ts";
+
+/** How often the event loop is looked at, in milliseconds. */
+const TICK = 100;
+/**
+ * How many durations are taken in each tick, one for one. The clock costs as much as all else here:
+ * of those that come faster, one in {@linkcode SAMPLE} stands for the rest.
+ */
+const TIMED = 500;
+const SAMPLE = 16;
+/** What stands for the names that clients may have made up. */
+const OTHER = "(other)";
+
+/** When a job was started, by `performance.now()`; 0 where nobody has looked at the clock. */
+const STARTED = Symbol("started");
+// On the job itself: a table of the running jobs would cost as much again as all else here.
+interface Counted extends Job {
+  [STARTED]?: number;
+}
+
+/** Counts, and tells the counts. */
+export class Metrics {
+  #engine: Engine;
+  #sources: Sources;
+  #jobs = new Map<string, { ok: Histogram; failed: Histogram }>();
+  #eventLoop = new Histogram();
+  #left = TIMED;
+  #untimed = 0;
+
+  /** Counts from now on, until the engine is closed. */
+  constructor(engine: Engine, sources: Sources) {
+    this.#engine = engine;
+    this.#sources = sources;
+    engine.onJob((job: Counted, phase) => {
+      if (phase === "start") job[STARTED] = this.start();
+      else this.#jobEnded(job);
+    });
+    let last = performance.now();
+    const timer = setInterval(() => {
+      const now = performance.now();
+      this.#eventLoop.observe(Math.max(0, now - last - TICK) / 1_000);
+      last = now;
+      this.#left = TIMED;
+    }, TICK);
+    // It is not what keeps a process alive.
+    Deno.unrefTimer(timer);
+    engine.onShutdown(() => clearInterval(timer), { name: "of metrics" });
+  }
+
+  /** Begins to take a time: gives what {@linkcode Metrics.since} takes. */
+  start(): number {
+    if (this.#left > 0) this.#left--;
+    else if (++this.#untimed % SAMPLE !== 0) return 0;
+    return performance.now();
+  }
+
+  /** How many seconds have passed since {@linkcode Metrics.start}; undefined if others stand for it. */
+  since(started: number): number | undefined {
+    return started === 0 ? undefined : (performance.now() - started) / 1_000;
+  }
+
+  #jobEnded(job: Counted): void {
+    const started = job[STARTED];
+    if (started === undefined) return; // It ran before we came.
+    const name = this.#engine.handlers.has(job.name) ? job.name : OTHER;
+    let counts = this.#jobs.get(name);
+    if (!counts) this.#jobs.set(name, counts = { ok: new Histogram(), failed: new Histogram() });
+    counts[job.status === 0 ? "ok" : "failed"].observe(this.since(started));
+  }
+
+  /** All metrics, and their media type. */
+  expose(format: Format): { type: string; body: string } {
+    const out = new Exposition(format);
+    this.#exposeServer(out);
+    this.#exposeJobs(out);
+    this.#exposeProcess(out);
+    return { type: MEDIA_TYPE[format], body: out.toString() };
+  }
+
+  #exposeServer(out: Exposition): void {
+    const { gate, apis } = this.#sources;
+    out.gauge("floodgate_ready", "Whether the gate is open and the daemon is not draining.", [
+      [{}, Number(gate.state === "open" && !this.#engine.stopping.aborted)],
+    ]);
+    const listeners = apis().flatMap((api) => api.listeners)
+      .map(({ address, ...counts }) => ({ listener: address, ...counts }));
+    out.gauge(
+      "floodgate_connections",
+      "Connections by state: held at the gate, new without a whole request, active, idle, closing.",
+      listeners.flatMap((counts) =>
+        (["held", "new", "active", "idle", "closing"] as const).map((state): [Labels, number] => [
+          { listener: counts.listener, state },
+          counts[state],
+        ])
+      ),
+    );
+    out.counter(
+      "floodgate_connections_accepted_total",
+      "Connections that were accepted.",
+      listeners.map(({ listener, accepted }) => [{ listener }, accepted]),
+    );
+    out.counter(
+      "floodgate_accept_errors_total",
+      "Errors of accepting connections, such as want of descriptors.",
+      listeners.map(({ listener, acceptErrors }) => [{ listener }, acceptErrors]),
+    );
+    const reasons = {
+      refused: "refused",
+      timedOut: "timed_out",
+      shed: "shed",
+      cut: "cut",
+    } as const;
+    out.counter(
+      "floodgate_connections_ended_total",
+      "Connections that the daemon ended: refused unserved, timed out, shed for others, cut.",
+      listeners.flatMap((counts) =>
+        Object.entries(reasons).map(([key, reason]): [Labels, number] => [
+          { listener: counts.listener, reason },
+          counts[key as keyof typeof reasons],
+        ])
+      ),
+    );
+  }
+
+  #exposeJobs(out: Exposition): void {
+    out.gauge("floodgate_jobs_running", "Jobs that run now.", [[{}, this.#engine.stats.running]]);
+    out.histogram(
+      "floodgate_job_duration_seconds",
+      "How long jobs took, by name and outcome: ok for status 0, else failed.",
+      [...this.#jobs].flatMap(([job, outcomes]) =>
+        Object.entries(outcomes)
+          .filter(([, { counts }]) => counts.some((count) => count > 0))
+          .map(([outcome, histogram]): [Labels, Histogram] => [{ job, outcome }, histogram])
+      ),
+    );
+    out.gauge("floodgate_events_listeners", "Clients that listen for events.", [
+      [{}, this.#sources.listeners()],
+    ]);
+  }
+
+  #exposeProcess(out: Exposition): void {
+    out.histogram(
+      "floodgate_event_loop_delay_seconds",
+      "How late the event loop was, looked at ten times a second.",
+      [[{}, this.#eventLoop]],
+    );
+    const { rss, heapTotal, heapUsed, external } = Deno.memoryUsage();
+    out.gauge("process_resident_memory_bytes", "Resident memory of the process.", [[{}, rss]]);
+    out.gauge("floodgate_heap_bytes", "Size of V8's heap.", [[{}, heapTotal]]);
+    out.gauge("floodgate_heap_used_bytes", "Used part of V8's heap.", [[{}, heapUsed]]);
+    out.gauge("floodgate_external_memory_bytes", "Memory outside of V8's heap that it refers to.", [
+      [{}, external],
+    ]);
+    const times = processTimes();
+    out.counter("process_cpu_seconds_total", "User and system time of the process.", [
+      [{}, times?.cpu],
+    ]);
+    out.gauge("process_start_time_seconds", "When the process was started, since 1970.", [
+      [{}, times?.started],
+    ]);
+    out.gauge("process_open_fds", "Open file descriptors.", [
+      [{}, descriptorsProblem() ? undefined : [...Deno.readDirSync(DESCRIPTORS)].length],
+    ]);
+    out.gauge("process_max_fds", "The most file descriptors that may be open.", [
+      [{}, descriptorLimit()],
+    ]);
+    out.info("floodgate_build_info", "What the daemon was built from.", {
+      version: VERSION,
+      api_version: API_VERSION,
+      deno: Deno.version.deno,
+      commit: BUILD.commit ?? "",
+    });
+  }
+}

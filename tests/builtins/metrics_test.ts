@@ -1,0 +1,173 @@
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Client, PING } from "../support/client.ts";
+import { freePort, missing, TempFolder, until } from "../support/daemon.ts";
+import { Served } from "../support/served.ts";
+
+const NO_PROMTOOL = await missing("promtool", ["--version"]);
+const NO_PROMETHEUS = await missing("prometheus", ["--version"]);
+
+/** What the job `metrics` prints. */
+async function exposed(served: Served, settings: Record<string, string> = {}): Promise<string> {
+  const job = served.engine.job("metrics");
+  for (const [key, value] of Object.entries(settings)) job.setenv(key, value);
+  let text = "";
+  const decoder = new TextDecoder();
+  job.stdout.add({ write: (chunk) => void (text += decoder.decode(chunk)) });
+  await job.run();
+  return text;
+}
+/** The value of a series, written as it is exposed. */
+async function valueOf(served: Served, series: string): Promise<number | undefined> {
+  const line = (await exposed(served)).split("\n").find((each) => each.startsWith(`${series} `));
+  return line === undefined ? undefined : Number(line.slice(series.length));
+}
+
+Deno.test(
+  "metrics are such as promtool finds nothing wrong with",
+  { ignore: NO_PROMTOOL },
+  async () => {
+    await using served = await Served.open();
+    await exposed(served);
+    using client = await Client.to(served.target);
+    await client.send(PING);
+    await client.sees(/OK$/);
+    await served.engine.job("true").run();
+    const check = new Deno.Command("promtool", {
+      args: ["check", "metrics"],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const input = check.stdin.getWriter();
+    await input.write(new TextEncoder().encode(await exposed(served)));
+    await input.close();
+    const { code, stdout, stderr } = await check.output();
+    assertEquals(
+      [code, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr)],
+      [0, ""],
+    );
+  },
+);
+
+Deno.test("metrics tell of connections by listener and state", async () => {
+  await using served = await Served.bind();
+  const listener = served.addresses[0];
+  const inState = (state: string) =>
+    valueOf(served, `floodgate_connections{listener="${listener}",state="${state}"}`);
+  const accepted = () =>
+    valueOf(served, `floodgate_connections_accepted_total{listener="${listener}"}`);
+  const ended = (reason: string) =>
+    valueOf(served, `floodgate_connections_ended_total{listener="${listener}",reason="${reason}"}`);
+  assertEquals([await accepted(), await valueOf(served, "floodgate_ready")], [0, 0]);
+  const one = await Client.to(served.target);
+  const other = await Client.to(served.target);
+  await until(async () => await inState("held") === 2);
+  await served.accept();
+  assertEquals(await valueOf(served, "floodgate_ready"), 1);
+  await until(async () => await inState("new") === 2);
+  await one.send(PING);
+  await one.sees(/OK$/);
+  await until(async () => await inState("idle") === 1);
+  assertEquals([await inState("held"), await inState("new"), await accepted()], [0, 1, 2]);
+  one[Symbol.dispose]();
+  other[Symbol.dispose]();
+  await until(async () => await inState("new") === 0 && await inState("idle") === 0);
+  assertEquals([await ended("timed_out"), await ended("refused")], [0, 0]);
+});
+
+Deno.test("metrics count jobs by name and outcome, and no names that are made up", async () => {
+  await using served = await Served.open();
+  await exposed(served);
+  const { engine } = served;
+  engine.register("good", () => new Promise((resolve) => setTimeout(resolve, 20)));
+  engine.register("bad", () => 3);
+  engine.registerCatchall(() => {});
+  for (let i = 0; i < 3; i++) await engine.job("good").run();
+  await engine.job("bad").run().catch(() => {});
+  for (let i = 0; i < 10; i++) await engine.job(`made up ${i}`).run();
+  const text = await exposed(served);
+  const series = (job: string, outcome: string) =>
+    Number(
+      new RegExp(
+        `^floodgate_job_duration_seconds_count\\{job="${job}",outcome="${outcome}"\\} (.*)$`,
+        "m",
+      )
+        .exec(text)?.[1],
+    );
+  assertEquals(series("good", "ok"), 3);
+  assertEquals(series("bad", "failed"), 1);
+  assertEquals(series("\\(other\\)", "ok"), 10);
+  assertEquals(text.includes("made up"), false);
+  const [, sum] = /^floodgate_job_duration_seconds_sum\{job="good",outcome="ok"\} (.*)$/m.exec(
+    text,
+  )!;
+  assert(Number(sum) >= 0.055 && Number(sum) < 5, sum);
+});
+
+Deno.test("metrics tell of the process and of what it was built from", async () => {
+  await using served = await Served.open();
+  const text = await exposed(served);
+  const value = (name: string) => Number(new RegExp(`^${name} (.*)$`, "m").exec(text)?.[1]);
+  assert(value("process_resident_memory_bytes") > 10e6);
+  assert(value("process_open_fds") > 3 && value("process_open_fds") < value("process_max_fds"));
+  assert(value("process_cpu_seconds_total") > 0.05);
+  const age = Date.now() / 1_000 - value("process_start_time_seconds");
+  assert(age > 0 && age < 3_600, String(age));
+  assertMatch(text, new RegExp(`^floodgate_build_info\\{.*deno="${Deno.version.deno}"`, "m"));
+  await until(async () => (await valueOf(served, "floodgate_event_loop_delay_seconds_count"))! > 0);
+});
+
+Deno.test(
+  "metrics are scraped by Prometheus, as OpenMetrics",
+  { ignore: NO_PROMETHEUS },
+  async () => {
+    await using folder = await TempFolder.make();
+    await using served = await Served.open();
+    const job = served.engine.job("servehealth", "tcp://127.0.0.1:0");
+    const out = job.stdout.addTail(1);
+    await job.run();
+    const asked = await fetch(out.text.replace("tcp:", "http:") + "/metrics", {
+      headers: { accept: "application/openmetrics-text;version=1.0.0,text/plain;q=0.5" },
+    });
+    assertEquals(
+      asked.headers.get("content-type"),
+      "application/openmetrics-text; version=1.0.0; charset=utf-8",
+    );
+    assertMatch(await asked.text(), /\n# EOF\n$/);
+    await Deno.writeTextFile(
+      `${folder.path}/prometheus.yml`,
+      JSON.stringify({
+        global: { scrape_interval: "100ms", scrape_timeout: "100ms" },
+        scrape_configs: [{
+          job_name: "floodgate",
+          static_configs: [{ targets: [out.text.replace("tcp://", "")] }],
+        }],
+      }),
+    );
+    const port = freePort();
+    const process = new Deno.Command("prometheus", {
+      args: [
+        `--config.file=${folder.path}/prometheus.yml`,
+        `--storage.tsdb.path=${folder.path}/data`,
+        `--web.listen-address=127.0.0.1:${port}`,
+      ],
+      stdout: "null",
+      stderr: "null",
+    }).spawn();
+    try {
+      const query = async (text: string) => {
+        const answer = await fetch(
+          `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(text)}`,
+        ).catch(() => undefined);
+        return answer?.ok ? (await answer.json()).data.result : (await answer?.body?.cancel(), []);
+      };
+      await until(async () => (await query("floodgate_ready"))[0]?.value[1] === "1");
+      assertEquals((await query("up"))[0].value[1], "1");
+      const [{ metric }] = await query("floodgate_build_info");
+      assertEquals(metric.deno, Deno.version.deno);
+    } finally {
+      process.kill("SIGKILL");
+      await process.status;
+    }
+  },
+);
