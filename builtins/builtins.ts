@@ -39,6 +39,11 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   stderr.ready = writability(STDERR);
   const activation = new Activation();
   engine.register("true", () => {});
+  // Where OpenTelemetry is on (@opentelemetry/api). By the time that this is loaded serveapi may have
+  // begun, whose span would be as long as the daemon's life.
+  if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
+    import("./traces.ts").then(({ traceJobs }) => traceJobs(engine));
+  }
   // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
   const events = registerEvents(engine);

@@ -1,0 +1,71 @@
+/**
+ * OpenTelemetry where it is on, as with OTEL_DENO=true: by way of what is registered for
+ * `@opentelemetry/api`, which is the user's own and is not loaded here.
+ *
+ * @module
+ */
+
+import type { LogLevel } from "../engine/log.ts";
+
+/** What is used of a span. */
+export interface Span {
+  setAttribute(name: string, value: string | number): unknown;
+  updateName(name: string): unknown;
+  setStatus(status: { code: number; message?: string }): unknown;
+  end(): void;
+}
+/** The code of a status that is an error: SpanStatusCode of `@opentelemetry/api`. */
+export const ERROR = 2;
+
+/** What `@opentelemetry/api` 1.x keeps in the global object for all copies of itself. */
+interface Registered {
+  trace?: {
+    getTracer(name: string, version?: string): {
+      startActiveSpan<T>(name: string, fn: (span: Span) => T): T;
+    };
+  };
+  context?: { active(): { getValue(key: symbol): unknown } };
+}
+const REGISTERED = Symbol.for("opentelemetry.js.api.1");
+const SPAN = Symbol.for("OpenTelemetry Context Key SPAN");
+
+/** Spans, where they are recorded. */
+export interface Telemetry {
+  /** Calls back in a span of this name, which is the child of the one it is called in. */
+  inSpan<T>(name: string, fn: (span: Span) => T): T;
+  /** The span that this is called in, if there is one. */
+  activeSpan(): Span | undefined;
+}
+
+/** Undefined where OpenTelemetry is off. */
+export function telemetry(version: string): Telemetry | undefined {
+  const { trace, context } =
+    (globalThis as unknown as Record<symbol, Registered | undefined>)[REGISTERED] ?? {};
+  if (!trace || !context) return undefined;
+  const tracer = trace.getTracer("floodgate", version);
+  return {
+    inSpan: (name, fn) => tracer.startActiveSpan(name, fn),
+    activeSpan: () => context.active().getValue(SPAN) as Span | undefined,
+  };
+}
+
+const LEVELS: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
+
+/**
+ * What exports a line of the log, with the span that it is called in. Deno exports what is written by
+ * `console` only, of which the lower levels go to standard output.
+ *
+ * @returns Undefined where OpenTelemetry is off, or this Deno has no such thing.
+ */
+export function logExport(): ((level: LogLevel, line: string) => void) | undefined {
+  const spans = telemetry("");
+  const deno = Deno as unknown as
+    & { internal: symbol }
+    & Record<
+      symbol,
+      { core?: { ops?: { op_otel_log?(line: string, level: number, span: unknown): void } } }
+    >;
+  const exportLine = deno[deno.internal]?.core?.ops?.op_otel_log;
+  if (!spans || typeof exportLine !== "function") return undefined;
+  return (level, line) => exportLine(line, LEVELS[level], spans.activeSpan() ?? null);
+}
