@@ -51,6 +51,26 @@ export interface EngineStats {
   running: number;
 }
 
+/** The process at the other end of a unix socket, as the kernel knew it when it connected. */
+export interface Peer {
+  /** Its process id. */
+  readonly pid: number;
+  /** The number of its user. */
+  readonly uid: number;
+  /** The number of its group. */
+  readonly gid: number;
+}
+
+/** On whose behalf a job runs. Each is looked up when it is asked for, and not before. */
+export interface Requester {
+  /** What the log knows the request by. */
+  readonly requestId?: string;
+  /** The user, by a name that was proven. */
+  readonly user?: string;
+  /** The client's process, at a unix socket. */
+  readonly peer?: Peer;
+}
+
 /** How far a boot is, as {@linkcode Engine.progress} was told. */
 export interface Progress {
   /** What was said. */
@@ -150,7 +170,7 @@ export class Engine {
         writeToStderr(`log: ${messageOf(error)}\n`);
       }
     };
-    this.log = Object.assign(guarded, { level: log.level });
+    this.log = Object.assign(guarded, { level: log.level, plain: log.plain });
     this.#leastLogged = LEVELS.indexOf(log.level ?? "debug");
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
@@ -553,11 +573,6 @@ export class Job {
   /** Set by whoever runs a job for each request: its start and end are logged at level debug. */
   quiet = false;
   /**
-   * On whose behalf it runs, as a process has a user: for a request from a client that has proven who it
-   * is, the subject of its certificate (RFC 4514), such as `CN=alice,O=Ops`. Undefined where nobody asked.
-   */
-  user?: string;
-  /**
    * What its caller has validated for it, beside its arguments and its env: for a request, what its
    * row says. Undefined where the job was run otherwise.
    */
@@ -578,7 +593,11 @@ export class Job {
   #cause?: unknown;
   #words?: string;
   #started = false;
+  /** By `performance.now()`, in milliseconds; 0 where the log does not tell of it. */
+  #startTime = 0;
   #endTime?: number;
+  #requester?: Requester;
+  #user?: string;
   #abort?: AbortController;
   #abortSource?: () => AbortSignal;
   #ended?: PromiseWithResolvers<void>;
@@ -598,6 +617,30 @@ export class Job {
   }
 
   // Most jobs of a busy daemon need one or two of these, so each is made when it is first asked for.
+
+  /** Whose request this job is part of: {@linkcode Job.user}, `peer` and `requestId` are theirs. */
+  onBehalfOf(requester: Requester | undefined): void {
+    this.#requester = requester;
+  }
+  /**
+   * On whose behalf it runs, as a process has a user: the subject of a client's certificate (RFC 4514),
+   * such as `CN=alice,O=Ops`, or the name of the user whose process is at the other end of a unix socket.
+   * Undefined where no client has proven who it is.
+   */
+  get user(): string | undefined {
+    return this.#user ?? this.#requester?.user;
+  }
+  set user(user: string | undefined) {
+    this.#user = user;
+  }
+  /** The client's process, for a request by a unix socket; undefined where that is not known. */
+  get peer(): Peer | undefined {
+    return this.#requester?.peer;
+  }
+  /** What the log knows the request by that this job is part of; undefined where it is of none. */
+  get requestId(): string | undefined {
+    return this.#requester?.requestId;
+  }
 
   /** When the job ended. */
   get endTime(): Date | undefined {
@@ -706,7 +749,10 @@ export class Job {
       return Promise.reject(error);
     }
     this.#started = true;
-    if (this.#logs) this.engine.log(this.#level, `+job ${this}`);
+    if (this.#logs) {
+      this.#startTime = performance.now();
+      this.engine.log(this.#level, `+job ${this}`, this.#fields());
+    }
     if (handler === undefined) {
       this.#complain(`${this.name}: command not found`);
       return this.#finish(Status.NotFound);
@@ -809,7 +855,7 @@ export class Job {
     this.#internals.end(this);
     this.#ended?.resolve();
     if (status === Status.OK) {
-      if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`);
+      if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`, this.#fields(status));
       if (this.#complaints?.text && !this.#stderr!.used) this.#tellComplaints();
       return DONE;
     }
@@ -818,8 +864,7 @@ export class Job {
     if (this.#internals.logs(level)) {
       const label = status === Status.NotFound ? "NotFound" : "Err";
       const why = lastWords && ": " + lastWords;
-      const cause = this.#cause === undefined ? undefined : { error: this.#cause };
-      this.engine.log(level, `-job ${this} = ${label} (${status})${why}`, cause);
+      this.engine.log(level, `-job ${this} = ${label} (${status})${why}`, this.#fields(status));
     }
     return Promise.reject(
       new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
@@ -844,6 +889,22 @@ export class Job {
       ? JSON.stringify(data.slice(0, 40))
       : `${data.length} bytes`;
     this.engine.log("warn", `job ${this.name} has ended and goes on writing: ${what}`);
+  }
+
+  /** What a machine may want to know of its start or end, and of what was thrown. */
+  #fields(status?: Status): Record<string, unknown> | undefined {
+    const { requestId } = this;
+    const cause = this.#cause === undefined ? undefined : { error: this.#cause };
+    const request = requestId === undefined ? undefined : { request: requestId };
+    // The message has the rest of it already.
+    if (this.engine.log.plain) return cause || request ? { ...cause, ...request } : undefined;
+    return {
+      job: this.name,
+      args: this.args,
+      ...status !== undefined && { status, duration: secondsSince(this.#startTime) },
+      ...cause,
+      ...request,
+    };
   }
 
   get #level(): LogLevel {
@@ -908,4 +969,9 @@ export class Job {
   setenvSubEnv(key: string, value: Env): void {
     this.env.setSubEnv(key, value);
   }
+}
+
+/** In seconds, to the microsecond. */
+function secondsSince(time: number): number {
+  return Math.round((performance.now() - time) * 1_000) / 1_000_000;
 }

@@ -469,7 +469,7 @@ class Dispatcher {
     const env = c.env as RequestBindings;
     const job = this.#engine.job(row.route.job, ...row.reader.args(c.req, reading));
     job.quiet = true;
-    job.user = env.client?.subject;
+    job.onBehalfOf(env);
     job.abortWith(() => env.signal);
     if (reading !== undefined) {
       for (const [name, value] of reading.env) job.setenv(name, value);

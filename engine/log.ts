@@ -9,6 +9,8 @@ export interface Logger {
   (level: LogLevel, message: string, fields?: Record<string, unknown>): void;
   /** The least urgent level that it writes, if it says so: lines below are not even made. */
   readonly level?: LogLevel;
+  /** Whether it writes for people: what a message tells is then not given as fields again. */
+  readonly plain?: boolean;
 }
 
 /** The levels, from the least urgent to the most. */
@@ -35,7 +37,7 @@ export function createLogger(options: LoggerOptions = {}): Logger {
     if (options.write) options.write(format(level, message, fields));
     else stderr.write(() => format(level, message, fields), notice);
   };
-  return Object.assign(log, { level: lowest });
+  return Object.assign(log, { level: lowest, plain: !json });
 }
 
 // One event is one line, whatever a client has put into it, and the lines of an error below it.

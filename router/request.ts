@@ -152,6 +152,10 @@ export class RequestBindings implements Bindings {
   get client(): ClientCertificate | undefined {
     return this.#info?.client;
   }
+  /** Whose jobs the request runs: {@linkcode Job.user}. */
+  get user(): string | undefined {
+    return this.client?.subject;
+  }
   get signal(): AbortSignal {
     return this.#info?.signal ?? this.request.signal;
   }

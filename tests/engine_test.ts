@@ -8,6 +8,7 @@ import {
   assertThrows,
 } from "@std/assert";
 import {
+  createLogger,
   Engine,
   type Handler,
   type Job,
@@ -520,6 +521,58 @@ Deno.test("Job.quiet moves a job's log lines to level debug", async () => {
   job.quiet = true;
   await failureOf(job);
   assertEquals(lines, ["debug +job mute()", "debug -job mute() = Err (3)"]);
+});
+
+Deno.test("Job.run logs what a job was in fields, for machines", async () => {
+  const fields: Record<string, unknown>[] = [];
+  const engine = new Engine({ log: (_level, _message, more = {}) => void fields.push(more) });
+  engine.register("wait", () => new Promise((resolve) => setTimeout(resolve, 10)));
+  engine.register("fail", (job) => job.error("no such thing"));
+  await engine.job("wait", "a", "b").run();
+  await failureOf(engine.job("fail"));
+  const { duration, ...ended } = fields[1];
+  assertEquals([fields[0], ended], [
+    { job: "wait", args: ["a", "b"] },
+    { job: "wait", args: ["a", "b"], status: 0 },
+  ]);
+  assert(Number(duration) >= 0.009 && Number(duration) < 5, `${duration} s`);
+  const { duration: _, ...failed } = fields[3];
+  assertEquals(failed, { job: "fail", args: [], status: 1, error: "no such thing" });
+});
+
+Deno.test("Job.run gives a plain log no fields of what the message has, but the request's id", async () => {
+  const lines: string[] = [];
+  const engine = new Engine({ log: createLogger({ write: (line) => void lines.push(line) }) });
+  engine.register("greet", () => {});
+  await engine.job("greet", "world").run();
+  const job = engine.job("greet");
+  job.onBehalfOf({ requestId: "r-1" });
+  await job.run();
+  assertEquals(lines.map((line) => line.replace(/^\S+ /, "")), [
+    "INFO  +job greet(world)\n",
+    "INFO  -job greet(world) = OK (0)\n",
+    'INFO  +job greet() requestId="r-1"\n',
+    'INFO  -job greet() = OK (0) requestId="r-1"\n',
+  ]);
+});
+
+Deno.test("Job.onBehalfOf is asked who the user is when somebody looks", () => {
+  const engine = new Engine({ log: () => {} });
+  const job = engine.job("greet");
+  assertEquals([job.user, job.peer, job.requestId], [undefined, undefined, undefined]);
+  let asked = 0;
+  job.onBehalfOf({
+    requestId: "r-1",
+    get user() {
+      asked++;
+      return "alice";
+    },
+    peer: { pid: 1, uid: 2, gid: 3 },
+  });
+  assertEquals(asked, 0);
+  assertEquals([job.user, job.peer?.uid, job.requestId, asked], ["alice", 2, "r-1", 1]);
+  job.user = "bob";
+  assertEquals([job.user, asked], ["bob", 1]);
 });
 
 Deno.test("Engine.onJob hears of a job's start, and of its end with its status", async () => {
