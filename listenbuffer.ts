@@ -19,6 +19,7 @@
 
 import { messageOf } from "./engine/errors.ts";
 import type { Logger } from "./engine/log.ts";
+import { within } from "./engine/time.ts";
 
 /** A gate that opens, or fails, once and for all. Any number of listeners may wait at it. */
 export class Activation {
@@ -141,6 +142,8 @@ export const HOLD = 16_384;
 const BACKOFF = { first: 5, last: 1_000 };
 /** How long a queue that never empties is served before it is closed, in milliseconds. */
 const BUSY_DRAIN = 1_000;
+/** How long an accept may take to end once its listener is closed, in milliseconds. */
+const CLOSE_TIMEOUT = 1_000;
 /** How often a drain looks whether there is room again, in milliseconds. */
 const FULL_PAUSE = 20;
 /** Errors this close together, in milliseconds, are one burst: logged once. */
@@ -175,6 +178,8 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   #end?: { error: unknown };
   #pressed = false;
   #accepting = false;
+  #drained = false;
+  #pumped: Promise<void>;
   #backoff = 0;
   #row = 0;
   #burst = { errors: 0, last: 0 };
@@ -199,7 +204,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     this.#onAccept = options.onAccept;
     this.#onPressure = options.onPressure ?? (() => {});
     activation.opened.then(() => this.#turn(), (reason) => this.#finish(reason));
-    this.#pump();
+    this.#pumped = this.#pump();
   }
 
   /** Where the listener listens. */
@@ -263,6 +268,13 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
       await new Promise((resolve) =>
         pause > 0 ? setTimeout(resolve, pause) : setImmediate(resolve)
       );
+    }
+    if (this.#accepting && !this.#end) {
+      // A client that is being accepted at this moment still comes out: what has been taken off the
+      // queue is in no other process's reach.
+      this.#drained = true;
+      this.#close("the listener", this.#listener);
+      await within(CLOSE_TIMEOUT, this.#pumped);
     }
     this.close();
   }
@@ -367,7 +379,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
       } catch (error) {
         this.#accepting = false;
         if (this.#end) return;
-        if (error instanceof Deno.errors.BadResource) {
+        if (this.#drained || error instanceof Deno.errors.BadResource) {
           this.close(); // Somebody closed the listener that we wrap.
           return;
         }

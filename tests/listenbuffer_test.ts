@@ -424,6 +424,23 @@ Deno.test("ListenBuffer.drain waits for room for who is queued, longer than for 
   assertEquals([fake.closed, buffer.stats.accepted], [true, 2]);
 });
 
+Deno.test("ListenBuffer.drain serves who is being accepted when it closes", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  fake.close = () => {
+    fake.closed = true;
+    fake.push(new FakeConn(7)); // The accept had ended already, which nobody had been told.
+    fake.push(new Deno.errors.BadResource("Listener has been closed"));
+  };
+  const buffer = new ListenBuffer(fake, gate);
+  const next = buffer.accept();
+  await buffer.drain();
+  const connection = await next;
+  assertEquals([connection.id, connection.closed, buffer.stats.refused], [7, false, 0]);
+  await assertRejects(() => buffer.accept(), Deno.errors.BadResource);
+});
+
 Deno.test("ListenBuffer lets the loop be left, which closes the listener", async () => {
   const gate = new Activation();
   gate.open();
