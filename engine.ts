@@ -121,8 +121,8 @@ const JOBS_TIMEOUT = 5_000;
 const SHUTDOWN_TIMEOUT = 15_000;
 /** How long a shutdown handler may take by default, in milliseconds. */
 const HANDLER_TIMEOUT = 5_000;
-/** How often progress is logged at level info, in milliseconds: what comes sooner is for debugging. */
-const PROGRESS_PAUSE = 1_000;
+/** How many words of progress are logged at level info in a second: the rest is for debugging. */
+const PROGRESS_RATE = 10;
 
 /** Registers handlers and runs jobs. Engines share nothing: a process may have any number. */
 export class Engine {
@@ -151,7 +151,7 @@ export class Engine {
   /** What is being made now, the innermost last: a name that comes again closes a circle. */
   #making: string[] = [];
   #progressObservers: readonly ((progress: Progress) => void)[] = [];
-  #progressLogged = -Infinity;
+  #progress = { second: -Infinity, words: 0 };
   #observers: readonly ((job: Job, phase: JobPhase) => void)[] = [];
   #wraps: readonly ((job: Job, handler: Handler) => ReturnType<Handler>)[] = [];
   #running = new Running();
@@ -270,7 +270,7 @@ export class Engine {
    * Tells how far a boot is, such as `container 40 of 200`: the log, systemd, and whoever asks for
    * the daemon's health hear of it.
    *
-   * It is logged at level info; what comes within a second of such a line, at level debug.
+   * It is logged at level info; more than ten in a second, the rest at level debug.
    *
    * @param options `within`: how long the next word may take to come, in milliseconds. A boot is
    * given at least that time by systemd (EXTEND_TIMEOUT_USEC of sd_notify(3)), where by default it is
@@ -278,9 +278,9 @@ export class Engine {
    */
   progress(text: string, options: { within?: number } = {}): void {
     const now = performance.now();
-    const soon = now - this.#progressLogged < PROGRESS_PAUSE;
-    if (!soon) this.#progressLogged = now;
-    this.log(soon ? "debug" : "info", `progress: ${text}`);
+    if (now - this.#progress.second >= 1_000) this.#progress = { second: now, words: 0 };
+    const level = ++this.#progress.words > PROGRESS_RATE ? "debug" : "info";
+    this.log(level, `progress: ${text}`);
     const progress: Progress = { text, within: options.within };
     for (const observer of this.#progressObservers) {
       try {
@@ -698,6 +698,11 @@ export class Job {
     (this[STOP] ??= []).push(stop);
     // The engine has asked already; a service that starts so late ends at once.
     if (this.engine.stopping.aborted) this.#internals.stopNow(this, stop);
+  }
+
+  /** Whether it is a service, which runs until it is told to stop: {@linkcode Job.onStop}. */
+  get service(): boolean {
+    return this[STOP] !== undefined;
   }
 
   /** @internal Resolves when the job has ended. */

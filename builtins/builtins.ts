@@ -6,7 +6,7 @@
 
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
-import { registerServeapi, type RouterSource } from "./serveapi.ts";
+import { type ApiStats, registerServeapi, type RouterSource } from "./serveapi.ts";
 import { routerOptions } from "./settings.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Engine } from "../engine.ts";
@@ -28,6 +28,8 @@ export interface BuiltinsOptions {
 export interface Builtins {
   /** The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it. */
   readonly activation: Activation;
+  /** The counts of each running `serveapi`. */
+  stats(): ApiStats[];
 }
 
 /**
@@ -73,5 +75,5 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
     const { serveHealth } = await import("./health.ts");
     await serveHealth(job, sources, await counting());
   });
-  return { activation };
+  return { activation, stats: apis.stats };
 }

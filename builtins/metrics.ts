@@ -28,18 +28,29 @@ const SAMPLE = 16;
 /** What stands for the names that clients may have made up. */
 const OTHER = "(other)";
 
-/** When a job was started, by `performance.now()`; 0 where nobody has looked at the clock. */
+/** When a job was started that is timed, by `performance.now()`. */
 const STARTED = Symbol("started");
 // On the job itself: a table of the running jobs would cost as much again as all else here.
 interface Counted extends Job {
   [STARTED]?: number;
 }
 
+interface JobCounts {
+  readonly name: string;
+  readonly ok: Histogram;
+  readonly failed: Histogram;
+}
+
+function secondsSince(started: number | undefined): number | undefined {
+  return started === undefined ? undefined : (performance.now() - started) / 1_000;
+}
+
 /** Counts, and tells the counts. */
 export class Metrics {
   #engine: Engine;
   #sources: Sources;
-  #jobs = new Map<string, { ok: Histogram; failed: Histogram }>();
+  #jobs = new Map<string, JobCounts>();
+  #lastJob: JobCounts = { name: "", ok: new Histogram(), failed: new Histogram() };
   #eventLoop = new Histogram();
   #left = TIMED;
   #untimed = 0;
@@ -49,8 +60,9 @@ export class Metrics {
     this.#engine = engine;
     this.#sources = sources;
     engine.onJob((job: Counted, phase) => {
-      if (phase === "start") job[STARTED] = this.start();
-      else this.#jobEnded(job);
+      if (phase === "end") return this.#jobEnded(job);
+      const started = this.start();
+      if (started !== undefined) job[STARTED] = started;
     });
     let last = performance.now();
     const timer = setInterval(() => {
@@ -64,25 +76,26 @@ export class Metrics {
     engine.onShutdown(() => clearInterval(timer), { name: "of metrics" });
   }
 
-  /** Begins to take a time: gives what {@linkcode Metrics.since} takes. */
-  start(): number {
+  /** Begins to take a time, in milliseconds; undefined if others stand for it. */
+  start(): number | undefined {
     if (this.#left > 0) this.#left--;
-    else if (++this.#untimed % SAMPLE !== 0) return 0;
+    else if (++this.#untimed % SAMPLE !== 0) return undefined;
     return performance.now();
   }
 
-  /** How many seconds have passed since {@linkcode Metrics.start}; undefined if others stand for it. */
-  since(started: number): number | undefined {
-    return started === 0 ? undefined : (performance.now() - started) / 1_000;
+  #jobEnded(job: Counted): void {
+    // A busy daemon runs the same job most of the time.
+    const counts = job.name === this.#lastJob.name ? this.#lastJob : this.#countsOf(job.name);
+    (job.status === 0 ? counts.ok : counts.failed).observe(secondsSince(job[STARTED]));
   }
 
-  #jobEnded(job: Counted): void {
-    const started = job[STARTED];
-    if (started === undefined) return; // It ran before we came.
-    const name = this.#engine.handlers.has(job.name) ? job.name : OTHER;
+  #countsOf(name: string): JobCounts {
+    if (!this.#engine.handlers.has(name)) name = OTHER;
     let counts = this.#jobs.get(name);
-    if (!counts) this.#jobs.set(name, counts = { ok: new Histogram(), failed: new Histogram() });
-    counts[job.status === 0 ? "ok" : "failed"].observe(this.since(started));
+    if (!counts) {
+      this.#jobs.set(name, counts = { name, ok: new Histogram(), failed: new Histogram() });
+    }
+    return this.#lastJob = counts;
   }
 
   /** All metrics, and their media type. */
@@ -144,8 +157,8 @@ export class Metrics {
     out.histogram(
       "floodgate_job_duration_seconds",
       "How long jobs took, by name and outcome: ok for status 0, else failed.",
-      [...this.#jobs].flatMap(([job, outcomes]) =>
-        Object.entries(outcomes)
+      [...this.#jobs.values()].flatMap(({ name: job, ok, failed }) =>
+        Object.entries({ ok, failed })
           .filter(([, { counts }]) => counts.some((count) => count > 0))
           .map(([outcome, histogram]): [Labels, Histogram] => [{ job, outcome }, histogram])
       ),

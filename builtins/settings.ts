@@ -27,6 +27,8 @@ export interface Kind<T> {
   readonly expected: string;
   /** The value of a text; undefined if it is none. May throw a TypedError that says more. */
   parse(text: string): T | undefined;
+  /** All texts that are values, where they are few. */
+  readonly choices?: readonly string[];
   /** A value as it is written. Default: by `String`. */
   format?(value: T): string;
   /** What a value that is a number has to be, in words, the least that it may be, and if it is whole. */
@@ -41,6 +43,8 @@ export interface Setting<T = unknown> {
   readonly letter?: string;
   /** What stands for the value in `--help`. Undefined: the flag has none, and is on or off. */
   readonly takes?: string;
+  /** Its name in a configuration file. Default: the flag. */
+  readonly key?: string;
   /** The variable of `serveapi`. Undefined: it is for the command line only. */
   readonly variable?: string;
   /** What its values look like. */
@@ -75,6 +79,7 @@ const host: Kind<string> = { expected: "a name or a number", parse: readHost };
 function oneOf<T extends string>(...choices: T[]): Kind<T> {
   return {
     expected: `one of ${choices.join(", ")}`,
+    choices,
     parse: (text) => choices.find((choice) => choice === text),
   };
 }
@@ -116,6 +121,7 @@ export const SETTINGS = {
   hosts: {
     flag: "host",
     letter: "H",
+    key: "hosts",
     takes: "PROTO://ADDR",
     kind: text,
     list: true,
@@ -130,6 +136,29 @@ export const SETTINGS = {
     kind: text,
     list: true,
     help: "Boot with this module, a path or URL that exports `install(engine, router)`; repeatable",
+  },
+  health: {
+    flag: "health",
+    takes: "PROTO://ADDR",
+    kind: text,
+    list: true,
+    help:
+      "Tell of the daemon's health there, from the first moment on: `/livez`, `/readyz`, `/metrics`; `tcp://` on this machine, or `unix://`; repeatable",
+  },
+  bootTimeout: {
+    flag: "boot-timeout",
+    takes: "TIME",
+    kind: duration,
+    ...UNLIMITED,
+    help: "Fail a boot that makes no progress for so long",
+  },
+  exitIdleTime: {
+    flag: "exit-idle-time",
+    takes: "TIME",
+    kind: duration,
+    default: "never",
+    help:
+      "End when no client has been connected and no job has run for so long, for sockets of systemd (`fd://`), which starts the daemon again for the next client",
   },
   bufferRequests: {
     variable: "BufferRequests",
@@ -215,6 +244,7 @@ export const SETTINGS = {
   },
   allowedHosts: {
     flag: "allowed-host",
+    key: "allowed-hosts",
     takes: "NAME",
     variable: "AllowedHosts",
     kind: host,
@@ -358,6 +388,18 @@ export const SETTINGS = {
     kind: oneOf("text", "json"),
     default: "text",
     help: "`text` or `json`",
+  },
+  configFile: {
+    flag: "config-file",
+    takes: "PATH",
+    kind: path,
+    help:
+      "Read settings from this file too: a JSON object with the names of the flags, and `hosts` and `allowed-hosts`",
+  },
+  validate: {
+    flag: "validate",
+    kind: boolean,
+    help: "Check the settings and the certificates, say what is wrong, and end",
   },
   version: {
     flag: "version",

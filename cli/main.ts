@@ -23,7 +23,7 @@ import {
   say,
   surviveErrors,
 } from "./process.ts";
-import { fetchStdCli, help, parseFlags, refuseProfiles } from "./settings.ts";
+import { fetchStdCli, FLAGS, help, parseFlags, refuseProfiles } from "./settings.ts";
 
 /**
  * Runs the daemon as the command line does, until it is told to stop.
@@ -38,6 +38,12 @@ export async function main(args: readonly string[]): Promise<number> {
   if (outdated) return complain(outdated), 2;
   let flags: Awaited<ReturnType<typeof parseFlags>>;
   try {
+    if (args[0] === "completion") {
+      const { completion } = await import("./completion.ts");
+      say(completion(args[1], FLAGS).trimEnd());
+      await flush();
+      return 0;
+    }
     flags = await parseFlags(args);
   } catch (error) {
     // Without a permission there may be nothing wrong with the flags.
@@ -50,6 +56,7 @@ export async function main(args: readonly string[]): Promise<number> {
     await flush();
     return 0;
   }
+  if (flags.validate) return await validate(flags.serve);
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
@@ -57,12 +64,13 @@ export async function main(args: readonly string[]): Promise<number> {
   const json = flags.logFormat === "json";
   let early: Parameters<typeof write>[] | undefined = [];
   const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
-  const engine = new Engine({ log: Object.assign(log, { level: flags.logLevel }) });
+  const { level, plain } = write;
+  const engine = new Engine({ log: Object.assign(log, { level, plain }) });
   listJobsOf(engine);
   const stop = listenToSignals(engine, flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();
-  const { activation } = registerBuiltins(engine);
+  const { activation, stats } = registerBuiltins(engine);
   const stopping = new Promise<void>((resolve) =>
     engine.stopping.addEventListener("abort", () => resolve(), { once: true })
   );
@@ -85,13 +93,25 @@ export async function main(args: readonly string[]): Promise<number> {
       releasePidfile = writePidfile(flags.pidfile, flags.serve.takeover ?? false);
     }
     for (const address of addresses) {
-      say(`listening on ${address}, try: ${tryIt(address, flags.serve.tls)}`);
+      say(`listening on ${address}, try: ${tryIt(address, "version", flags.serve.tls)}`);
+    }
+    if (flags.health.length > 0) {
+      const health = engine.job("servehealth", ...flags.health);
+      for (const [key, value] of Object.entries(healthVariables(flags.serve))) {
+        health.setenv(key, value);
+      }
+      for (const address of (await health.text()).trim().split("\n")) {
+        say(`health on ${address}, try: ${tryIt(address, "readyz")}`);
+      }
     }
     const boot = async () => {
       const app = (await import("../router.ts")).createRouter(engine, flags.router);
-      for (const module of flags.install) {
-        engine.progress(`installing ${module}`);
-        await install(module, engine, app);
+      if (flags.install.length > 0) {
+        const { install } = await import("./install.ts");
+        for (const module of flags.install) {
+          engine.progress(`installing ${module}`);
+          await install(module, engine, app);
+        }
       }
       if (flags.debug) {
         // Behind the modules' middleware, as are the other built-in routes.
@@ -102,12 +122,26 @@ export async function main(args: readonly string[]): Promise<number> {
       }
       router.resolve(app);
     };
-    // A listener that fails and a signal to stop both end the wait.
-    await Promise.race([boot(), finished.then(() => stopping), stopping]);
+    const { bootTimeout, exitIdleTime } = flags;
+    const timed = bootTimeout !== Infinity || exitIdleTime !== undefined;
+    const lifetime = timed ? await import("./lifetime.ts") : undefined;
+    const hanging = bootTimeout === Infinity
+      ? undefined
+      : lifetime!.hangingBoot(engine, bootTimeout);
+    // A listener that fails, a boot that hangs and a signal to stop all end the wait.
+    const ends = [finished.then(() => stopping), stopping, ...hanging ? [hanging.failed] : []];
+    await Promise.race([boot(), ...ends]);
+    hanging?.cancel();
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
     fetchStdCli();
     // What a script that deploys waits for.
     if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
+    if (exitIdleTime !== undefined) {
+      lifetime!.whenIdle(engine, stats, exitIdleTime, () => {
+        engine.log("info", `no client for ${exitIdleTime / 1_000} s: ending`);
+        engine.shutdown({ drain: flags.drain });
+      });
+    }
     await finished;
     await engine.shutdown();
     return 0;
@@ -132,73 +166,32 @@ function version(): string {
   return `floodgate ${VERSION} (${build}${time}API ${API_VERSION}, Deno ${Deno.version.deno})`;
 }
 
-function tryIt(address: string, tls: ServeSettings["tls"]): string {
+/** Checks what parsing has not: whether the certificates can be used. */
+async function validate({ tls }: ServeSettings): Promise<number> {
+  try {
+    if (tls) {
+      const { Tls } = await import("../serve/tls.ts");
+      (await Tls.load(tls, () => {})).close();
+    }
+  } catch (error) {
+    return complain(error), 2;
+  }
+  say("configuration OK"); // In the words of dockerd.
+  await flush();
+  return 0;
+}
+
+function healthVariables({ group, insecure }: ServeSettings): Record<string, string> {
+  return { SocketGroup: group ?? "", Insecure: insecure ? "1" : "" };
+}
+
+function tryIt(address: string, path: string, tls?: ServeSettings["tls"]): string {
   const socket = /^unix:\/\/(.*)$/.exec(address)?.[1];
   if (socket?.startsWith("@")) {
-    return `curl --abstract-unix-socket ${socket.slice(1)} http://localhost/version`;
+    return `curl --abstract-unix-socket ${socket.slice(1)} http://localhost/${path}`;
   }
-  if (socket !== undefined) return `curl --unix-socket ${socket} http://localhost/version`;
-  if (!tls) return `curl ${address.replace("tcp:", "http:")}/version`;
+  if (socket !== undefined) return `curl --unix-socket ${socket} http://localhost/${path}`;
+  if (!tls) return `curl ${address.replace("tcp:", "http:")}/${path}`;
   const client = tls.ca ? ` --cert cert.pem --key key.pem` : "";
-  return `curl --cacert ca.pem${client} ${address.replace("tcp:", "https:")}/version`;
-}
-
-async function install(module: string, engine: Engine, router: Router): Promise<void> {
-  // A binary has the examples in it, and a host of the program has them beside it.
-  const url = /^[a-z][a-z\d+.-]+:/i.test(module)
-    ? module
-    : module.startsWith("examples/") && !exists(module)
-    ? new URL(`../${module}`, import.meta.url).href
-    : urlOf(module);
-  let loaded: { install?: unknown };
-  try {
-    loaded = await import(url);
-  } catch (error) {
-    throw new Error(
-      `cannot load --install ${module}, expected the path or URL of a module: ` +
-        withPlace(error),
-      { cause: error },
-    );
-  }
-  if (typeof loaded.install !== "function") {
-    throw new Error(`--install ${module} exports no function install(engine, router)`);
-  }
-  let installed: Partial<Disposable & AsyncDisposable> | undefined;
-  try {
-    installed = await loaded.install(engine, router);
-  } catch (error) {
-    throw new Error(`install of ${module} failed: ${withPlace(error)}`, { cause: error });
-  }
-  if (installed?.[Symbol.asyncDispose] || installed?.[Symbol.dispose]) {
-    engine.onShutdown(
-      () => (installed[Symbol.asyncDispose] ?? installed[Symbol.dispose])!.call(installed),
-      { name: `of ${module}` },
-    );
-  }
-}
-
-/** The first line of an error's message, with the file and the line of its author. */
-function withPlace(error: unknown): string {
-  const line = oneLine(error);
-  const { message = "", stack = "" } = isError(error) ? error : {};
-  // Of a syntax error they are in the message, below the code that is meant.
-  const places = `${message}\n${stack}`.matchAll(/(?:file|https?):\/\/[^\s()]+:\d+:\d+/g);
-  const place = [...places].map(([place]) => place)
-    .find((place) => !place.startsWith(import.meta.url));
-  return place === undefined || line.includes(place) ? line : `${line}, at ${place}`;
-}
-
-// Not by node:fs and node:url, whose loading would add 40 ms to a boot, and 10 MiB to the daemon.
-function exists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false; // Whatever keeps us from seeing it, to import it will say better.
-  }
-}
-
-function urlOf(path: string): string {
-  const absolute = path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
-  return new URL(`file://${encodeURI(absolute).replace(/[?#]/g, encodeURIComponent)}`).href;
+  return `curl --cacert ca.pem${client} ${address.replace("tcp:", "https:")}/${path}`;
 }

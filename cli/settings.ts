@@ -30,6 +30,14 @@ export interface ProgramSettings {
   router: RouterOptions;
   /** How long requests may take to finish when it ends, in milliseconds. */
   drain: number;
+  /** Where the daemon's health is told of. */
+  health: string[];
+  /** How long a boot may make no progress, in milliseconds. */
+  bootTimeout: number;
+  /** After how long without a client it ends, in milliseconds. */
+  exitIdleTime?: number;
+  /** Only check the settings. */
+  validate: boolean;
   pidfile?: string;
   logLevel: LogLevel;
   logFormat: "text" | "json";
@@ -44,9 +52,19 @@ for (const [, setting] of ALL) {
   BY_FLAG.set(flag, { ...setting, flag });
   if (letter !== undefined) BY_FLAG.set(letter, { ...setting, flag });
 }
-const FLAGS = [
+/** The same, each once, in the order of `--help`. */
+export const FLAGS: readonly (Setting & { flag: string })[] = [
   ...new Map([...BY_FLAG.values()].map((setting) => [setting.flag, setting])).values(),
 ];
+/** Flags that say what the program is to do, and not how the daemon is. */
+const COMMANDS = ["help", "version", "validate"];
+
+/** What a setting was given. */
+interface Given {
+  readonly texts: readonly string[];
+  /** How such a text is written where it was given, to begin an error with. */
+  written(text: string): string;
+}
 
 /**
  * Reads the command line.
@@ -57,13 +75,15 @@ const FLAGS = [
 export async function parseFlags(
   args: readonly string[],
 ): Promise<ProgramSettings | "help" | "version"> {
-  const given = await parse(args);
+  const given = await gather(await parse(args));
   const values = readValues(
-    ({ flag }) => flag === undefined ? undefined : given.get(flag),
-    ({ flag }, text) => `--${flag} ${text}`,
+    ({ flag }) => flag === undefined ? undefined : given.get(flag)?.texts,
+    ({ flag }, text) => given.get(flag!)!.written(text),
   );
   const { hosts, install = [], pidfile, ...rest } = values;
-  const { help, version, debug = debugFromEnvironment(), logFormat = "text", ...serving } = rest;
+  const { help, version, debug = debugFromEnvironment(), logFormat = "text", ...other } = rest;
+  const { health = [], bootTimeout = Infinity, exitIdleTime, ...more } = other;
+  const { validate = false, configFile: _, ...serving } = more;
   const { logLevel = debug ? "debug" : "info", ...settings } = serving;
   const serve = serveSettings(
     {
@@ -79,8 +99,18 @@ export async function parseFlags(
     if (problem) throw bad(`address "${address}": ${problem}`);
     if (debug) refuseProfiles(address);
   }
+  for (const [i, address] of parseAddresses(health).entries()) {
+    const problem = serve.insecure ? undefined : await exposureProblem(address);
+    if (problem) throw bad(`--health ${health[i]}: ${problem}`);
+  }
   if (help) return "help";
   if (version) return "version";
+  if (exitIdleTime !== undefined && !addresses.some((address) => address.startsWith("fd:"))) {
+    throw bad(
+      "--exit-idle-time is for sockets that systemd has opened, expected -H fd://: " +
+        "the daemon would not be started again for the next client",
+    );
+  }
   const logging = debug && logLevel === "debug";
   return {
     addresses,
@@ -88,6 +118,10 @@ export async function parseFlags(
     serve,
     router: { ...routerOptions(serve), logging },
     drain: serve.shutdownTimeout ?? DRAIN_TIMEOUT,
+    health,
+    bootTimeout,
+    ...exitIdleTime !== undefined && { exitIdleTime },
+    validate,
     ...pidfile !== undefined && { pidfile },
     logLevel,
     logFormat,
@@ -104,6 +138,61 @@ export function refuseProfiles(address: string): void {
   );
 }
 
+/** The variable of the environment that stands for a flag. */
+export function variableOf(flag: string): string {
+  return `FLOODGATE_${flag.toUpperCase().replaceAll("-", "_")}`;
+}
+
+/**
+ * All that was given, by flag: on the command line; by the environment, where there is no flag and this
+ * process may look; and by a file, where there is neither.
+ *
+ * @throws {TypedError} ("bad parameter") If the file disagrees with a flag or a variable.
+ */
+async function gather(args: ReadonlyMap<string, string[]>): Promise<ReadonlyMap<string, Given>> {
+  const given = new Map<string, Given>();
+  for (const { flag, list } of FLAGS) {
+    const texts = args.get(flag);
+    const name = variableOf(flag);
+    const value = texts || COMMANDS.includes(flag) ? undefined : permittedEnv(name)?.trim();
+    if (texts) given.set(flag, { texts, written: (text) => `--${flag} ${text}` });
+    else if (value) {
+      const texts = list ? value.split(/\s+/) : [value];
+      given.set(flag, { texts, written: (text) => `${name}=${text}` });
+    }
+  }
+  const [path] = given.get("config-file")?.texts ?? [];
+  if (path === undefined) return given;
+  const keys = new Map(
+    FLAGS.filter(({ flag }) => !COMMANDS.includes(flag) && flag !== "config-file")
+      .map((setting) => [setting.key ?? setting.flag, setting]),
+  );
+  const { readConfigFile } = await import("./config_file.ts");
+  const suggest = (key: string) => suggestion(key, [...keys.keys()], (name) => `"${name}"`);
+  for (const [key, texts] of await readConfigFile(path, keys, suggest)) {
+    const setting = keys.get(key)!;
+    const other = given.get(setting.flag);
+    if (!other) {
+      const written = (text: string) => `--config-file ${path}: "${key}": ${JSON.stringify(text)}`;
+      given.set(setting.flag, { texts, written });
+    } else if (!agree(setting, texts, other.texts)) {
+      throw bad(
+        `--config-file ${path}: "${key}" is ${
+          JSON.stringify(texts.join(" "))
+        } there, and not so by ` +
+          `${other.texts.map((text) => other.written(text)).join(" ")}, expected one of them`,
+      );
+    }
+  }
+  return given;
+}
+
+/** Whether texts are the same value, however they are written. */
+function agree({ kind }: Setting, some: readonly string[], others: readonly string[]): boolean {
+  return some.length === others.length &&
+    some.every((text, i) => kind.parse(text) === kind.parse(others[i]!));
+}
+
 /** The texts that were given, by flag. */
 async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
   const parseArgs = await loadParseArgs();
@@ -118,7 +207,9 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
       throw bad(
         key === undefined
           ? `unexpected argument "${arg}", expected only flags (--help lists them)`
-          : `unknown flag ${arg.split("=", 1)[0]}, ${suggestion(key)}`,
+          : `unknown flag ${arg.split("=", 1)[0]}, ${
+            suggestion(key, FLAGS.map(({ flag }) => flag), (flag) => `--${flag}`)
+          }`,
       );
     },
   }) as Record<string, unknown>;
@@ -236,13 +327,17 @@ function defaultHost(): string {
   return `unix://${Deno.env.get("TMPDIR") || "/tmp"}/floodgate-${Deno.uid()}.sock`;
 }
 
-/** The flag that was most likely meant. */
-function suggestion(key: string): string {
-  const [distance, closest] = FLAGS
-    .map(({ flag }): [number, string] => [editDistance(key, flag), flag])
+/** What was most likely meant by a name that is none. */
+function suggestion(
+  name: string,
+  names: readonly string[],
+  write: (name: string) => string,
+): string {
+  const [distance, closest] = names
+    .map((each): [number, string] => [editDistance(name, each), each])
     .reduce((best, each) => each[0] < best[0] ? each : best);
   return distance <= 3 && distance < closest.length
-    ? `did you mean --${closest}? (--help lists them all)`
+    ? `did you mean ${write(closest)}? (--help lists them all)`
     : "expected one of those that --help lists";
 }
 
@@ -274,6 +369,7 @@ export function help(): string {
     return [first, ...text.map((line) => " ".repeat(COLUMN) + line)].join("\n");
   });
   return `Usage: floodgate [FLAGS]
+       floodgate completion bash|zsh|fish
 
 Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
 
@@ -281,6 +377,8 @@ ${lines.join("\n")}
 
 TIME is in seconds, or has a unit: 500ms, 1.5s, 2m, 1h. SIZE is in bytes, or has a unit: 64kB, 10MB
 (10 000 000 bytes), 16MiB (16 777 216 bytes).
+
+Each flag can also be given by the environment, as FLOODGATE_LOG_LEVEL for --log-level.
 
 Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates anew,
 SIGUSR1 writes the running jobs to the log.`;

@@ -1258,10 +1258,18 @@ Deno.test("Engine.progress is logged, and its observers hear of it", () => {
   assertEquals(lines, [
     "info progress: opening the store",
     "error observer of progress: deaf",
-    // Within a second.
-    "debug progress: container 40 of 200",
+    "info progress: container 40 of 200",
     "error observer of progress: deaf",
   ]);
+});
+
+Deno.test("Engine.progress logs ten words a second at level info, and the rest for debugging", () => {
+  const { engine, lines } = logged();
+  for (let i = 1; i <= 1_000; i++) engine.progress(`${i} of 1000`);
+  const counts = Map.groupBy(lines, (line) => line.split(" ")[0]);
+  assert(counts.get("info")!.length < 40, `${counts.get("info")!.length} at level info`);
+  assertEquals(lines.length, 1_000);
+  assertEquals(lines[0], "info progress: 1 of 1000");
 });
 
 // Engine.provide and Engine.require

@@ -303,3 +303,32 @@ Deno.test("main's SIGHUP runs the reload handlers, and a failure leaves all as i
   await daemon.says(/^new$/m);
   assertEquals(daemon.stdout.includes("bad"), false);
 });
+
+Deno.test("main with --health tells curl how the boot goes while clients are held", {
+  ignore: NO_CURL,
+}, async () => {
+  await using folder = await TempFolder.make();
+  const health = `${folder.path}/health.sock`;
+  const boot = `engine.progress("container 40 of 200");
+    while (!await Deno.lstat(${JSON.stringify(`${folder.path}/go`)}).catch(() => {}))
+      await new Promise((r) => setTimeout(r, 5));`;
+  await using daemon = Daemon.start([
+    ...["-H", `unix://${folder.path}/s`, "--health", `unix://${health}`],
+    ...["--health", "tcp://127.0.0.1:0", "--install", installer(boot)],
+  ]);
+  await daemon.says(/40 of 200/);
+  const curl = async (path: string) =>
+    JSON.parse(
+      (await run("curl", ["-sS", "-m", "10", "--unix-socket", health, `http://localhost${path}`]))
+        .stdout,
+    );
+  const { state, progress } = await curl("/readyz");
+  assertEquals([state, progress], ["booting", "container 40 of 200"]);
+  await Deno.writeTextFile(`${folder.path}/go`, "");
+  await daemon.open();
+  assertEquals((await curl("/readyz")).state, "ready");
+  const [, url] = await daemon.says(/^health on tcp:.*, try: curl (http:.*readyz)$/m);
+  assertEquals((await (await fetch(url!)).json()).state, "ready");
+  assertEquals(await daemon.end(), 0);
+  assertEquals(folder.names(), ["go"]);
+});
