@@ -17,7 +17,7 @@
 
 import { Env } from "./engine/env.ts";
 import { isError, JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
-import { createLogger, LEVELS, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
+import { createLogger, isLogged, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
 import { DONE, Input, LATE, Output, tail, TailSink } from "./engine/streams.ts";
 import { within } from "./engine/time.ts";
 
@@ -155,7 +155,7 @@ export class Engine {
   #observers: readonly ((job: Job, phase: JobPhase) => void)[] = [];
   #wraps: readonly ((job: Job, handler: Handler) => ReturnType<Handler>)[] = [];
   #running = new Running();
-  #leastLogged: number;
+  #logged: Logger;
   #started = 0;
   #failed = 0;
 
@@ -170,8 +170,12 @@ export class Engine {
         writeToStderr(`log: ${messageOf(error)}\n`);
       }
     };
-    this.log = Object.assign(guarded, { level: log.level, plain: log.plain });
-    this.#leastLogged = LEVELS.indexOf(log.level ?? "debug");
+    // The level may change while the daemon runs.
+    this.log = Object.defineProperties(guarded, {
+      level: { get: () => log.level, enumerable: true },
+      plain: { get: () => log.plain, enumerable: true },
+    });
+    this.#logged = log;
     this.stopping = this.#stop.signal;
     this.register("commands", (job) => job.print(this.#names()));
   }
@@ -495,7 +499,7 @@ export class Engine {
       if (handler === undefined || this.#wraps.length === 0) return handler;
       return this.#wraps.reduce<Handler>((inner, wrap) => (job) => wrap(job, inner), handler);
     },
-    logs: (level) => LEVELS.indexOf(level) >= this.#leastLogged,
+    logs: (level) => isLogged(this.#logged, level),
     stopNow: (job, stop) => void this.#guard(`stop of job ${job.name}`, () => stop(0)),
     end: (job) => {
       this.#running.delete(job);

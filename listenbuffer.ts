@@ -55,15 +55,22 @@ export class Activation {
 
 /** Counts connections against a maximum that several listeners may share. */
 export class ConnectionLimit {
-  /** How many connections there may be. A listener that is accepting already may add one more. */
-  readonly max: number;
+  #max: number;
   #active = 0;
   #waiting: (() => void)[] = [];
 
   /** A limit of `max` connections. */
   constructor(max: number) {
     if (!(max >= 1)) throw new RangeError(`a limit of ${max} connections, expected at least 1`);
-    this.max = max;
+    this.#max = max;
+  }
+  /** How many connections there may be. A listener that is accepting already may add one more. */
+  get max(): number {
+    return this.#max;
+  }
+  set max(max: number) {
+    this.#max = max;
+    if (!this.full) this.#wakeAll();
   }
   /** How many connections there are. */
   get active(): number {
@@ -76,15 +83,18 @@ export class ConnectionLimit {
   /** Counts a connection no more. */
   leave(): void {
     this.#active--;
-    if (this.#active < this.max) this.#waiting.splice(0).forEach((wake) => wake());
+    if (!this.full) this.#wakeAll();
   }
   /** Whether there is no room for another. */
   get full(): boolean {
-    return this.#active >= this.max;
+    return this.#active >= this.#max;
   }
   /** Calls `wake` once there is room. */
   whenFree(wake: () => void): void {
     this.#waiting.push(wake);
+  }
+  #wakeAll(): void {
+    this.#waiting.splice(0).forEach((wake) => wake());
   }
 }
 

@@ -219,8 +219,11 @@ class Dispatcher {
     // For an app that this one is routed in: it copies the routes, and asks for nothing else of ours.
     app.routes.push({ basePath: "/", path: "/*", method: "ALL", handler: this.#routed });
     if (options.cors !== undefined) {
-      const origins = [options.cors].flat();
-      app.use(cors({ ...CORS, origin: origins.includes("*") ? "*" : origins }));
+      const any = [options.cors].flat().includes("*");
+      // Those that there are at the moment: the options may be changed.
+      const allowed = (origin: string) =>
+        [options.cors ?? []].flat().includes(origin) ? origin : null;
+      app.use(cors({ ...CORS, origin: any ? "*" : allowed }));
     }
     const stop = engine.onJob((job, phase) => {
       if (job.name === "acceptconnections" && phase === "start") this.#mayUpgradeBuiltins();

@@ -11,8 +11,9 @@ import { within } from "../engine/time.ts";
 import { Activation, ListenBuffer } from "../listenbuffer.ts";
 import { bind, parseAddress } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import { refusePages } from "../serve/browsers.ts";
+import { judgePages } from "../serve/browsers.ts";
 import { Connections } from "../serve/connections.ts";
+import { admit } from "../serve/requests.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Sources } from "./info.ts";
 
@@ -87,7 +88,11 @@ class Health {
     const answer = (request: Request) => this.#answer(request);
     const tcp = /^tcp:\/\/(.*):\d+$/.exec(place.address);
     const connections = new Connections({
-      handler: tcp ? refusePages(answer, { scheme: "http", hosts: [tcp[1], ...names] }) : answer,
+      handler: admit(answer, {
+        scheme: "http",
+        unix: !tcp,
+        ...tcp && { problemOf: judgePages({ scheme: "http", hosts: [tcp[1]!, ...names] }) },
+      }),
       timeouts: { header: TIMEOUT, idle: TIMEOUT, send: TIMEOUT },
       // Each answer is its connection's last: a place is free again at once.
       pressed: () => true,
@@ -113,9 +118,8 @@ class Health {
   }
 
   #answer(request: Request): Response | Promise<Response> {
-    // On a unix socket the scheme is none that URL knows.
-    const [, path] = /^[^/]*\/\/[^/]*(\/[^?#]*)/.exec(request.url) ?? [];
-    if (path === undefined || !PATHS.includes(path)) {
+    const path = new URL(request.url).pathname;
+    if (!PATHS.includes(path)) {
       return text(404, `page not found, expected ${PATHS.join(", ")}`);
     }
     if (request.method !== "GET" && request.method !== "HEAD") {

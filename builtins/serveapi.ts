@@ -14,6 +14,7 @@ import {
   type ListenBufferStats,
 } from "../listenbuffer.ts";
 import { receiveSockets, untakenSockets } from "../platform/activation.ts";
+import { SEND_TIMEOUT } from "../router/limits.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
 import { nativeServe, type Serve } from "../platform/http.ts";
@@ -28,8 +29,14 @@ import {
   parseAddresses,
 } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import { type BrowserRules, judgePages } from "../serve/browsers.ts";
-import { Connections, type ConnectionStats, type Timeouts } from "../serve/connections.ts";
+import { type BrowserRules, type Judge, judgePages } from "../serve/browsers.ts";
+import {
+  Connections,
+  type ConnectionStats,
+  HEADER_TIMEOUT,
+  IDLE_TIMEOUT,
+  type Timeouts,
+} from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
 import { admit, checkAnswers } from "../serve/requests.ts";
 import type { Held, Takeover } from "../serve/takeover.ts";
@@ -76,6 +83,13 @@ export interface Serving {
    * the boot has failed. It need not be awaited.
    */
   readonly finished: Promise<void>;
+  /**
+   * Puts other settings in the place of those that it was told: timeouts, `maxConnections`,
+   * `allowedHosts` and `cors`, for all connections. What else is different stays as it was.
+   *
+   * @throws {TypedError} ("bad parameter") If a value is none that its setting can have.
+   */
+  change(settings: ServeSettings): void;
 }
 
 /** What {@linkcode registerServeapi} needs. */
@@ -89,7 +103,7 @@ export interface ServeapiOptions {
 /** What a job `serveapi` was made to do by {@linkcode serve}, in place of its arguments and variables. */
 interface Call {
   options: ServeOptions;
-  bound: (addresses: readonly string[]) => void;
+  bound: (api: Api) => void;
 }
 const calls = new WeakMap<Job, Call>();
 
@@ -125,12 +139,16 @@ export async function serve(engine: Engine, options: ServeOptions): Promise<Serv
   // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
   const job = engine.job("serveapi", ...options.addresses);
-  const bound = Promise.withResolvers<readonly string[]>();
+  const bound = Promise.withResolvers<Api>();
   calls.set(job, { options, bound: bound.resolve });
   const finished = job.run();
   finished.catch(() => {}); // The caller may not want to know.
-  const addresses = await Promise.race([bound.promise, finished.then(() => [])]);
-  return { addresses, finished };
+  const api = await Promise.race([bound.promise, finished.then(() => undefined)]);
+  return {
+    addresses: api?.addresses ?? [],
+    finished,
+    change: (settings) => api?.change(checkedSettings(settings)),
+  };
 }
 
 /** What runs, for the stats. */
@@ -181,7 +199,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     try {
       await api.bind();
       await job.print(api.addresses.map((address) => address + "\n").join(""));
-      call?.bound(api.addresses);
+      call?.bound(api);
       const router = await api.boot(theRouter(call?.options.router ?? options.router, settings));
       if (router) await api.serve(router);
     } finally {
@@ -243,6 +261,15 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   return { stats: () => [...apis].map((api) => api.stats) };
 }
 
+function timeoutsOf(settings: ServeSettings): Timeouts {
+  const { headerTimeout, idleTimeout, sendTimeout } = settings;
+  return {
+    header: headerTimeout ?? HEADER_TIMEOUT,
+    idle: idleTimeout ?? IDLE_TIMEOUT,
+    send: sendTimeout ?? SEND_TIMEOUT,
+  };
+}
+
 async function theRouter(
   source: RouterSource | ServeapiOptions["router"],
   settings: ServeSettings,
@@ -268,6 +295,8 @@ const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 /** An address, who comes there, and who is served. */
 interface Listening extends Held {
   connections: Connections;
+  /** Judges again by the settings that there are now. */
+  renew(): void;
 }
 
 /** One run of `serveapi`. */
@@ -289,6 +318,8 @@ class Api {
   #warned = false;
   /** Why this process may not look at what clients send, if it may not. */
   #peekProblem: string | undefined;
+  /** How many connections there may be where no setting says so. */
+  #defaultMax?: number;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
@@ -442,15 +473,16 @@ class Api {
       );
     }
     this.#limit ??= this.#findLimit();
-    const { headerTimeout, idleTimeout, sendTimeout } = this.#settings;
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
+    const judging = () => tcp ? judgePages(this.#browserRules(place, asked)) : () => undefined;
+    let judge: Judge = judging();
     const connections = new Connections({
       handler: admit(handler, {
         scheme: tls ? "https" : "http",
         unix: !tcp,
-        ...tcp && { problemOf: judgePages(this.#browserRules(place, asked)) },
+        ...tcp && { problemOf: (request, host) => judge(request, host) },
       }),
-      timeouts: given<Timeouts>({ header: headerTimeout, idle: idleTimeout, send: sendTimeout }),
+      timeouts: timeoutsOf(this.#settings),
       workload: this.#workload,
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
       serve: tls?.serve ?? this.#serve,
@@ -470,16 +502,34 @@ class Api {
       },
       log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
     });
-    this.#listening.push({ place, asked: formatAddress(asked), buffer, connections });
+    const renew = () => void (judge = judging());
+    this.#listening.push({ place, asked: formatAddress(asked), buffer, connections, renew });
+  }
+
+  /** What of other settings can be put in place while it serves. */
+  change(settings: ServeSettings): void {
+    this.#settings = settings;
+    for (const { connections, renew } of this.#listening) {
+      connections.timeouts = timeoutsOf(settings);
+      renew();
+    }
+    if (!this.#limit) return;
+    this.#limit.max = settings.maxConnections ?? (this.#defaultMax ??= this.#findMax());
   }
 
   /** At how many connections accepting pauses; asked once bound, because to look takes a while. */
   #findLimit(): ConnectionLimit | undefined {
     const { maxConnections } = this.#settings;
     if (maxConnections !== undefined) return new ConnectionLimit(maxConnections);
+    this.#defaultMax = this.#findMax();
     const limit = this.#defaultLimit();
-    if (!limit || !this.#tls?.verifies) return limit;
-    return new ConnectionLimit(Math.max(1, Math.floor(limit.max / this.#tls.descriptors)));
+    return limit && this.#tls?.verifies ? new ConnectionLimit(this.#defaultMax) : limit;
+  }
+
+  /** How many connections there may be where no setting says so. */
+  #findMax(): number {
+    const max = this.#defaultLimit()?.max ?? Infinity;
+    return Math.max(1, Math.floor(max / (this.#tls?.descriptors ?? 1)));
   }
 
   /** Whether connections are looked at, for raw upgrades; nothing is known of that before the boot. */

@@ -9,8 +9,8 @@ import { serve } from "../builtins/serveapi.ts";
 import type { ServeSettings } from "../builtins/settings.ts";
 import { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
-import { isError, TypedError } from "../engine/errors.ts";
-import { createLogger } from "../engine/log.ts";
+import { TypedError } from "../engine/errors.ts";
+import { createLogger, isLogged, type Logger } from "../engine/log.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import type { Router } from "../router.ts";
@@ -23,7 +23,14 @@ import {
   say,
   surviveErrors,
 } from "./process.ts";
-import { fetchStdCli, FLAGS, help, parseFlags, refuseProfiles } from "./settings.ts";
+import {
+  fetchStdCli,
+  FLAGS,
+  help,
+  parseFlags,
+  type ProgramSettings,
+  refuseProfiles,
+} from "./settings.ts";
 
 /**
  * Runs the daemon as the command line does, until it is told to stop.
@@ -36,7 +43,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const listJobsOf = listJobsAtUserSignal();
   const outdated = denoProblem();
   if (outdated) return complain(outdated), 2;
-  let flags: Awaited<ReturnType<typeof parseFlags>>;
+  let flags: ProgramSettings;
   try {
     if (args[0] === "completion") {
       const { completion } = await import("./completion.ts");
@@ -44,30 +51,38 @@ export async function main(args: readonly string[]): Promise<number> {
       await flush();
       return 0;
     }
-    flags = await parseFlags(args);
+    const parsed = await parseFlags(args);
+    if (typeof parsed === "string") {
+      say(parsed === "help" ? help() : version());
+      await flush();
+      return 0;
+    }
+    flags = parsed;
   } catch (error) {
     // Without a permission there may be nothing wrong with the flags.
     if (error instanceof Deno.errors.NotCapable) return complain(error), 1;
     if (!(error instanceof TypedError)) throw error;
     return complain(error), 2;
   }
-  if (typeof flags === "string") {
-    say(flags === "help" ? help() : version());
-    await flush();
-    return 0;
-  }
   if (flags.validate) return await validate(flags.serve);
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
-  const write = createLogger({ level: flags.logLevel, format: flags.logFormat });
+  const write = createLogger({ level: "debug", format: flags.logFormat });
   const json = flags.logFormat === "json";
   let early: Parameters<typeof write>[] | undefined = [];
-  const log = (...line: Parameters<typeof write>) => early ? early.push(line) : write(...line);
-  const { level, plain } = write;
-  const engine = new Engine({ log: Object.assign(log, { level, plain }) });
+  const log: Logger = Object.defineProperties(
+    (...line: Parameters<typeof write>) => {
+      if (!isLogged(log, line[0])) return;
+      if (early) early.push(line);
+      else write(...line);
+    },
+    // The level may change.
+    { level: { get: () => flags.logLevel }, plain: { value: write.plain } },
+  );
+  const engine = new Engine({ log });
   listJobsOf(engine);
-  const stop = listenToSignals(engine, flags.drain);
+  const stop = listenToSignals(engine, () => flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();
   const { activation, stats } = registerBuiltins(engine);
@@ -78,12 +93,18 @@ export async function main(args: readonly string[]): Promise<number> {
   let served: Promise<void> | undefined;
   let releasePidfile = () => {};
   try {
-    const { addresses, finished } = await serve(engine, {
+    const serving = await serve(engine, {
       ...flags.serve,
       addresses: flags.addresses,
       router: () => router.promise,
     });
+    const { addresses, finished } = serving;
     served = finished;
+    engine.onReload(async () => {
+      const next = await parseFlags(args);
+      const { change } = await import("./reload.ts");
+      return () => change(flags, next as ProgramSettings, serving, engine.log);
+    });
     // What was inherited is known only now.
     if (flags.debug && !flags.serve.tls?.ca) addresses.forEach(refuseProfiles);
     early.splice(0).forEach((line) => write(...line));

@@ -61,7 +61,7 @@ const DEADLY = Deno.build.os !== "linux" ? {} : {
  * The first signal to end drains, the second ends the process with the status a shell expects of it.
  * SIGHUP reads again what can change. Any other that ends a process does so, and leaves no file.
  */
-export function listenToSignals(engine: Engine, drain: number): () => void {
+export function listenToSignals(engine: Engine, drain: () => number): () => void {
   const end = (name: string, number: number) => {
     engine.log("warn", `${name}: ended at once`);
     Deno.exit(128 + number);
@@ -71,7 +71,7 @@ export function listenToSignals(engine: Engine, drain: number): () => void {
     () => {
       if (engine.stopping.aborted) end(name, number);
       engine.log("info", `${name}: draining`);
-      engine.shutdown({ drain });
+      engine.shutdown({ drain: drain() });
     },
   ]);
   listeners.push(["SIGHUP", () => {

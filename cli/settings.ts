@@ -380,8 +380,8 @@ TIME is in seconds, or has a unit: 500ms, 1.5s, 2m, 1h. SIZE is in bytes, or has
 
 Each flag can also be given by the environment, as FLOODGATE_LOG_LEVEL for --log-level.
 
-Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates anew,
-SIGUSR1 writes the running jobs to the log.`;
+Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates and
+settings again, SIGUSR1 writes the running jobs to the log.`;
 }
 
 /** What a setting is for, with its default. */

@@ -16,6 +16,13 @@ export interface Logger {
 /** The levels, from the least urgent to the most. */
 export const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 
+const RANKS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
+
+/** Whether a logger wants lines of this level; one that does not say wants all. */
+export function isLogged({ level: least = "debug" }: Logger, level: LogLevel): boolean {
+  return RANKS[level] >= RANKS[least];
+}
+
 /** What {@linkcode createLogger} can be told. */
 export interface LoggerOptions {
   /** The least urgent level that is written. Default `"info"`. */
@@ -37,7 +44,7 @@ export function createLogger(options: LoggerOptions = {}): Logger {
     if (options.write) options.write(format(level, message, fields));
     else stderr.write(() => format(level, message, fields), notice);
   };
-  return Object.assign(log, { level: lowest, plain: !json });
+  return Object.assign(log, { level: lowest, plain: options.format !== "json" });
 }
 
 // One event is one line, whatever a client has put into it, and the lines of an error below it.

@@ -184,6 +184,10 @@ export class Connections {
     };
   }
 
+  /** How long clients may take from now on; what is not given stays. */
+  set timeouts(timeouts: Timeouts) {
+    Object.assign(this.#timeouts, timeouts);
+  }
   /** Counts for an operator. */
   get stats(): ConnectionStats {
     const states = { new: 0, active: 0, idle: 0, hijacked: 0, closing: 0, closed: 0 };
