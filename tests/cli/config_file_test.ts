@@ -42,6 +42,8 @@ Deno.test("--config-file has dockerd's names, and those of the other flags", asy
   assertEquals(settings.serve, {
     group: "wheel",
     takeover: false,
+    handover: "/p.handover",
+    shutdownTimeout: 15_000,
     tls: { cert: "/cert", key: "/key", ca: "/ca" },
     maxConnections: 7,
     bodyLimit: 10_000_000,

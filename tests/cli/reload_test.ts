@@ -73,6 +73,7 @@ Deno.test("SIGHUP applies what can change, and names what takes a restart", asyn
     "--max-connections",
   ]);
   assertEquals(flagsIn(/ WARN {2}changed, but this takes a restart: (.*)/), [
+    "--handover", // It follows from the pidfile.
     "--log-format",
     "--pidfile",
   ]);
