@@ -59,6 +59,8 @@ export interface Peer {
   readonly uid: number;
   /** The number of its group. */
   readonly gid: number;
+  /** The numbers of the other groups that it is in. */
+  readonly groups: readonly number[];
 }
 
 /** On whose behalf a job runs. Each is looked up when it is asked for, and not before. */

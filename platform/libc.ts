@@ -9,6 +9,7 @@ export const AF_INET = 2;
 export const AF_INET6 = 10;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
+const SO_PEERGROUPS = 59;
 const SCM_RIGHTS = 1;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_NOSIGNAL = 0x4000;
@@ -79,6 +80,7 @@ const SYMBOLS = {
   openat: { parameters: [INT, "buffer", "i32"], result: "i32" },
   poll_now: { name: "poll", parameters: ["buffer", SIZE, "i32"], result: "i32" },
   mprotect: { parameters: ["pointer", SIZE, "i32"], result: "i32" },
+  getpwuid_r: { parameters: [INT, "buffer", "buffer", "usize", "buffer"], result: "i32" },
 } as const;
 
 /** A registration of a descriptor with an epoll instance: epoll_event of epoll_ctl(2). */
@@ -226,6 +228,26 @@ export class Libc {
     if (getsockopt(int(fd), SOL_SOCKET, SO_PEERCRED, value, length) !== 0) return undefined;
     const [pid, uid, gid] = value as unknown as [number, number, number];
     return { pid, uid, gid };
+  }
+  /** The other groups that the user of that process is in (SO_PEERGROUPS of unix(7)). */
+  peerGroups(fd: number): number[] {
+    const { getsockopt } = this.#library.symbols;
+    // NGROUPS_MAX of Linux.
+    const groups = new Uint32Array(65_536);
+    const length = new Uint32Array([groups.byteLength]);
+    if (getsockopt(int(fd), SOL_SOCKET, SO_PEERGROUPS, groups, length) !== 0) return [];
+    return [...groups.subarray(0, length[0]! / 4)];
+  }
+  /** The name of a user, as whatever keeps the system's users has it: getpwuid_r(3). */
+  userName(uid: number): string | undefined {
+    const [passwd, result] = [new BigUint64Array(6), new BigUint64Array(1)];
+    const texts = new Uint8Array(16_384);
+    const { getpwuid_r } = this.#library.symbols;
+    const failed = getpwuid_r(int(uid), passwd, texts, BigInt(texts.length), result);
+    if (failed !== 0 || result[0] === 0n) return undefined;
+    // pw_name is its first member, and points into the texts.
+    const start = Number(passwd[0]! - addressOf(texts));
+    return new TextDecoder().decode(texts.subarray(start, texts.indexOf(0, start)));
   }
   monotonic(): bigint {
     const time = new BigInt64Array(2);

@@ -567,7 +567,7 @@ Deno.test("Job.onBehalfOf is asked who the user is when somebody looks", () => {
       asked++;
       return "alice";
     },
-    peer: { pid: 1, uid: 2, gid: 3 },
+    peer: { pid: 1, uid: 2, gid: 3, groups: [] },
   });
   assertEquals(asked, 0);
   assertEquals([job.user, job.peer?.uid, job.requestId, asked], ["alice", 2, "r-1", 1]);
