@@ -42,7 +42,7 @@ class Configured implements AsyncDisposable {
 Deno.test("SIGHUP applies what can change, and names what takes a restart", async () => {
   const module = installer('router.post("/read", async (c) => c.text(await c.req.text()))');
   await using it = await Configured.start(
-    { "idle-timeout": 60, "log-level": "info" },
+    { "idle-timeout": 60, "log-level": "info", "api-cors-header": ["https://old.example"] },
     "--install",
     module,
   );
@@ -58,7 +58,7 @@ Deno.test("SIGHUP applies what can change, and names what takes a restart", asyn
     "allowed-hosts": ["api.example"],
     "body-limit": 3,
     "max-connections": 2,
-    "api-cors-header": "https://pages.example",
+    "api-cors-header": ["https://pages.example"],
     pidfile: "/tmp/none",
     "log-format": "json",
   }, /restart/);
@@ -80,8 +80,10 @@ Deno.test("SIGHUP applies what can change, and names what takes a restart", asyn
   const changed = performance.now();
   await idle.ended(); // It was idle for longer than may be now.
   assert(performance.now() - changed < 30_000, "it was kept for longer than 100 ms");
+  assertMatch(await host("api.example"), /^HTTP\/1.1 200 /);
+  const page = get("/_ping").replace("\r\n\r\n", "\r\nOrigin: https://pages.example\r\n\r\n");
   assertMatch(
-    await host("api.example"),
+    await exchange(target, page),
     /^HTTP\/1.1 200 [^]*access-control-allow-origin: https:\/\/pages\.example\r\n/i,
   );
   const post = await fetch(`http://127.0.0.1:${it.port}/read`, { method: "POST", body: "four" });
