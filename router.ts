@@ -32,7 +32,7 @@ import { DOCKER_API } from "./router/dockerapi.ts";
 import { noSuchPage, toHttp, type Told } from "./router/errors.ts";
 import { attachFramed } from "./router/frames.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
-import { type Parent, RequestBindings, requestId } from "./router/request.ts";
+import { type Parent, RequestBindings } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
 import { respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
@@ -472,6 +472,7 @@ class Dispatcher {
     const env = c.env as RequestBindings;
     const job = this.#engine.job(row.route.job, ...row.reader.args(c.req, reading));
     job.quiet = true;
+    env.context = c;
     job.onBehalfOf(env);
     job.abortWith(() => env.signal);
     if (reading !== undefined) {
@@ -627,8 +628,8 @@ class Dispatcher {
     const headers: Record<string, string> = {};
     if (told.retryAfter !== undefined) headers["Retry-After"] = String(told.retryAfter);
     if (told.status === 500) {
-      const id = requestId(env, c);
-      headers["X-Request-Id"] = id;
+      env.context ??= c;
+      const id = headers["X-Request-Id"] = env.requestId;
       const { method, path, job } = env;
       this.#engine.log("error", `${method} ${path}: ${messageOf(error)}`, {
         method,
@@ -664,6 +665,8 @@ class Dispatcher {
     env.answer?.answered(response);
     if (env.body !== undefined) response = this.#finishBody(env, env.body, response);
     if (response !== env.made) addHeaders(response, this.#headerList);
+    const id = env.toldId;
+    if (id !== undefined) addHeaders(response, [["X-Request-Id", id]]);
     if (this.#options.logging) {
       this.#engine.log("info", `${env.method} ${env.path} ${response.status}`, {
         ms: Math.round((performance.now() - started) * 10) / 10,

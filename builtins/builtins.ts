@@ -13,6 +13,7 @@ import type { Engine } from "../engine.ts";
 import { stderr } from "../engine/log.ts";
 import { Activation } from "../listenbuffer.ts";
 import { STDERR, writability } from "../platform/descriptors.ts";
+import type { RequestObserver } from "../serve/observe.ts";
 
 /** What {@linkcode registerBuiltins} can be told. */
 export interface BuiltinsOptions {
@@ -30,6 +31,8 @@ export interface Builtins {
   readonly activation: Activation;
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];
+  /** Lets something hear of each request from now on, when its answer is complete. */
+  observe(observer: RequestObserver): void;
 }
 
 /**
@@ -49,8 +52,10 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
   const events = registerEvents(engine);
+  const observers: RequestObserver[] = [];
   const apis = registerServeapi(engine, {
     activation,
+    observers,
     router: async (settings) => {
       const { router } = options;
       if (router !== undefined) return typeof router === "function" ? router() : router;
@@ -64,7 +69,11 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   // Loaded by those who ask: a start has no time for it.
   let metrics: Promise<Metrics> | undefined;
   const counting = () =>
-    metrics ??= import("./metrics.ts").then(({ Metrics }) => new Metrics(engine, sources));
+    metrics ??= import("./metrics.ts").then(({ Metrics }) => {
+      const counts = new Metrics(engine, sources);
+      observers.push(counts);
+      return counts;
+    });
   engine.register("metrics", async (job) => {
     const { body } = (await counting()).expose(
       job.getenvBool("OpenMetrics") ? "openmetrics" : "text",
@@ -75,5 +84,9 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
     const { serveHealth } = await import("./health.ts");
     await serveHealth(job, sources, await counting());
   });
-  return { activation, stats: apis.stats };
+  return {
+    activation,
+    stats: apis.stats,
+    observe: (observer) => void observers.push(observer),
+  };
 }

@@ -14,6 +14,7 @@ import {
   descriptorsProblem,
   processTimes,
 } from "../platform/descriptors.ts";
+import type { Exchange, RequestObserver } from "../serve/observe.ts";
 import { Exposition, type Format, Histogram, type Labels, MEDIA_TYPE } from "./exposition.ts";
 import type { Sources } from "./info.ts";
 
@@ -45,12 +46,31 @@ function secondsSince(started: number | undefined): number | undefined {
   return started === undefined ? undefined : (performance.now() - started) / 1_000;
 }
 
+/** Requests that had the same route, method and status. */
+interface RequestCounts {
+  readonly labels: Labels;
+  readonly duration: Histogram;
+  bytes: number;
+}
+
+/** Methods that are counted by their names; a client may make up any others. */
+const METHODS: ReadonlySet<string> = new Set([
+  ...["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
+]);
+/** How many series of requests there may be: a handler may answer with any status. */
+const MAX_SERIES = 2_000;
+
 /** Counts, and tells the counts. */
-export class Metrics {
+export class Metrics implements RequestObserver {
   #engine: Engine;
   #sources: Sources;
   #jobs = new Map<string, JobCounts>();
   #lastJob: JobCounts = { name: "", ok: new Histogram(), failed: new Histogram() };
+  /** By route, then by method and status. */
+  #requests = new Map<string, Map<string, RequestCounts>>();
+  #series = 0;
+  #last?: { route: string; method: string; status: number; counts: RequestCounts };
+  #brokenOff = 0;
   #eventLoop = new Histogram();
   #left = TIMED;
   #untimed = 0;
@@ -61,8 +81,7 @@ export class Metrics {
     this.#sources = sources;
     engine.onJob((job: Counted, phase) => {
       if (phase === "end") return this.#jobEnded(job);
-      const started = this.start();
-      if (started !== undefined) job[STARTED] = started;
+      if (this.times()) job[STARTED] = performance.now();
     });
     let last = performance.now();
     const timer = setInterval(() => {
@@ -76,11 +95,44 @@ export class Metrics {
     engine.onShutdown(() => clearInterval(timer), { name: "of metrics" });
   }
 
-  /** Begins to take a time, in milliseconds; undefined if others stand for it. */
-  start(): number | undefined {
-    if (this.#left > 0) this.#left--;
-    else if (++this.#untimed % SAMPLE !== 0) return undefined;
-    return performance.now();
+  /** Whether what begins now is timed; if not, others stand for it. */
+  times(): boolean {
+    if (this.#left > 0) {
+      this.#left--;
+      return true;
+    }
+    return ++this.#untimed % SAMPLE === 0;
+  }
+
+  ended({ request, status, bytes, brokenOff, described, started }: Exchange): void {
+    if (brokenOff) this.#brokenOff++;
+    const route = described?.route ?? "";
+    const { method } = request;
+    let last = this.#last;
+    // A busy daemon answers the same most of the time.
+    if (last?.route !== route || last.method !== method || last.status !== status) {
+      const counts = this.#countsOfRequests(route, method, status);
+      last = this.#last = { route, method, status, counts };
+    }
+    last.counts.duration.observe(secondsSince(started));
+    last.counts.bytes += bytes;
+  }
+
+  #countsOfRequests(route: string, method: string, status: number): RequestCounts {
+    if (!METHODS.has(method)) method = OTHER;
+    if (this.#series >= MAX_SERIES && !this.#requests.get(route)?.has(`${method} ${status}`)) {
+      [route, method, status] = [OTHER, OTHER, 0];
+    }
+    let ofRoute = this.#requests.get(route);
+    if (!ofRoute) this.#requests.set(route, ofRoute = new Map());
+    const key = `${method} ${status}`;
+    let counts = ofRoute.get(key);
+    if (!counts) {
+      const labels = { route, method, status };
+      ofRoute.set(key, counts = { labels, duration: new Histogram(), bytes: 0 });
+      this.#series++;
+    }
+    return counts;
   }
 
   #jobEnded(job: Counted): void {
@@ -102,6 +154,7 @@ export class Metrics {
   expose(format: Format): { type: string; body: string } {
     const out = new Exposition(format);
     this.#exposeServer(out);
+    this.#exposeRequests(out);
     this.#exposeJobs(out);
     this.#exposeProcess(out);
     return { type: MEDIA_TYPE[format], body: out.toString() };
@@ -149,6 +202,25 @@ export class Metrics {
           counts[key as keyof typeof reasons],
         ])
       ),
+    );
+  }
+
+  #exposeRequests(out: Exposition): void {
+    const series = [...this.#requests.values()].flatMap((ofRoute) => [...ofRoute.values()]);
+    out.histogram(
+      "floodgate_http_request_duration_seconds",
+      "How long requests took until their answers were complete, by route, method and status.",
+      series.map(({ labels, duration }) => [labels, duration]),
+    );
+    out.counter(
+      "floodgate_http_response_body_bytes_total",
+      "Bytes of answers' bodies, by route, method and status.",
+      series.map(({ labels, bytes }) => [labels, bytes]),
+    );
+    out.counter(
+      "floodgate_http_requests_broken_off_total",
+      "Requests whose clients left before the answer was complete.",
+      [[{}, this.#brokenOff]],
     );
   }
 

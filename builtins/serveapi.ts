@@ -38,6 +38,7 @@ import {
   type Timeouts,
 } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
+import { observed, type RequestObserver } from "../serve/observe.ts";
 import { admit, checkAnswers } from "../serve/requests.ts";
 import type { Held, Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
@@ -98,6 +99,8 @@ export interface ServeapiOptions {
   activation: Activation;
   /** The app to serve where `serve` is told of none; asked for once the addresses are bound. */
   router: (settings: ServeSettings) => Fetcher | Promise<Fetcher>;
+  /** What asks about requests, at each moment. */
+  observers: readonly RequestObserver[];
 }
 
 /** What a job `serveapi` was made to do by {@linkcode serve}, in place of its arguments and variables. */
@@ -194,7 +197,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
       ? checkedSettings(call.options)
       : serveSettings(readVariables(job.env), ({ variable }) => variable!);
     if (activation.state === "failed") await activation.opened;
-    const api = new Api(job, settings, activation, limit);
+    const api = new Api(job, settings, activation, limit, options.observers);
     apis.add(api);
     try {
       await api.bind();
@@ -303,6 +306,7 @@ interface Listening extends Held {
 class Api {
   #job: Job;
   #settings: ServeSettings;
+  #observers: readonly RequestObserver[];
   /** The engine's gate, and the one that our listeners are behind: the same if they are. */
   #gate: Activation;
   #activation: Activation;
@@ -353,8 +357,10 @@ class Api {
     settings: ServeSettings,
     activation: Activation,
     limit: () => ConnectionLimit | undefined,
+    observers: readonly RequestObserver[],
   ) {
     this.#job = job;
+    this.#observers = observers;
     this.#settings = settings;
     this.#gate = this.#activation = activation;
     if (settings.bufferRequests === false) {
@@ -477,11 +483,14 @@ class Api {
     const judging = () => tcp ? judgePages(this.#browserRules(place, asked)) : () => undefined;
     let judge: Judge = judging();
     const connections = new Connections({
-      handler: admit(handler, {
-        scheme: tls ? "https" : "http",
-        unix: !tcp,
-        ...tcp && { problemOf: (request, host) => judge(request, host) },
-      }),
+      handler: observed(
+        admit(handler, {
+          scheme: tls ? "https" : "http",
+          unix: !tcp,
+          ...tcp && { problemOf: (request, host) => judge(request, host) },
+        }),
+        this.#observers,
+      ),
       timeouts: timeoutsOf(this.#settings),
       workload: this.#workload,
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),

@@ -69,3 +69,11 @@ export interface ClientCertificate {
   /** SHA-256 of the certificate, in hexadecimal with colons. */
   readonly fingerprint: string;
 }
+
+/** What a router knows of a request, for those who tell of it. */
+export interface Described {
+  /** The path of the route whose handler it has, with its variables; undefined where it has none. */
+  readonly route: string | undefined;
+  /** What the log knows it by: its X-Request-Id, if that is fit for a log; else a new one. */
+  readonly requestId: string;
+}

@@ -71,6 +71,7 @@ export class Matcher implements Router<Found> {
     const found = last === undefined ? own : withMore(own, last);
     if (request === undefined) return found;
     this.request = undefined;
+    request.found = found[0];
     request.alone = found[0].length === 1;
     if (request.ordinary) return found;
     const { first, instead } = this.#around(request, found[0].map(([handler]) => handler));

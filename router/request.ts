@@ -7,17 +7,19 @@
 
 import { getPath } from "npm:hono@^4.13/utils/url";
 import type { Context } from "npm:hono@^4.13";
-import type { Next } from "npm:hono@^4.13/types";
+import type { Next, RouterRoute } from "npm:hono@^4.13/types";
 import type { Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
+import { headerOf } from "../platform/http.ts";
 import type { Answer } from "./answer.ts";
-import type { Bindings, ClientCertificate, Upgrade } from "./bindings.ts";
+import type { Bindings, ClientCertificate, Described, Upgrade } from "./bindings.ts";
 import { type BodyLimits, LimitedBody } from "./body.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
 type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut" | "upgrade">> & {
   completed?: Promise<void>;
+  exchange?: { described?: Described; readonly identified: boolean };
 };
 
 /**
@@ -62,7 +64,7 @@ export interface Parent {
 }
 
 /** Splits the version off a request's path, and passes on what the connection told of the client. */
-export class RequestBindings implements Bindings {
+export class RequestBindings implements Bindings, Described {
   readonly path: string;
   readonly version?: string;
   readonly method: string;
@@ -83,6 +85,10 @@ export class RequestBindings implements Bindings {
   answer?: Answer;
   /** The answer, as it was made with all its headers. */
   made?: Response;
+  /** What of Hono knows it, once a handler has it. */
+  context?: Context;
+  /** The handlers and middleware that were found for it, and how they were added. */
+  found?: readonly (readonly [readonly [unknown, RouterRoute], unknown])[];
   /** The error that the client was told of. */
   told?: unknown;
   /** Where the router is routed in another app: that app's side. */
@@ -90,6 +96,7 @@ export class RequestBindings implements Bindings {
   #info: Connected | undefined;
   #outer: RequestBindings | undefined;
   #bodyLimit: number;
+  #id?: string;
 
   /**
    * Takes a request in.
@@ -111,6 +118,8 @@ export class RequestBindings implements Bindings {
     this.method = request.method;
     this.#info = info as Connected | undefined;
     this.#outer = info instanceof RequestBindings ? info : undefined;
+    const exchange = this.#info?.exchange;
+    if (exchange !== undefined) exchange.described = this;
     this.#bodyLimit = bodyLimit ?? DEFAULT_BODY_LIMIT;
     if (this.#outer && bodyLimit !== undefined) this.#outer.bodyLimit = bodyLimit;
     // /v1 and the like; /version and /volumes are no versions.
@@ -155,6 +164,19 @@ export class RequestBindings implements Bindings {
   /** Whose jobs the request runs: {@linkcode Job.user}. */
   get user(): string | undefined {
     return this.client?.subject;
+  }
+  get route(): string | undefined {
+    // Of those that were found the last answers, unless one before it does.
+    return this.found?.findLast(([[, { method }]]) => method !== "ALL")?.[0][1].path ??
+      this.found?.findLast(([[handler]]) => (handler as { length: number }).length < 2)?.[0][1]
+        .path;
+  }
+  get requestId(): string {
+    return this.#id ??= this.#outer?.requestId ?? requestId(this.request, this.context);
+  }
+  /** The id of the request that the answer should have, because a log has it: if there is one. */
+  get toldId(): string | undefined {
+    return this.#info?.exchange?.identified ? this.requestId : this.#id;
   }
   get signal(): AbortSignal {
     return this.#info?.signal ?? this.request.signal;
@@ -209,8 +231,8 @@ function isDigit(code: number): boolean {
 }
 
 /** What a client, or middleware of Hono's, calls a request, if that is fit for a log; else a new id. */
-export function requestId({ request }: RequestBindings, c?: Context): string {
-  for (const id of [c?.get("requestId"), request.headers.get("x-request-id")]) {
+function requestId(request: Request, context: Context | undefined): string {
+  for (const id of [context?.get("requestId"), headerOf(request, "x-request-id")]) {
     if (typeof id === "string" && /^[\w.:=+/-]{1,128}$/.test(id)) return id;
   }
   return crypto.randomUUID();

@@ -773,6 +773,8 @@ class Info implements RequestInfo {
   /** Its answer, where that is looked at. */
   delivery?: Delivery<Info>;
   readonly request: Request;
+  left = false;
+  exchange?: NonNullable<RequestInfo["exchange"]>;
   #connection: Connection;
   #abort?: AbortController;
   #completed?: PromiseWithResolvers<void>;
@@ -821,7 +823,9 @@ class Info implements RequestInfo {
   }
   /** The client has left, unless the answer is complete. */
   leave(reason?: unknown): void {
+    if (this.#done) return;
+    this.left = true;
     // The native loop's own reason says less.
-    if (!this.#done) this.#abort?.abort(reason instanceof TypedError ? reason : gone());
+    this.#abort?.abort(reason instanceof TypedError ? reason : gone());
   }
 }

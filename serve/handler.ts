@@ -5,7 +5,7 @@
  */
 
 import type { Serve, Served } from "../platform/http.ts";
-import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
+import type { ClientCertificate, Described, Upgrade } from "../router/bindings.ts";
 
 /** What a request handler is told besides the request. */
 export interface RequestInfo {
@@ -17,6 +17,10 @@ export interface RequestInfo {
   readonly signal: AbortSignal;
   /** Resolves when the answer is complete, or when the client has left. */
   readonly completed: Promise<void>;
+  /** Whether the client has left before its answer was complete. */
+  readonly left: boolean;
+  /** What is to be told of the request, where something asks: a router describes it there. */
+  exchange?: { described?: Described; readonly identified: boolean };
   /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
   cut(): void;
   /** Takes the connection over, as `c.env.upgrade` does. */

@@ -551,8 +551,8 @@ Deno.test("Job.run gives a plain log no fields of what the message has, but the 
   assertEquals(lines.map((line) => line.replace(/^\S+ /, "")), [
     "INFO  +job greet(world)\n",
     "INFO  -job greet(world) = OK (0)\n",
-    'INFO  +job greet() requestId="r-1"\n',
-    'INFO  -job greet() = OK (0) requestId="r-1"\n',
+    'INFO  +job greet() request="r-1"\n',
+    'INFO  -job greet() = OK (0) request="r-1"\n',
   ]);
 });
 

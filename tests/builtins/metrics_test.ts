@@ -171,3 +171,80 @@ Deno.test(
     }
   },
 );
+
+Deno.test("metrics count requests by route, method and status, and nothing that a client made up", async () => {
+  await using served = await Served.open();
+  await exposed(served);
+  const { router, engine } = served;
+  engine.register("greet", (job) => job.print(`{"hello":"wörld"}`));
+  engine.register("long", async (job) => {
+    await job.print("begun\n");
+    await new Promise((resolve) => setTimeout(resolve, 30));
+    await job.print("done\n");
+  });
+  router.job({ method: "GET", path: "/greet/:name", job: "greet" });
+  router.job({
+    method: "GET",
+    path: "/long",
+    job: "long",
+    stream: true,
+    contentType: "text/plain",
+  });
+  router.get("/plain/*", (c) => c.text("plain", 201));
+  const { port } = served.target as Deno.ConnectOptions;
+  const url = `http://127.0.0.1:${port}`;
+  const get = async (path: string, init?: RequestInit) => (await fetch(url + path, init)).text();
+  for (let i = 0; i < 5; i++) await get(`/v1.40/greet/${crypto.randomUUID()}`);
+  await get("/long");
+  await get("/plain/x");
+  await get(`/none/${crypto.randomUUID()}`);
+  await get("/greet/x", { method: "DELETE" });
+  await get("/version", { method: "MADEUP" });
+  await get("/_ping");
+  const labels = (route: string, method: string, status: number | string) =>
+    `{route="${route}",method="${method}",status="${status}"}`;
+  const count = (...args: Parameters<typeof labels>) =>
+    valueOf(served, `floodgate_http_request_duration_seconds_count${labels(...args)}`);
+  assertEquals(await count("/greet/:name", "GET", 200), 5);
+  await until(async () => await count("/long", "GET", 200) === 1);
+  assertEquals(await count("/plain/*", "GET", 201), 1);
+  assertEquals(await count("", "GET", 404), 1);
+  assertEquals(await count("", "DELETE", 405), 1);
+  assertEquals(await count("", "(other)", 405), 1);
+  assertEquals(await count("/_ping", "GET", 200), 1);
+  const bytes = (...args: Parameters<typeof labels>) =>
+    valueOf(served, `floodgate_http_response_body_bytes_total${labels(...args)}`);
+  assertEquals(await bytes("/greet/:name", "GET", 200), 5 * 18);
+  assertEquals(await bytes("/long", "GET", 200), 11);
+  const took = await valueOf(
+    served,
+    `floodgate_http_request_duration_seconds_sum${labels("/long", "GET", 200)}`,
+  );
+  assert(took! >= 0.029 && took! < 5, `${took}`);
+  assertEquals(/\/none\/|MADEUP/.test(await exposed(served)), false);
+});
+
+Deno.test("metrics count requests that are refused, and those whose clients leave", async () => {
+  await using served = await Served.open();
+  await exposed(served);
+  served.engine.register("wait", async (job) => {
+    await job.print("begun\n");
+    await new Promise((resolve) => job.signal.addEventListener("abort", resolve));
+  });
+  served.router.job({ method: "GET", path: "/wait", job: "wait", stream: true });
+  const leaver = await Client.to(served.target);
+  await leaver.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await leaver.sees(/begun/);
+  leaver[Symbol.dispose]();
+  await until(async () => await valueOf(served, "floodgate_http_requests_broken_off_total") === 1);
+  const stranger = await Client.to(served.target);
+  await stranger.send("GET /version HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
+  await stranger.ended();
+  assertEquals(
+    await valueOf(
+      served,
+      'floodgate_http_request_duration_seconds_count{route="",method="GET",status="403"}',
+    ),
+    1,
+  );
+});

@@ -1,0 +1,132 @@
+/**
+ * Telling of each request what became of it, where something asks: a log, or metrics.
+ *
+ * @module
+ */
+
+import { staticBody } from "../platform/http.ts";
+import type { Described } from "../router/bindings.ts";
+import type { RequestHandler, RequestInfo } from "./handler.ts";
+
+/** A request, and what became of it. */
+export class Exchange {
+  /** The status of the answer. */
+  status = 500;
+  /** How many bytes of its body were given to the client. */
+  bytes = 0;
+  /** Whether the client left before the answer was complete. */
+  brokenOff = false;
+  /** Whether the answer is to have the request's id. */
+  identified = false;
+  /** What the router knows of it; undefined where it was refused before. */
+  described?: Described;
+
+  /** A request that has come in. */
+  constructor(
+    readonly request: Request,
+    readonly info: RequestInfo,
+    /** When it came in, by `performance.now()`; undefined where no observer has looked at the clock. */
+    readonly started: number | undefined,
+  ) {}
+}
+
+/** What asks about requests. */
+export interface RequestObserver {
+  /** Whether it wants to know how long the request takes that comes in now. */
+  times(): boolean;
+  /** Whether it wants each request to have an id, which its answer has, too. */
+  readonly identifies?: boolean;
+  /** Told of a request when its answer is complete, or its client gone. */
+  ended(exchange: Exchange): void;
+}
+
+/** A handler that tells the observers which there are at the moment of each of its requests. */
+export function observed(
+  handler: RequestHandler,
+  observers: readonly RequestObserver[],
+): RequestHandler {
+  return (request, info) =>
+    observers.length === 0 ? handler(request, info) : observe(handler, observers, request, info);
+}
+
+function observe(
+  handler: RequestHandler,
+  observers: readonly RequestObserver[],
+  request: Request,
+  info: RequestInfo,
+): Response | Promise<Response> {
+  let started: number | undefined;
+  let identified = false;
+  for (const observer of observers) {
+    if (observer.times()) started ??= performance.now();
+    if (observer.identifies) identified = true;
+  }
+  const exchange = info.exchange = new Exchange(request, info, started);
+  exchange.identified = identified;
+  const end = () => {
+    for (const observer of observers) observer.ended(exchange);
+  };
+  let answer: Response | Promise<Response>;
+  try {
+    answer = handler(request, info);
+  } catch (error) {
+    end();
+    throw error;
+  }
+  if (!(answer instanceof Promise)) return watch(exchange, answer, end);
+  return answer.then((response) => watch(exchange, response, end), (error) => {
+    end();
+    throw error;
+  });
+}
+
+const encoder = new TextEncoder();
+const scratch = new Uint8Array(65_536);
+let lastText = "";
+let lastLength = 0;
+
+function lengthOf(body: string | Uint8Array | null): number {
+  if (body === null) return 0;
+  if (typeof body !== "string") return body.length;
+  // Many answers are one text, again and again.
+  if (body === lastText) return lastLength;
+  if (body.length * 3 > scratch.length) return encoder.encode(body).length;
+  lastText = body;
+  return lastLength = encoder.encodeInto(body, scratch).written;
+}
+
+/** An answer that the buffers of a socket take at once counts as complete when it is given. */
+const SMALL = 65_536;
+
+function watch(exchange: Exchange, response: Response, end: () => void): Response {
+  exchange.status = response.status;
+  const { info, request } = exchange;
+  const body = request.method === "HEAD" ? null : staticBody(response);
+  if (body !== undefined) {
+    exchange.bytes = lengthOf(body);
+    if (exchange.bytes <= SMALL && response.status !== 101) {
+      end();
+      return response;
+    }
+  }
+  info.completed.then(() => {
+    exchange.brokenOff = info.left;
+    end();
+  });
+  return body === undefined ? counted(response, exchange) : response;
+}
+
+/** The same answer, whose bytes are counted on their way. */
+function counted(response: Response, exchange: Exchange): Response {
+  const source = response.body!.getReader();
+  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    async pull(controller) {
+      const { value, done } = await source.read();
+      if (done) return controller.close();
+      exchange.bytes += value.length;
+      controller.enqueue(value);
+    },
+    cancel: (reason) => source.cancel(reason),
+  }, { highWaterMark: 0 });
+  return new Response(body, response);
+}
