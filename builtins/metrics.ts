@@ -104,10 +104,9 @@ export class Metrics implements RequestObserver {
     return ++this.#untimed % SAMPLE === 0;
   }
 
-  ended({ request, status, bytes, brokenOff, described, started }: Exchange): void {
+  ended({ method, status, bytes, brokenOff, described, started }: Exchange): void {
     if (brokenOff) this.#brokenOff++;
     const route = described?.route ?? "";
-    const { method } = request;
     let last = this.#last;
     // A busy daemon answers the same most of the time.
     if (last?.route !== route || last.method !== method || last.status !== status) {

@@ -389,6 +389,21 @@ export const SETTINGS = {
     default: "text",
     help: "`text` or `json`",
   },
+  logFile: {
+    flag: "log-file",
+    takes: "PATH",
+    kind: path,
+    default: "standard error",
+    help: "Write the log there, and open it again at SIGHUP",
+  },
+  accessLog: {
+    flag: "access-log",
+    takes: "FORMAT",
+    kind: oneOf<"text" | "json" | "combined">("text", "json", "combined"),
+    default: "none",
+    help:
+      "Write a line for each request to the log, once its answer is complete: `text`, `json`, or `combined` as Apache does",
+  },
   configFile: {
     flag: "config-file",
     takes: "PATH",

@@ -10,10 +10,11 @@ import type { ServeSettings } from "../builtins/settings.ts";
 import { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { TypedError } from "../engine/errors.ts";
-import { createLogger, isLogged, type Logger } from "../engine/log.ts";
+import { createLogger, isLogged, type Logger, writeToStderr } from "../engine/log.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import type { Router } from "../router.ts";
+import type { LogFile } from "./log_file.ts";
 import {
   complain,
   flush,
@@ -68,7 +69,16 @@ export async function main(args: readonly string[]): Promise<number> {
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
-  const write = createLogger({ level: "debug", format: flags.logFormat });
+  let logFile: LogFile | undefined;
+  try {
+    if (flags.logFile !== undefined) {
+      logFile = new (await import("./log_file.ts")).LogFile(flags.logFile);
+    }
+  } catch (error) {
+    return complain(error), 1;
+  }
+  const toFile = logFile && { write: (line: string) => logFile.write(line) };
+  const write = createLogger({ level: "debug", format: flags.logFormat, ...toFile });
   const json = flags.logFormat === "json";
   let early: Parameters<typeof write>[] | undefined = [];
   const log: Logger = Object.defineProperties(
@@ -85,7 +95,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const stop = listenToSignals(engine, () => flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();
-  const { activation, stats } = registerBuiltins(engine);
+  const { activation, stats, observe } = registerBuiltins(engine);
   const stopping = new Promise<void>((resolve) =>
     engine.stopping.addEventListener("abort", () => resolve(), { once: true })
   );
@@ -100,6 +110,11 @@ export async function main(args: readonly string[]): Promise<number> {
     });
     const { addresses, finished } = serving;
     served = finished;
+    if (logFile) engine.onReload(() => logFile.reopen());
+    if (flags.accessLog !== undefined) {
+      const { AccessLog } = await import("../builtins/access_log.ts");
+      observe(new AccessLog(flags.accessLog, toFile?.write ?? writeToStderr));
+    }
     engine.onReload(async () => {
       const next = await parseFlags(args);
       const { change } = await import("./reload.ts");

@@ -41,6 +41,10 @@ export interface ProgramSettings {
   pidfile?: string;
   logLevel: LogLevel;
   logFormat: "text" | "json";
+  /** Where the log goes, if not to standard error. */
+  logFile?: string;
+  /** How lines about requests look, if there are any. */
+  accessLog?: "text" | "json" | "combined";
   debug: boolean;
 }
 
@@ -83,7 +87,7 @@ export async function parseFlags(
   const { hosts, install = [], pidfile, ...rest } = values;
   const { help, version, debug = debugFromEnvironment(), logFormat = "text", ...other } = rest;
   const { health = [], bootTimeout = Infinity, exitIdleTime, ...more } = other;
-  const { validate = false, configFile: _, ...serving } = more;
+  const { validate = false, configFile: _, logFile, accessLog, ...serving } = more;
   const { logLevel = debug ? "debug" : "info", ...settings } = serving;
   const serve = serveSettings(
     {
@@ -125,6 +129,8 @@ export async function parseFlags(
     ...pidfile !== undefined && { pidfile },
     logLevel,
     logFormat,
+    ...logFile !== undefined && { logFile },
+    ...accessLog !== undefined && { accessLog },
     debug,
   };
 }

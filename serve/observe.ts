@@ -10,6 +10,7 @@ import type { RequestHandler, RequestInfo } from "./handler.ts";
 
 /** A request, and what became of it. */
 export class Exchange {
+  readonly method: string;
   /** The status of the answer. */
   status = 500;
   /** How many bytes of its body were given to the client. */
@@ -27,7 +28,9 @@ export class Exchange {
     readonly info: RequestInfo,
     /** When it came in, by `performance.now()`; undefined where no observer has looked at the clock. */
     readonly started: number | undefined,
-  ) {}
+  ) {
+    this.method = request.method;
+  }
 }
 
 /** What asks about requests. */
@@ -36,6 +39,8 @@ export interface RequestObserver {
   times(): boolean;
   /** Whether it wants each request to have an id, which its answer has, too. */
   readonly identifies?: boolean;
+  /** Told of a request while it can be looked at, which it cannot any more once its client is gone. */
+  began?(exchange: Exchange): void;
   /** Told of a request when its answer is complete, or its client gone. */
   ended(exchange: Exchange): void;
 }
@@ -70,9 +75,12 @@ function observe(
   try {
     answer = handler(request, info);
   } catch (error) {
+    for (const observer of observers) observer.began?.(exchange);
     end();
     throw error;
   }
+  // By now it has the URL that the client has asked for.
+  for (const observer of observers) observer.began?.(exchange);
   if (!(answer instanceof Promise)) return watch(exchange, answer, end);
   return answer.then((response) => watch(exchange, response, end), (error) => {
     end();
@@ -100,8 +108,8 @@ const SMALL = 65_536;
 
 function watch(exchange: Exchange, response: Response, end: () => void): Response {
   exchange.status = response.status;
-  const { info, request } = exchange;
-  const body = request.method === "HEAD" ? null : staticBody(response);
+  const { info } = exchange;
+  const body = exchange.method === "HEAD" ? null : staticBody(response);
   if (body !== undefined) {
     exchange.bytes = lengthOf(body);
     if (exchange.bytes <= SMALL && response.status !== 101) {

@@ -1,0 +1,124 @@
+/**
+ * A line for each request, once its answer is complete.
+ *
+ * @module
+ */
+
+import { createLogger, printable } from "../engine/log.ts";
+import { headerOf, urlOf } from "../platform/http.ts";
+import type { Exchange, RequestObserver } from "../serve/observe.ts";
+
+/** How the lines look: as the log's text, as JSON, or as Apache and nginx write them (combined). */
+export type AccessLogFormat = "text" | "json" | "combined";
+
+/** What writes lines about requests. */
+export class AccessLog implements RequestObserver {
+  readonly identifies = true;
+  #write: (line: string) => void;
+  #log?: ReturnType<typeof createLogger>;
+  #said = new WeakMap<Exchange, Said>();
+
+  /** @param write Takes a line, with its newline. */
+  constructor(format: AccessLogFormat, write: (line: string) => void) {
+    this.#write = write;
+    if (format !== "combined") this.#log = createLogger({ format, write });
+  }
+
+  times(): boolean {
+    return true;
+  }
+
+  began(exchange: Exchange): void {
+    const { request } = exchange;
+    const url = urlOf(request);
+    this.#said.set(exchange, {
+      path: url.slice(url.indexOf("/", url.indexOf("://") + 3)),
+      // Where HTTP/2 names the host is the URL. Nothing tells HTTP/1.0 from 1.1.
+      protocol: headerOf(request, "host") === null ? "HTTP/2" : "HTTP/1.1",
+      userAgent: headerOf(request, "user-agent"),
+      referer: headerOf(request, "referer"),
+    });
+  }
+
+  ended(exchange: Exchange): void {
+    const said = this.#said.get(exchange)!;
+    const fields = fieldsOf(exchange, said);
+    if (!this.#log) return this.#write(combined(fields, said.referer));
+    // What the message says is not said again for people.
+    const { method, path, status, ...rest } = fields;
+    const message = `${method} ${path} ${status}`;
+    this.#log("info", message, this.#log.plain ? { ...rest } : { ...fields });
+  }
+}
+
+/** What a request's header has said. */
+interface Said {
+  readonly path: string;
+  readonly protocol: string;
+  readonly userAgent: string | null;
+  readonly referer: string | null;
+}
+
+/** What is told of a request. Undefined is left out. */
+interface Fields {
+  readonly method: string;
+  /** With its version and its query, as the client wrote it. */
+  readonly path: string;
+  readonly status: number;
+  /** In seconds. */
+  readonly duration: number;
+  readonly bytes: number;
+  readonly protocol: string;
+  /** `HOST:PORT`, or `unix`. */
+  readonly client: string;
+  readonly user?: string;
+  readonly route?: string;
+  readonly request?: string;
+  readonly userAgent?: string;
+  /** The client left before the answer was complete. */
+  readonly brokenOff?: true;
+}
+
+function fieldsOf(exchange: Exchange, { path, protocol, userAgent }: Said): Fields {
+  const { method, info, status, bytes, brokenOff, described, started } = exchange;
+  const { remoteAddr, client } = info;
+  const user = client?.subject;
+  return {
+    method,
+    path,
+    status,
+    duration: Math.round((performance.now() - started!) * 1_000) / 1_000_000,
+    bytes,
+    protocol,
+    client: "hostname" in remoteAddr ? hostPort(remoteAddr) : "unix",
+    ...user !== undefined && { user },
+    ...described?.route !== undefined && { route: described.route },
+    ...described && { request: described.requestId },
+    ...userAgent !== null && { userAgent },
+    ...brokenOff && { brokenOff },
+  };
+}
+
+function hostPort({ hostname, port }: Deno.NetAddr): string {
+  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+}
+
+const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/** Apache's combined log format: host, identity, user, time, request, status, bytes, referer, agent. */
+function combined(fields: Fields, referer: string | null): string {
+  const { method, path, protocol, status, bytes, client, user, userAgent } = fields;
+  const iso = new Date().toISOString();
+  const [, year, month, day, time] = /^(\d+)-(\d+)-(\d+)T([\d:]+)/.exec(iso)!;
+  const date = `${day}/${MONTHS[Number(month) - 1]}/${year}:${time} +0000`;
+  const host = client.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+  const who = user === undefined ? "-" : user.replace(/\s/g, "_");
+  return `${host} - ${printable(who)} [${date}] ${
+    quoted(`${method} ${path} ${protocol}`)
+  } ${status} ` +
+    `${bytes || "-"} ${quoted(referer)} ${quoted(userAgent)}\n`;
+}
+
+function quoted(text: string | null | undefined): string {
+  return text ? `"${printable(text).replace(/"/g, '\\"')}"` : '"-"';
+}
