@@ -38,6 +38,7 @@ import { respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
 import { isForAll, Row } from "./router/row.ts";
 import type { Reading } from "./router/validation.ts";
+import type { Telemetry } from "./platform/telemetry.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
 export type {
@@ -193,10 +194,18 @@ class Dispatcher {
   #headerList: [string, string][];
   #wanted: (path: string) => boolean;
   #sealed = false;
+  /** Where OpenTelemetry is on. */
+  #spans?: Telemetry;
 
   constructor(engine: Engine, options: RouterOptions) {
     this.#engine = engine;
     this.#options = options;
+    if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
+      import("./platform/telemetry.ts").then(({ telemetry }) => {
+        const spans = telemetry(VERSION);
+        if (spans) this.#spans = spans;
+      });
+    }
     this.#limits = {
       timeout: options.bodyTimeout ?? BODY_TIMEOUT,
       together: options.bodiesLimit ?? Math.max(BODIES_LIMIT, options.bodyLimit ?? 0),
@@ -365,6 +374,12 @@ class Dispatcher {
       const limited = env.limited(this.#limits);
       if (routed) routed.parent.c.req.raw = limited;
       answer = this.#dispatch(limited, env, context);
+      // This far, it has the span that the runtime made for the request.
+      if (this.#spans && env.route !== undefined) {
+        const span = this.#spans.activeSpan();
+        span?.setAttribute("http.route", env.route);
+        span?.updateName(`${env.method} ${env.route}`);
+      }
     } catch (error) {
       answer = this.#failed(error, env);
     }

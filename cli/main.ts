@@ -80,10 +80,15 @@ export async function main(args: readonly string[]): Promise<number> {
   const toFile = logFile && { write: (line: string) => logFile.write(line) };
   const write = createLogger({ level: "debug", format: flags.logFormat, ...toFile });
   const json = flags.logFormat === "json";
+  // Where OpenTelemetry is on. Deno exports what goes through console, of which info is for stdout.
+  const exportLine = Symbol.for("opentelemetry.js.api.1") in globalThis
+    ? (await import("../platform/telemetry.ts")).logExport()
+    : undefined;
   let early: Parameters<typeof write>[] | undefined = [];
   const log: Logger = Object.defineProperties(
     (...line: Parameters<typeof write>) => {
       if (!isLogged(log, line[0])) return;
+      exportLine?.(...line);
       if (early) early.push(line);
       else write(...line);
     },

@@ -5,13 +5,14 @@
  * @module
  */
 
-import type { LogLevel } from "../engine/log.ts";
+import type { Logger, LogLevel } from "../engine/log.ts";
 
 /** What is used of a span. */
 export interface Span {
   setAttribute(name: string, value: string | number): unknown;
   updateName(name: string): unknown;
   setStatus(status: { code: number; message?: string }): unknown;
+  spanContext(): { traceId: string; spanId: string; traceFlags: number };
   end(): void;
 }
 /** The code of a status that is an error: SpanStatusCode of `@opentelemetry/api`. */
@@ -57,15 +58,35 @@ const LEVELS: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 
  *
  * @returns Undefined where OpenTelemetry is off, or this Deno has no such thing.
  */
-export function logExport(): ((level: LogLevel, line: string) => void) | undefined {
+export function logExport(): Logger | undefined {
   const spans = telemetry("");
   const deno = Deno as unknown as
     & { internal: symbol }
     & Record<
       symbol,
-      { core?: { ops?: { op_otel_log?(line: string, level: number, span: unknown): void } } }
+      { core?: { ops?: ExportOps } }
     >;
-  const exportLine = deno[deno.internal]?.core?.ops?.op_otel_log;
-  if (!spans || typeof exportLine !== "function") return undefined;
-  return (level, line) => exportLine(line, LEVELS[level], spans.activeSpan() ?? null);
+  const ops = deno[deno.internal]?.core?.ops;
+  if (!spans || typeof ops?.op_otel_log_foreign !== "function") return undefined;
+  return (level, message, fields) => {
+    let line = message;
+    for (const [key, value] of Object.entries(fields ?? {})) {
+      line += ` ${key}=${value instanceof Error ? value.stack : JSON.stringify(value)}`;
+    }
+    const { traceId, spanId, traceFlags } = spans.activeSpan()?.spanContext() ?? NONE;
+    ops.op_otel_log_foreign(line, LEVELS[level], traceId, spanId, traceFlags);
+  };
 }
+
+/** What console calls, where it is called in a span that Deno has not made. */
+interface ExportOps {
+  op_otel_log_foreign(
+    line: string,
+    level: number,
+    traceId: string,
+    spanId: string,
+    traceFlags: number,
+  ): void;
+}
+/** The ids of no span (INVALID_SPAN_CONTEXT of `@opentelemetry/api`). */
+const NONE = { traceId: "0".repeat(32), spanId: "0".repeat(16), traceFlags: 0 };

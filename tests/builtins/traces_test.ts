@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { get } from "../support/client.ts";
 import { Daemon, exchange, installer, TempFolder, until } from "../support/daemon.ts";
 import { Receiver } from "../support/otlp.ts";
@@ -15,6 +15,7 @@ Deno.test("a job is a span with its name and status, the child of what runs it",
       installer(`
       engine.register("outer", async (job) => {
         await new Promise((resolve) => setTimeout(resolve, 1));
+        engine.log("warn", "said in the job", { answer: 42 });
         await engine.job("inner").run();
         await engine.job("failing").run().catch(() => {});
         await engine.job("three").run().catch(() => {});
@@ -30,6 +31,7 @@ Deno.test("a job is a span with its name and status, the child of what runs it",
   );
   await daemon.open();
   await exchange({ transport: "unix", path }, get("/v1.40/outer/7"));
+  await until(() => otlp.spans.some(({ name }) => name.startsWith("GET")));
   await until(() => otlp.spans.some(({ name }) => name === "outer"));
   const outer = otlp.span("outer");
   assertEquals(outer.attributes, { "floodgate.job.name": "outer", "floodgate.job.status": "0" });
@@ -47,5 +49,21 @@ Deno.test("a job is a span with its name and status, the child of what runs it",
     2,
     "",
   ]]);
+  const request = otlp.span("GET /outer/:id");
+  assertEquals([outer.traceId, outer.parentSpanId], [request.traceId, request.spanId]);
+  assertEquals(request.attributes["http.route"], "/outer/:id");
+  assertEquals(request.attributes["http.response.status_code"], "200");
   assertEquals(await daemon.end(), 0);
+  // What is logged in a job has the trace of its request.
+  const said = otlp.logs.filter(({ body }) => body.startsWith("said in the job"));
+  assertEquals(
+    said.map(({ severity, body, traceId, spanId }) => [severity, body, traceId, spanId]),
+    [["WARN", "said in the job answer=42", outer.traceId, outer.spanId]],
+  );
+  assert(
+    otlp.logs.some(({ severity, body }) =>
+      severity === "INFO" && body === "+job acceptconnections()"
+    ),
+  );
+  assertStringIncludes(daemon.stderr, "WARN  said in the job answer=42\n");
 });
