@@ -34,7 +34,7 @@ import { attachFramed } from "./router/frames.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { type Parent, RequestBindings } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
-import { respond } from "./router/respond.ts";
+import { endingAt, respond } from "./router/respond.ts";
 import type { Route } from "./router/route.ts";
 import { isForAll, Row } from "./router/row.ts";
 import type { Reading } from "./router/validation.ts";
@@ -172,6 +172,12 @@ const JSON_ERRORS = [1, 24];
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
 type C = Context<{ Bindings: Bindings }>;
+
+/** Whether an answer is one that a client reads events from for as long as it likes. */
+function isEventStream(response: Response): boolean {
+  return staticBody(response) === undefined && response.status === 200 &&
+    (response.headers.get("content-type") ?? "").startsWith("text/event-stream");
+}
 
 /** Between Hono, which finds the route, and the engine, which runs its job. */
 class Dispatcher {
@@ -679,6 +685,10 @@ class Dispatcher {
     else response = this.#failed(new TypeError(`${this.#nameOf(env)} returned no Response`), env);
     env.answer?.answered(response);
     if (env.body !== undefined) response = this.#finishBody(env, env.body, response);
+    if (env.answer === undefined && response !== env.made && isEventStream(response)) {
+      // As jobs do, it goes on until the daemon stops.
+      response = endingAt(this.#engine.stopping, response);
+    }
     if (response !== env.made) addHeaders(response, this.#headerList);
     const id = env.toldId;
     if (id !== undefined) addHeaders(response, [["X-Request-Id", id]]);

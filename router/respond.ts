@@ -37,3 +37,38 @@ export function respond(
   }
   return response;
 }
+
+/**
+ * The same answer, whose stream ends when the engine is told to stop: its source is cancelled, as when the
+ * client leaves, and the client gets its end.
+ */
+export function endingAt(stopping: AbortSignal, response: Response): Response {
+  const source = response.body!.getReader();
+  let controller: ReadableStreamDefaultController<Uint8Array<ArrayBuffer>>;
+  let open = true;
+  const end = () => {
+    if (open) controller.close();
+    open = false;
+    stopping.removeEventListener("abort", stop);
+  };
+  const stop = () => {
+    end();
+    source.cancel(stopping.reason).catch(() => {}); // Whatever it says of it, it is not asked again.
+  };
+  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    start: (given) => void (controller = given),
+    async pull() {
+      const { value, done } = await source.read();
+      if (done) end();
+      else if (open) controller.enqueue(value);
+    },
+    cancel(reason) {
+      open = false;
+      end();
+      return source.cancel(reason);
+    },
+  }, { highWaterMark: 0 });
+  stopping.addEventListener("abort", stop);
+  if (stopping.aborted) stop();
+  return new Response(body, response);
+}

@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { Hono } from "npm:hono@^4.13";
 import { basicAuth } from "npm:hono@^4.13/basic-auth";
 import { setCookie } from "npm:hono@^4.13/cookie";
@@ -7,6 +7,7 @@ import { requestId } from "npm:hono@^4.13/request-id";
 import { Engine } from "../../engine.ts";
 import { createRouter } from "../../router.ts";
 import { attachProfiler } from "../../profiler/profiler.ts";
+import { Daemon, missing, project, TempFolder } from "../support/daemon.ts";
 import { assertJsonError, make } from "../support/router.ts";
 
 const BUILTINS = [
@@ -318,4 +319,36 @@ Deno.test("Router lets ETags and the like see job answers", async () => {
   assertEquals(await first.text(), "some text");
   const headers = { "If-None-Match": first.headers.get("etag")! };
   assertEquals((await router.request("/text", { headers })).status, 304);
+});
+
+Deno.test("a stream of Hono's streamSSE ends when the daemon stops, and its loop with it", {
+  ignore: await missing("curl", ["--version"]),
+}, async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/s`;
+  const module = project("tests/support/fixtures/clock.ts");
+  await using daemon = Daemon.start([
+    "-H",
+    `unix://${path}`,
+    "--install",
+    module,
+    "--shutdown-timeout",
+    "60",
+  ]);
+  await daemon.open();
+  const curl = new Deno.Command("curl", {
+    args: ["-sS", "--no-buffer", "--unix-socket", path, "http://localhost/clock"],
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const reader = curl.stdout.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  while (!text.includes("data: 2")) text += (await reader.read()).value;
+  const started = performance.now();
+  assertEquals(await daemon.end(), 0);
+  assert(performance.now() - started < 20_000, "it waited for the stream");
+  for (let part; (part = (await reader.read()).value) !== undefined;) text += part;
+  await curl.stderr.cancel();
+  assertEquals((await curl.status).code, 0); // The stream has an end: it was not cut.
+  assertEquals(daemon.stdout.includes("the loop has ended"), true);
 });
