@@ -6,6 +6,7 @@
 
 import { createLogger, printable } from "../engine/log.ts";
 import { headerOf, urlOf } from "../platform/http.ts";
+import { userName } from "../platform/peers.ts";
 import type { Exchange, RequestObserver } from "../serve/observe.ts";
 
 /** How the lines look: as the log's text, as JSON, or as Apache and nginx write them (combined). */
@@ -29,9 +30,10 @@ export class AccessLog implements RequestObserver {
   }
 
   began(exchange: Exchange): void {
-    const { request } = exchange;
+    const { request, info } = exchange;
     const url = urlOf(request);
     this.#said.set(exchange, {
+      user: info.client?.subject ?? (info.peer && userName(info.peer.uid)),
       path: url.slice(url.indexOf("/", url.indexOf("://") + 3)),
       // Where HTTP/2 names the host is the URL. Nothing tells HTTP/1.0 from 1.1.
       protocol: headerOf(request, "host") === null ? "HTTP/2" : "HTTP/1.1",
@@ -51,8 +53,9 @@ export class AccessLog implements RequestObserver {
   }
 }
 
-/** What a request's header has said. */
+/** Who asks, and what the request's header says. */
 interface Said {
+  readonly user: string | undefined;
   readonly path: string;
   readonly protocol: string;
   readonly userAgent: string | null;
@@ -79,10 +82,9 @@ interface Fields {
   readonly brokenOff?: true;
 }
 
-function fieldsOf(exchange: Exchange, { path, protocol, userAgent }: Said): Fields {
+function fieldsOf(exchange: Exchange, { user, path, protocol, userAgent }: Said): Fields {
   const { method, info, status, bytes, brokenOff, described, started } = exchange;
-  const { remoteAddr, client } = info;
-  const user = client?.subject;
+  const { remoteAddr } = info;
   return {
     method,
     path,

@@ -8,6 +8,7 @@
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import {
+  type Acceptor,
   Activation,
   ConnectionLimit,
   ListenBuffer,
@@ -18,6 +19,7 @@ import { SEND_TIMEOUT } from "../router/limits.ts";
 import { denoProblem } from "../platform/deno.ts";
 import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
 import { nativeServe, type Serve } from "../platform/http.ts";
+import { Peers } from "../platform/peers.ts";
 import { keepAlive } from "../platform/sockets.ts";
 import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
 import {
@@ -482,6 +484,7 @@ class Api {
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
     const judging = () => tcp ? judgePages(this.#browserRules(place, asked)) : () => undefined;
     let judge: Judge = judging();
+    const peers = tcp ? undefined : new Peers();
     const connections = new Connections({
       handler: observed(
         admit(handler, {
@@ -499,10 +502,12 @@ class Api {
         `no raw upgrade is served here: ${
           this.#upgradeProblem(place) ?? "the path was not given to router.upgradable"
         }`,
+      ...peers && { peers },
       log: job.engine.log,
     });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
-      ...!tcp && { onAccept: this.#accepted },
+      // Told of each connection of a unix listener as it is accepted: later they cannot be told apart.
+      ...peers && { onAccept: (conn) => peers.accepted(conn, this.#looks) },
       ...given({ hold, maxConnections: this.#limit }),
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
@@ -566,7 +571,7 @@ class Api {
     }
   }
 
-  /** Told of each connection of a unix listener as it is accepted: later they cannot be told apart. */
+  /** Told of each connection inside of another as it is accepted: later they cannot be told apart. */
   readonly #accepted = (conn: Deno.Conn): void => {
     if (this.#looks) this.#upgrades?.findDescriptor(conn);
     else this.#upgrades?.skipDescriptor();

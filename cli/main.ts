@@ -212,7 +212,8 @@ async function validate({ tls }: ServeSettings): Promise<number> {
   try {
     if (tls) {
       const { Tls } = await import("../serve/tls.ts");
-      (await Tls.load(tls, () => {})).close();
+      const { nativeServe } = await import("../platform/http.ts");
+      (await Tls.load(tls, { serve: nativeServe() }, () => {})).close();
     }
   } catch (error) {
     return complain(error), 2;

@@ -9,6 +9,7 @@ export const AF_INET = 2;
 export const AF_INET6 = 10;
 const SOL_SOCKET = 1;
 const SO_PEERCRED = 17;
+const SO_COOKIE = 57;
 const SO_PEERGROUPS = 59;
 const SCM_RIGHTS = 1;
 const MSG_CMSG_CLOEXEC = 0x4000_0000;
@@ -232,11 +233,23 @@ export class Libc {
   /** The other groups that the user of that process is in (SO_PEERGROUPS of unix(7)). */
   peerGroups(fd: number): number[] {
     const { getsockopt } = this.#library.symbols;
-    // NGROUPS_MAX of Linux.
-    const groups = new Uint32Array(65_536);
-    const length = new Uint32Array([groups.byteLength]);
-    if (getsockopt(int(fd), SOL_SOCKET, SO_PEERGROUPS, groups, length) !== 0) return [];
-    return [...groups.subarray(0, length[0]! / 4)];
+    // Few users are in more than the first, and none in more than the second (NGROUPS_MAX).
+    for (const most of [64, 65_536]) {
+      const groups = new Uint32Array(most);
+      const length = new Uint32Array([groups.byteLength]);
+      if (getsockopt(int(fd), SOL_SOCKET, SO_PEERGROUPS, groups, length) === 0) {
+        return [...groups.subarray(0, length[0]! / 4)];
+      }
+    }
+    return [];
+  }
+  /** The number that the kernel gave a socket, and gives no other (SO_COOKIE of socket(7)). */
+  cookie(fd: number): number | undefined {
+    const value = new Uint32Array(2);
+    const length = new Uint32Array([value.byteLength]);
+    const { getsockopt } = this.#library.symbols;
+    if (getsockopt(int(fd), SOL_SOCKET, SO_COOKIE, value, length) !== 0) return undefined;
+    return value[0]! + value[1]! * 2 ** 32;
   }
   /** The name of a user, as whatever keeps the system's users has it: getpwuid_r(3). */
   userName(uid: number): string | undefined {

@@ -4,6 +4,8 @@
  * @module
  */
 
+import type { Peer } from "../engine.ts";
+
 /** What handlers find in `c.env`. */
 export interface Bindings {
   /** The path without its version. */
@@ -16,6 +18,13 @@ export interface Bindings {
   readonly remoteAddr?: Deno.Addr;
   /** The certificate that the client has shown; undefined where clients need none. */
   readonly client?: ClientCertificate;
+  /**
+   * The client's process, user and groups, at a unix socket: the kernel says so, and no client can say
+   * otherwise. Undefined elsewhere; where this process may not look into /proc (`--allow-all`; Linux);
+   * and for clients that were there beside others before a handler first asked for this. So let in who
+   * is known, and nobody else.
+   */
+  readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
   /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */

@@ -8,19 +8,22 @@
 import { getPath } from "npm:hono@^4.13/utils/url";
 import type { Context } from "npm:hono@^4.13";
 import type { Next, RouterRoute } from "npm:hono@^4.13/types";
-import type { Job } from "../engine.ts";
+import type { Job, Peer } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import { headerOf } from "../platform/http.ts";
+import { userName } from "../platform/peers.ts";
 import type { Answer } from "./answer.ts";
 import type { Bindings, ClientCertificate, Described, Upgrade } from "./bindings.ts";
 import { type BodyLimits, LimitedBody } from "./body.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
-type Connected = Partial<Pick<Bindings, "remoteAddr" | "client" | "signal" | "cut" | "upgrade">> & {
-  completed?: Promise<void>;
-  exchange?: { described?: Described; readonly identified: boolean };
-};
+type Connected =
+  & Partial<Pick<Bindings, "remoteAddr" | "client" | "peer" | "signal" | "cut" | "upgrade">>
+  & {
+    completed?: Promise<void>;
+    exchange?: { described?: Described; readonly identified: boolean };
+  };
 
 /**
  * Where a request of Deno's has its signal, for `signal` as for `fetch`.
@@ -163,7 +166,12 @@ export class RequestBindings implements Bindings, Described {
   }
   /** Whose jobs the request runs: {@linkcode Job.user}. */
   get user(): string | undefined {
-    return this.client?.subject;
+    if (this.client) return this.client.subject;
+    const { peer } = this;
+    return peer && userName(peer.uid);
+  }
+  get peer(): Peer | undefined {
+    return this.#info?.peer;
   }
   get route(): string | undefined {
     // Of those that were found the last answers, unless one before it does.

@@ -5,6 +5,7 @@
  * @module
  */
 
+import type { Peer } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { within } from "../engine/time.ts";
@@ -20,6 +21,8 @@ import {
   staticBody,
 } from "../platform/http.ts";
 import { endsOf, shutConnections } from "../platform/sockets.ts";
+import { type Descriptor, descriptorOf, releaseDescriptor } from "../platform/peek.ts";
+import { peerOf, type Peers } from "../platform/peers.ts";
 import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.ts";
 import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 import { SEND_TIMEOUT } from "../router/limits.ts";
@@ -67,6 +70,8 @@ export interface ConnectionsOptions {
   serve?: Serve<AnyInfo>;
   /** Why a connection cannot be taken over for a raw upgrade, where `serve` has no way to. */
   upgradeProblem?: () => string;
+  /** Who the clients of a unix listener are. Default: that is not known. */
+  peers?: Peers;
   /** Where connections that end badly are logged, at level debug. Default: nowhere. */
   log?: Logger;
 }
@@ -166,11 +171,14 @@ export class Connections {
 
   /** @internal Why a connection cannot be taken over. */
   readonly upgradeProblem: () => string;
+  /** @internal Who the clients are, where that can be known. */
+  readonly peers: Peers | undefined;
 
   /** Serves nothing yet. */
   constructor(options: ConnectionsOptions) {
     const { timeouts = {} } = options;
     this.#handler = options.handler;
+    this.peers = options.peers;
     this.#serve = options.serve;
     this.#workload = options.workload;
     this.#pressed = options.pressed ?? (() => false);
@@ -194,6 +202,10 @@ export class Connections {
     for (const { state } of this.#open) states[state]++;
     const { closed: _, ...open } = states; // None of those that are open.
     return { open: this.#open.length, ...open, ...this.counts };
+  }
+  /** @internal Whether a connection is open and there is no other. */
+  hasOnly(connection: Connection): boolean {
+    return this.#open.length === 1 && this.#open[0] === connection;
   }
   /** @internal Whether an answer should be the connection's last. */
   get lastAnswers(): boolean {
@@ -467,6 +479,9 @@ class Connection {
   readonly remoteAddr: Deno.Addr;
   readonly owner: Connections;
   #localAddr: Deno.Addr;
+  /** That of a unix connection, where it was found. */
+  #descriptor: Descriptor | undefined;
+  #peer?: Peer | undefined;
   #handler: RequestHandler;
   #server?: Upgrading;
   #cancel?: () => void;
@@ -481,6 +496,7 @@ class Connection {
     // Not the connection itself, which is of no use once it is served.
     this.remoteAddr = conn.remoteAddr;
     this.#localAddr = conn.localAddr;
+    if (owner.peers) this.#descriptor = descriptorOf(conn);
     this.since = owner.clock;
     this.owner = owner;
     this.#handler = handler;
@@ -503,6 +519,13 @@ class Connection {
     const { remoteAddr } = this;
     if (remoteAddr.transport !== "tcp") return undefined;
     return endsOf({ localAddr: this.#localAddr, remoteAddr });
+  }
+
+  get peer(): Peer | undefined {
+    if (this.state === "closed") return undefined;
+    // It has the descriptor for as long as it is open, and nobody else may be taken to have it.
+    this.#descriptor ??= this.owner.peers?.find(this.owner.hasOnly(this));
+    return this.#peer ??= this.#descriptor && peerOf(this.#descriptor);
   }
 
   run(
@@ -537,6 +560,7 @@ class Connection {
   /** The native loop is done with it. */
   closed(): void {
     this.state = "closed";
+    if (this.#descriptor) releaseDescriptor(this.#descriptor);
     for (const info of this.watched ?? []) info.leave();
     for (const delivery of this.#deliveries?.slice() ?? []) delivery.cancel(gone());
   }
@@ -787,6 +811,9 @@ class Info implements RequestInfo {
   }
   get remoteAddr(): Deno.Addr {
     return this.#connection.remoteAddr;
+  }
+  get peer(): Peer | undefined {
+    return this.#connection.peer;
   }
   cut(): void {
     // The connection is the next request's by then.

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { Peer } from "../engine.ts";
 import type { Serve, Served } from "../platform/http.ts";
 import type { ClientCertificate, Described, Upgrade } from "../router/bindings.ts";
 
@@ -13,6 +14,8 @@ export interface RequestInfo {
   readonly remoteAddr: Deno.Addr;
   /** The certificate that the client has shown, where clients have to. */
   readonly client?: ClientCertificate;
+  /** The client's process, at a unix socket, where it can be known. */
+  readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
   /** Resolves when the answer is complete, or when the client has left. */
