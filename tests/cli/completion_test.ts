@@ -32,7 +32,7 @@ Deno.test(
       assertEquals(stderr, "");
       return stdout.trim().split("\n");
     };
-    assertEquals(await complete("--log-"), ["--log-level", "--log-format"]);
+    assertEquals(await complete("--log-"), ["--log-level", "--log-format", "--log-file"]);
     assertEquals(await complete("-D", "--log-level", ""), ["debug", "info", "warn", "error"]);
     assertEquals(await complete("-l", "w"), ["warn"]);
     assertEquals(await complete("--install", `${folder.path}/mod`), [`${folder.path}/module.ts`]);
