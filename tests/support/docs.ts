@@ -72,7 +72,9 @@ function commandsOf(block: Block): Command[] {
     }
     if (unfinished) commands.at(-1)!.text += "\n" + line;
     else commands.push({ line: block.line + i, text });
-    unfinished = text.endsWith("\\");
+    // A here-document goes on until its word stands alone.
+    const [, word] = /<< '(\w+)'$/m.exec(commands.at(-1)!.text) ?? [];
+    unfinished = word === undefined ? text.endsWith("\\") : text !== word;
   }
   return commands;
 }
