@@ -31,7 +31,7 @@ export interface Builtins {
   readonly activation: Activation;
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];
-  /** Lets something hear of each request from now on, when its answer is complete. */
+  /** @internal Lets something hear of each request from now on, when its answer is complete. */
   observe(observer: RequestObserver): void;
 }
 

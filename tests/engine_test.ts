@@ -17,7 +17,6 @@ import {
   Status,
   TypedError,
 } from "../engine.ts";
-import { createLogger } from "../engine/log.ts";
 import { FakeClock } from "./support/clock.ts";
 import { isPending, settle } from "./support/daemon.ts";
 import {
