@@ -81,6 +81,8 @@ export interface ClientCertificate {
 
 /** What a router knows of a request, for those who tell of it. */
 export interface Described {
+  /** The method, as the client wrote it. */
+  readonly method: string;
   /** The path of the route whose handler it has, with its variables; undefined where it has none. */
   readonly route: string | undefined;
   /** What the log knows it by: its X-Request-Id, if that is fit for a log; else a new one. */

@@ -174,10 +174,12 @@ export class RequestBindings implements Bindings, Described {
     return this.#info?.peer;
   }
   get route(): string | undefined {
-    // Of those that were found the last answers, unless one before it does.
-    return this.found?.findLast(([[, { method }]]) => method !== "ALL")?.[0][1].path ??
-      this.found?.findLast(([[handler]]) => (handler as { length: number }).length < 2)?.[0][1]
-        .path;
+    const { found } = this;
+    if (found === undefined) return undefined;
+    // Hono has a list for each route, and most requests are for the same few.
+    let route = routes.get(found);
+    if (route === undefined) routes.set(found, route = routeOf(found) ?? "");
+    return route || undefined;
   }
   get requestId(): string {
     return this.#id ??= this.#outer?.requestId ?? requestId(this.request, this.context);
@@ -236,6 +238,18 @@ function firstSegment(path: string): string {
 
 function isDigit(code: number): boolean {
   return code >= 0x30 && code <= 0x39;
+}
+
+/** The handlers and middleware that were found for a request, and how each was added. */
+type AllFound = NonNullable<RequestBindings["found"]>;
+
+const routes = new WeakMap<AllFound, string>();
+
+/** The path of the route that answers: the last that is no middleware. */
+function routeOf(found: AllFound): string | undefined {
+  const last = found.findLast(([[, { method }]]) => method !== "ALL") ??
+    found.findLast(([[handler]]) => (handler as { length: number }).length < 2);
+  return last?.[0][1].path;
 }
 
 /** What a client, or middleware of Hono's, calls a request, if that is fit for a log; else a new id. */

@@ -10,17 +10,16 @@ import type { RequestHandler, RequestInfo } from "./handler.ts";
 
 /** A request, and what became of it. */
 export class Exchange {
-  readonly method: string;
   /** The status of the answer. */
   status = 500;
   /** How many bytes of its body were given to the client. */
   bytes = 0;
   /** Whether the client left before the answer was complete. */
   brokenOff = false;
-  /** Whether the answer is to have the request's id. */
-  identified = false;
   /** What the router knows of it; undefined where it was refused before. */
-  described?: Described;
+  described: Described | undefined = undefined;
+  #observers: readonly RequestObserver[];
+  #method: string | undefined;
 
   /** A request that has come in. */
   constructor(
@@ -28,8 +27,25 @@ export class Exchange {
     readonly info: RequestInfo,
     /** When it came in, by `performance.now()`; undefined where no observer has looked at the clock. */
     readonly started: number | undefined,
+    /** Whether the answer is to have the request's id. */
+    readonly identified: boolean,
+    observers: readonly RequestObserver[],
   ) {
-    this.method = request.method;
+    this.#observers = observers;
+  }
+
+  get method(): string {
+    // A router has asked the request for it, which is faster asked than that.
+    return this.#method ??= this.described?.method ?? this.request.method;
+  }
+
+  began(): void {
+    const observers = this.#observers;
+    for (let i = 0; i < observers.length; i++) observers[i]!.began?.(this);
+  }
+  ended(): void {
+    const observers = this.#observers;
+    for (let i = 0; i < observers.length; i++) observers[i]!.ended(this);
   }
 }
 
@@ -60,30 +76,28 @@ function observe(
   request: Request,
   info: RequestInfo,
 ): Response | Promise<Response> {
-  let started: number | undefined;
+  let timed = false;
   let identified = false;
-  for (const observer of observers) {
-    if (observer.times()) started ??= performance.now();
-    if (observer.identifies) identified = true;
+  for (let i = 0; i < observers.length; i++) {
+    if (observers[i]!.times()) timed = true;
+    if (observers[i]!.identifies) identified = true;
   }
-  const exchange = info.exchange = new Exchange(request, info, started);
-  exchange.identified = identified;
-  const end = () => {
-    for (const observer of observers) observer.ended(exchange);
-  };
+  const started = timed ? performance.now() : undefined;
+  const exchange = new Exchange(request, info, started, identified, observers);
+  info.exchange = exchange;
   let answer: Response | Promise<Response>;
   try {
     answer = handler(request, info);
   } catch (error) {
-    for (const observer of observers) observer.began?.(exchange);
-    end();
+    exchange.began();
+    exchange.ended();
     throw error;
   }
   // By now it has the URL that the client has asked for.
-  for (const observer of observers) observer.began?.(exchange);
-  if (!(answer instanceof Promise)) return watch(exchange, answer, end);
-  return answer.then((response) => watch(exchange, response, end), (error) => {
-    end();
+  exchange.began();
+  if (!(answer instanceof Promise)) return watch(exchange, answer);
+  return answer.then((response) => watch(exchange, response), (error) => {
+    exchange.ended();
     throw error;
   });
 }
@@ -106,20 +120,20 @@ function lengthOf(body: string | Uint8Array | null): number {
 /** An answer that the buffers of a socket take at once counts as complete when it is given. */
 const SMALL = 65_536;
 
-function watch(exchange: Exchange, response: Response, end: () => void): Response {
+function watch(exchange: Exchange, response: Response): Response {
   exchange.status = response.status;
   const { info } = exchange;
   const body = exchange.method === "HEAD" ? null : staticBody(response);
   if (body !== undefined) {
     exchange.bytes = lengthOf(body);
     if (exchange.bytes <= SMALL && response.status !== 101) {
-      end();
+      exchange.ended();
       return response;
     }
   }
   info.completed.then(() => {
     exchange.brokenOff = info.left;
-    end();
+    exchange.ended();
   });
   return body === undefined ? counted(response, exchange) : response;
 }
