@@ -691,7 +691,7 @@ class Dispatcher {
     }
     if (response !== env.made) addHeaders(response, this.#headerList);
     const id = env.toldId;
-    if (id !== undefined) addHeaders(response, [["X-Request-Id", id]]);
+    if (id !== undefined) addHeaders(response, [["x-request-id", id]]);
     if (this.#options.logging) {
       this.#engine.log("info", `${env.method} ${env.path} ${response.status}`, {
         ms: Math.round((performance.now() - started) * 10) / 10,

@@ -55,7 +55,7 @@ function withPlace(error: unknown): string {
   // Of a syntax error they are in the message, below the code that is meant.
   const places = `${message}\n${stack}`.matchAll(/(?:file|https?):\/\/[^\s()]+:\d+:\d+/g);
   const place = [...places].map(([place]) => place)
-    .find((place) => !place.startsWith(import.meta.url));
+    .find((place) => !place.startsWith(new URL(".", import.meta.url).href));
   return place === undefined || line.includes(place) ? line : `${line}, at ${place}`;
 }
 
