@@ -110,7 +110,7 @@ Deno.test("SIGHUP changes nothing where the file cannot be understood, and says 
       "expected a number of seconds",
     ]] as const
   ) {
-    const said = await it.change(wrong, /ERROR/);
+    const said = await it.change(wrong, /ERROR SIGHUP.*\n/);
     assertMatch(said, /ERROR SIGHUP: nothing was reloaded: --config-file /);
     assert(said.includes(problem), said);
     const answer = await exchange(it.target, get("/_ping").replace("localhost", "api.example"));
