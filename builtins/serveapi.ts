@@ -8,7 +8,6 @@
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import {
-  type Acceptor,
   Activation,
   ConnectionLimit,
   ListenBuffer,

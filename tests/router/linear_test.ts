@@ -43,6 +43,7 @@ function places() {
     remoteAddr: { transport: "unix", path: "/" } as const,
     signal: new AbortController().signal,
     completed: Promise.resolve(),
+    left: false,
     cut() {},
     upgrade(): never {
       throw new Error("there is no connection");
