@@ -23,19 +23,30 @@ async function written(folder: string): Promise<string[]> {
 
 Deno.test("LogReader gives what LogWriter wrote, while it writes and across segments", async () => {
   await using folder = await TempFolder.make();
-  using writer = new LogWriter(folder.path, { maxSize: 1_000, maxFiles: 1_000 });
+  using writer = new LogWriter(folder.path, { maxSize: 4_000, maxFiles: 1_000 });
   using reader = new LogReader(folder.path);
   let last = 0n;
   for (let i = 0; i < 200; i++) {
-    writer.write(i % 2 === 0 ? 1 : 2, encoder.encode(`record ${i} `.repeat(i)));
+    writer.write(i % 2 === 0 ? 1 : 2, encoder.encode(`record ${i} `.repeat(i + 1)));
     const record = (await reader.next())!;
-    assertEquals(decoder.decode(record.data), `record ${i} `.repeat(i));
+    assertEquals(decoder.decode(record.data), `record ${i} `.repeat(i + 1));
     assertEquals(record.stream, i % 2 === 0 ? 1 : 2);
     assertEquals(record.time > last, true);
     last = record.time;
     assertEquals(await reader.next(), undefined);
   }
   assertEquals((await written(folder.path)).length, 200);
+});
+
+Deno.test("LogWriter cuts long records, at the ends of lines where there are some", async () => {
+  await using folder = await TempFolder.make();
+  using writer = new LogWriter(folder.path, { maxSize: 100, maxFiles: 100 });
+  const text = "a line\n".repeat(20) + "x".repeat(200);
+  writer.write(1, encoder.encode(text));
+  const records = await written(folder.path);
+  assertEquals(records.join(""), text);
+  assertEquals(records.every((record) => record.length <= 84), true);
+  assertEquals(records[0], "a line\n".repeat(12));
 });
 
 Deno.test("LogWriter goes on after whole records, where one before was killed", async () => {
