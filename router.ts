@@ -15,11 +15,11 @@
  * @module
  */
 
-import { type Context, Hono } from "npm:hono@^4.13";
-import { cors } from "npm:hono@^4.13/cors";
-import { basePath, matchedRoutes } from "npm:hono@^4.13/route";
-import type { MiddlewareHandler, Next } from "npm:hono@^4.13/types";
-import { mergePath } from "npm:hono@^4.13/utils/url";
+import { type Context, Hono } from "npm:hono@4.13.19";
+import { cors } from "npm:hono@4.13.19/cors";
+import { basePath, matchedRoutes } from "npm:hono@4.13.19/route";
+import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
+import { mergePath } from "npm:hono@4.13.19/utils/url";
 import type { Engine, Job } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { after, turn } from "./engine/time.ts";

@@ -111,12 +111,31 @@ async function bundle(folder: string, output: string): Promise<void> {
     "--platform=deno",
     // So that what binding does not need is still loaded after it.
     "--code-splitting",
+    // The packages are those that were tried, to the byte.
+    `--lock=${join(ROOT, "deno.lock")}`,
+    "--frozen",
     `--outdir=${output}`,
     "mod.ts",
   ]);
   if (!success) throw new BuildError(stderr.trimEnd());
+  await sum(output);
   console.error(stderr.trimEnd());
 }
+
+/** Writes the hashes of a folder's files, as `sha256sum --check` reads them. */
+async function sum(folder: string): Promise<void> {
+  const names = [...Deno.readDirSync(folder)].filter(({ isFile, name }) => isFile && name !== SUMS)
+    .map(({ name }) => name);
+  const lines = await Promise.all(
+    names.sort().map(async (name) => {
+      const hash = await crypto.subtle.digest("SHA-256", await Deno.readFile(join(folder, name)));
+      return `${new Uint8Array(hash).toHex()}  ${name}\n`;
+    }),
+  );
+  await Deno.writeTextFile(join(folder, SUMS), lines.join(""));
+}
+
+const SUMS = "SHA256SUMS";
 
 async function main(args: string[]): Promise<void> {
   const { _: [what, ...more], ...given } = parseArgs(args, {

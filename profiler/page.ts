@@ -5,7 +5,7 @@
  * @module
  */
 
-import { html, raw } from "npm:hono@^4.13/html";
+import { html, raw } from "npm:hono@4.13.19/html";
 import style from "./page.css" with { type: "text" };
 import icon from "./icon.svg" with { type: "text" };
 import script from "./page.js" with { type: "text" };

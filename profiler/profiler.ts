@@ -5,8 +5,8 @@
  * @module
  */
 
-import { accepts } from "npm:hono@^4.13/accepts";
-import type { Context } from "npm:hono@^4.13";
+import { accepts } from "npm:hono@4.13.19/accepts";
+import type { Context } from "npm:hono@4.13.19";
 import { writeHeapSnapshot } from "node:v8";
 import type { DaemonStats } from "../builtins/info.ts";
 import type { Engine, Job } from "../engine.ts";

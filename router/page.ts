@@ -4,7 +4,7 @@
  * @module
  */
 
-import { html } from "npm:hono@^4.13/html";
+import { html } from "npm:hono@4.13.19/html";
 import type { Router } from "../router.ts";
 import { formsOf } from "./answers.ts";
 import { alternativesOf } from "./patterns.ts";

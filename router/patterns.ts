@@ -4,10 +4,10 @@
  * @module
  */
 
-import { RegExpRouter } from "npm:hono@^4.13/router/reg-exp-router";
-import { SmartRouter } from "npm:hono@^4.13/router/smart-router";
-import { TrieRouter } from "npm:hono@^4.13/router/trie-router";
-import { checkOptionalParameter, getPattern, splitRoutingPath } from "npm:hono@^4.13/utils/url";
+import { RegExpRouter } from "npm:hono@4.13.19/router/reg-exp-router";
+import { SmartRouter } from "npm:hono@4.13.19/router/smart-router";
+import { TrieRouter } from "npm:hono@4.13.19/router/trie-router";
+import { checkOptionalParameter, getPattern, splitRoutingPath } from "npm:hono@4.13.19/utils/url";
 import { messageOf } from "../engine/errors.ts";
 import { isVersion } from "./versions.ts";
 

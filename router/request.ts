@@ -5,9 +5,9 @@
  * @module
  */
 
-import { getPath } from "npm:hono@^4.13/utils/url";
-import type { Context } from "npm:hono@^4.13";
-import type { Next, RouterRoute } from "npm:hono@^4.13/types";
+import { getPath } from "npm:hono@4.13.19/utils/url";
+import type { Context } from "npm:hono@4.13.19";
+import type { Next, RouterRoute } from "npm:hono@4.13.19/types";
 import type { Job, Peer } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import { headerOf } from "../platform/http.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Context } from "npm:hono@^4.13";
+import type { Context } from "npm:hono@4.13.19";
 import type { Bindings } from "./bindings.ts";
 
 /** Statuses whose answers have no body (Fetch, 2.2.3). */

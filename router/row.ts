@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Context } from "npm:hono@^4.13";
+import type { Context } from "npm:hono@4.13.19";
 import type { Job } from "../engine.ts";
 import { type ErrorKind, messageOf, TypedError } from "../engine/errors.ts";
 import { answers } from "../platform/http.ts";

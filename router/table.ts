@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { ParamIndexMap, Params, Result } from "npm:hono@^4.13/router";
+import type { ParamIndexMap, Params, Result } from "npm:hono@4.13.19/router";
 
 /** Handlers with their variables, one after another. */
 export type Entries<T> = [T, Params][];

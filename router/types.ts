@@ -5,8 +5,8 @@
  * @module
  */
 
-import type { Context } from "npm:hono@^4.13";
-import type { HonoBase } from "npm:hono@^4.13/hono-base";
+import type { Context } from "npm:hono@4.13.19";
+import type { HonoBase } from "npm:hono@4.13.19/hono-base";
 import type {
   BlankEnv,
   BlankInput,
@@ -22,7 +22,7 @@ import type {
   Schema,
   ToSchema,
   TypedResponse,
-} from "npm:hono@^4.13/types";
+} from "npm:hono@4.13.19/types";
 import type { Bindings } from "./bindings.ts";
 import type { Fields, Route, StandardSchema } from "./route.ts";
 

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { Hono } from "npm:hono@^4.13";
-import { cors } from "npm:hono@^4.13/cors";
+import { Hono } from "npm:hono@4.13.19";
+import { cors } from "npm:hono@4.13.19/cors";
 import { Engine, TypedError } from "../engine.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { createRouter } from "../router.ts";

@@ -4,7 +4,7 @@
  * and dies when descriptors run out.
  */
 
-import { Hono } from "npm:hono@^4.13";
+import { Hono } from "npm:hono@4.13.19";
 import { copy, routes } from "./app.js";
 
 type Serve = (

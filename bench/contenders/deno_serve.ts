@@ -1,6 +1,6 @@
 /** The yardstick: `Deno.serve` with the same Hono app. */
 
-import { Hono } from "npm:hono@^4.13";
+import { Hono } from "npm:hono@4.13.19";
 import { copy, routes } from "./app.js";
 
 const [path] = Deno.args;

@@ -119,6 +119,14 @@ Deno.test("the bundle runs with nothing in Deno's cache and no registry", async 
   const { code, stderr } = await build(["bundle", "--output", `${folder.path}/bundle`]);
   assertEquals(code, 0, stderr);
   assertEquals(await status(), before);
+  const sums = await run("sha256sum", ["--check", "--strict", "SHA256SUMS"], {
+    cwd: `${folder.path}/bundle`,
+  });
+  assertEquals(sums.code, 0, sums.stderr);
+  assertEquals(
+    sums.stdout.trimEnd().split("\n").length,
+    [...Deno.readDirSync(`${folder.path}/bundle`)].length - 1,
+  );
   await Deno.writeTextFile(
     `${folder.path}/mine.ts`,
     `export function install(engine: unknown, router: { get(path: string, handler: unknown): void }) {

@@ -187,7 +187,7 @@ Deno.test("main puts the middleware of modules in front of the profiler and all 
   const path = `${folder.path}/api.sock`;
   await Deno.writeTextFile(
     `${folder.path}/lock.ts`,
-    `import { basicAuth } from "npm:hono@^4.13/basic-auth";
+    `import { basicAuth } from "npm:hono@4.13.19/basic-auth";
      export const install = (_engine, router) => {
        router.use("*", basicAuth({ username: "me", password: "secret" }));
      };`,

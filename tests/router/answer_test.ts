@@ -9,7 +9,7 @@ import {
   assertStrictEquals,
   assertStringIncludes,
 } from "@std/assert";
-import { timeout } from "npm:hono@^4.13/timeout";
+import { timeout } from "npm:hono@4.13.19/timeout";
 import { type Job, TypedError } from "../../engine.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending, settle, until } from "../support/daemon.ts";

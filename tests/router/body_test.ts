@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { Hono, type MiddlewareHandler } from "npm:hono@^4.13";
-import { bodyLimit } from "npm:hono@^4.13/body-limit";
-import { HTTPException } from "npm:hono@^4.13/http-exception";
-import { proxy } from "npm:hono@^4.13/proxy";
-import { validator } from "npm:hono@^4.13/validator";
+import { Hono, type MiddlewareHandler } from "npm:hono@4.13.19";
+import { bodyLimit } from "npm:hono@4.13.19/body-limit";
+import { HTTPException } from "npm:hono@4.13.19/http-exception";
+import { proxy } from "npm:hono@4.13.19/proxy";
+import { validator } from "npm:hono@4.13.19/validator";
 import http2 from "node:http2";
 import { Authority } from "../support/certificates.ts";
 import { FakeClock } from "../support/clock.ts";

@@ -1,7 +1,7 @@
 import { assertEquals, assertMatch, assertNotMatch, assertStrictEquals } from "@std/assert";
-import { basicAuth } from "npm:hono@^4.13/basic-auth";
-import { HTTPException } from "npm:hono@^4.13/http-exception";
-import { requestId } from "npm:hono@^4.13/request-id";
+import { basicAuth } from "npm:hono@4.13.19/basic-auth";
+import { HTTPException } from "npm:hono@4.13.19/http-exception";
+import { requestId } from "npm:hono@4.13.19/request-id";
 import { type ErrorKind, type Handler, type Job, TypedError } from "../../engine.ts";
 import {
   type App,

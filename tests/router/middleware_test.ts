@@ -1,9 +1,9 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { Hono } from "npm:hono@^4.13";
-import { basicAuth } from "npm:hono@^4.13/basic-auth";
-import { setCookie } from "npm:hono@^4.13/cookie";
-import { etag } from "npm:hono@^4.13/etag";
-import { requestId } from "npm:hono@^4.13/request-id";
+import { Hono } from "npm:hono@4.13.19";
+import { basicAuth } from "npm:hono@4.13.19/basic-auth";
+import { setCookie } from "npm:hono@4.13.19/cookie";
+import { etag } from "npm:hono@4.13.19/etag";
+import { requestId } from "npm:hono@4.13.19/request-id";
 import { Engine } from "../../engine.ts";
 import { createRouter } from "../../router.ts";
 import { attachProfiler } from "../../profiler/profiler.ts";

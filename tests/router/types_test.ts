@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
-import { Hono } from "npm:hono@^4.13";
-import { hc } from "npm:hono@^4.13/client";
-import { createMiddleware } from "npm:hono@^4.13/factory";
-import { validator } from "npm:hono@^4.13/validator";
+import { Hono } from "npm:hono@4.13.19";
+import { hc } from "npm:hono@4.13.19/client";
+import { createMiddleware } from "npm:hono@4.13.19/factory";
+import { validator } from "npm:hono@4.13.19/validator";
 import { Engine } from "../../engine.ts";
 import { createRouter, type Router } from "../../router.ts";
 

@@ -6,7 +6,7 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { connect as connectTls } from "node:tls";
-import { upgradeWebSocket } from "npm:hono@^4.13/deno";
+import { upgradeWebSocket } from "npm:hono@4.13.19/deno";
 import { TypedError } from "../../engine.ts";
 import type { UpgradedConnection } from "../../router.ts";
 import { Authority, type Pair } from "../support/certificates.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { Context } from "npm:hono@^4.13";
+import type { Context } from "npm:hono@4.13.19";
 import type { Bindings } from "../../router.ts";
 import type { Authority, Pair } from "./certificates.ts";
 import { run } from "./daemon.ts";
