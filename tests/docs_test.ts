@@ -18,7 +18,7 @@ const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, te
 /** What the tests do not run, and why. Each has to be there. */
 const NEVER: Skipped = [
   [
-    /^deno task (compile|bundle)/,
+    /^deno task (compile|bundle)|dist\/bundle/,
     "tests/build/build_test.ts runs it, as far as the network lets it",
   ],
   [/^deno (task|test) /, "takes minutes, or runs this test"],
