@@ -68,7 +68,7 @@ Deno.test("serveapi cuts clients that do not take their answers, whatever makes 
           clients.push(await Client.to(target));
           await clients[i].send(`GET ${answer} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
         }
-        await until(async () => (await served.stats()).requests === requests + 10);
+        await until(async () => (await served.stats()).requests >= requests + 10);
         using next = await Client.to(target);
         assertEquals((await next.ask(PING)).status, 200);
         next.close();
