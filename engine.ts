@@ -68,9 +68,9 @@ export interface Requester {
   /** What the log knows the request by. */
   readonly requestId?: string;
   /** The user, by a name that was proven. */
-  readonly user?: string;
+  readonly user?: string | undefined;
   /** The client's process, at a unix socket. */
-  readonly peer?: Peer;
+  readonly peer?: Peer | undefined;
 }
 
 /** How far a boot is, as {@linkcode Engine.progress} was told. */
@@ -78,7 +78,7 @@ export interface Progress {
   /** What was said. */
   readonly text: string;
   /** How long the next word may take to come, in milliseconds, where that was said. */
-  readonly within?: number;
+  readonly within?: number | undefined;
 }
 
 /** How {@linkcode Engine.onShutdown} calls a handler. */
@@ -237,7 +237,7 @@ export class Engine {
     for (const word of line.split(/\s+/)) {
       // A key looks like a name, so that an argument such as a URL may hold a "=".
       const setting = /^([A-Za-z_][\w.-]*)=(.*)$/.exec(word);
-      if (setting) settings.push([setting[1], setting[2]]);
+      if (setting) settings.push([setting[1]!, setting[2]!]);
       else if (word !== "") words.push(word);
     }
     const [name, ...args] = words;
@@ -527,8 +527,8 @@ export class Engine {
  */
 class Running implements Iterable<Job> {
   size = 0;
-  #first?: Job;
-  #last?: Job;
+  #first?: Job | undefined;
+  #last?: Job | undefined;
 
   add(job: Job): void {
     job[PREVIOUS] = this.#last;
@@ -597,22 +597,22 @@ export class Job {
   #complaints?: TailSink;
   #late = false;
   #cause?: unknown;
-  #words?: string;
+  #words?: string | undefined;
   #started = false;
   /** By `performance.now()`, in milliseconds; 0 where the log does not tell of it. */
   #startTime = 0;
   #endTime?: number;
-  #requester?: Requester;
-  #user?: string;
+  #requester?: Requester | undefined;
+  #user?: string | undefined;
   #abort?: AbortController;
   #abortSource?: () => AbortSignal;
   #ended?: PromiseWithResolvers<void>;
   /** @internal */
   [STOP]?: ((drain: number) => unknown)[];
   /** @internal */
-  [PREVIOUS]?: Job;
+  [PREVIOUS]?: Job | undefined;
   /** @internal */
-  [NEXT]?: Job;
+  [NEXT]?: Job | undefined;
 
   /** @internal Use {@linkcode Engine.job}. */
   constructor(engine: Engine, internals: unknown, name: string, args: string[]) {

@@ -39,11 +39,11 @@ export class Histogram {
   observe(seconds?: number): void {
     if (seconds !== undefined) {
       let bucket = 0;
-      while (seconds > BOUNDS[bucket]) bucket++;
+      while (bucket < BOUNDS.length && seconds > BOUNDS[bucket]!) bucket++;
       this.#last = seconds;
       this.#bucket = bucket;
     }
-    this.counts[this.#bucket]++;
+    this.counts[this.#bucket]!++;
     this.sum += this.#last;
   }
 }

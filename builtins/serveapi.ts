@@ -317,7 +317,7 @@ class Api {
   #limit: ConnectionLimit | undefined;
   #sharedWorkload?: Workload;
   #router?: Fetcher;
-  #native?: Serve;
+  #native?: Serve | undefined;
   #upgrades?: typeof import("../serve/upgrades.ts");
   #loaded?: Promise<void>;
   #warned = false;

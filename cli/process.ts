@@ -14,7 +14,7 @@ import { onUserSignal } from "../platform/signals.ts";
 
 /** The first line of an error's message. */
 export function oneLine(error: unknown): string {
-  return messageOf(error).split("\n", 1)[0];
+  return messageOf(error).split("\n", 1)[0]!;
 }
 
 /** What the program says on standard output. A reader that stalls does not stop it. */

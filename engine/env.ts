@@ -136,7 +136,7 @@ export class Env {
   }
   /** The keys with their last values, in the order the keys were first set. */
   *[Symbol.iterator](): Generator<[string, string]> {
-    for (const [key, values] of this.#values) yield [key, values[values.length - 1]];
+    for (const [key, values] of this.#values) yield [key, values[values.length - 1]!];
   }
 
   /**

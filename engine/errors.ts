@@ -48,7 +48,7 @@ export class JobError extends Error {
   /** Its exit status, never 0. */
   readonly status: Status;
   /** What it said for its caller to read, by {@linkcode Job.error} with a text; undefined if it did not. */
-  readonly words?: string;
+  readonly words?: string | undefined;
   /**
    * The failure of the job `name`; `options.cause` is what its handler threw, if it did, and
    * `options.words` what it said for its caller to read.
@@ -57,7 +57,7 @@ export class JobError extends Error {
     name: string,
     status: Status,
     message: string,
-    options?: ErrorOptions & { words?: string },
+    options?: ErrorOptions & { words?: string | undefined },
   ) {
     super(message, options);
     this.name = name;

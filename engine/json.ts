@@ -71,10 +71,9 @@ function attempt<T>(read: () => T): T | undefined {
   }
 }
 
-const [OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET, COLON, COMMA, QUOTE, BACKSLASH] = [
-  ...'{}[]:,"\\',
-].map((char) => char.charCodeAt(0));
-const [ZERO, NINE, MINUS, PLUS, DOT] = [..."09-+."].map((char) => char.charCodeAt(0));
+const [OPEN_BRACE, CLOSE_BRACE, OPEN_BRACKET, CLOSE_BRACKET, COLON, COMMA, QUOTE, BACKSLASH] =
+  codesOf("{", "}", "[", "]", ":", ",", '"', "\\");
+const [ZERO, NINE, MINUS, PLUS, DOT] = codesOf("0", "9", "-", "+", ".");
 const ESCAPES = new Set([...'"\\/bfnrt'].map((char) => char.charCodeAt(0)));
 
 /** Reads a JSON text from its beginning to its end. */
@@ -165,7 +164,7 @@ class Reader {
       else this.#word();
       for (;;) {
         if (open.length === 0) return;
-        const close = open[open.length - 1];
+        const close = open[open.length - 1]!;
         if (this.next(close)) {
           if (close === CLOSE_BRACE) this.name();
           break;
@@ -271,4 +270,8 @@ function withoutSpace(text: string, start: number, end: number): string {
     }
   }
   return compact + String.fromCharCode(...block.subarray(0, used));
+}
+
+function codesOf<T extends readonly string[]>(...chars: T): { [K in keyof T]: number } {
+  return chars.map((char) => char.charCodeAt(0)) as { [K in keyof T]: number };
 }

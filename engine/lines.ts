@@ -37,8 +37,8 @@ export class LineWriter {
   /** Whether the last line was written in part. */
   #torn = false;
   /** When the write began that is under way. */
-  #since?: number;
-  #empty?: PromiseWithResolvers<void>;
+  #since?: number | undefined;
+  #empty?: PromiseWithResolvers<void> | undefined;
 
   /** Writes to standard error, or something that is like it. */
   constructor(stream: Stream, ready: LineWriter["ready"] = () => true) {

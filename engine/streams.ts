@@ -90,11 +90,11 @@ export const LATE = Symbol("late");
 /** What a job writes: any number of destinations; with none, what is written is discarded. */
 export class Output {
   #sinks: readonly Sink[] = NOBODY;
-  #queue?: Promise<void>;
+  #queue?: Promise<void> | undefined;
   #failure?: { error: unknown };
   #closed?: Promise<void>;
-  #observer?: TailSink;
-  #writer?: { [LATE](data: Uint8Array | string): void };
+  #observer?: TailSink | undefined;
+  #writer?: { [LATE](data: Uint8Array | string): void } | undefined;
 
   /** An output with no destination. A job's streams are made by the job. */
   constructor(observer?: unknown, writer?: unknown) {
@@ -230,7 +230,7 @@ export class Output {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
       try {
-        const pending = give(sinks[i], chunk);
+        const pending = give(sinks[i]!, chunk);
         if (pending !== undefined) return this.#deliverRest(chunk, sinks, i, pending, failure);
       } catch (error) {
         failure ??= { error };
@@ -253,7 +253,7 @@ export class Output {
       }
       if (++i === sinks.length) break;
       try {
-        pending = give(sinks[i], chunk);
+        pending = give(sinks[i]!, chunk);
       } catch (error) {
         pending = undefined;
         failure ??= { error };
@@ -345,7 +345,7 @@ class ObjectSplitter {
   push(text: string): void {
     this.#text += text;
     for (; this.#seen < this.#text.length; this.#seen++) {
-      const char = this.#text[this.#seen];
+      const char = this.#text[this.#seen]!;
       if (this.#quoted) {
         if (this.#escaped) this.#escaped = false;
         else if (char === "\\") this.#escaped = true;

@@ -34,8 +34,8 @@ export class Histogram {
 
   add(milliseconds: number): void {
     let i = 0;
-    while (milliseconds > BOUNDS[i]) i++;
-    this.counts[i]++;
+    while (i < BOUNDS.length && milliseconds > BOUNDS[i]!) i++;
+    this.counts[i]!++;
     this.count++;
     this.sum += milliseconds;
     if (milliseconds > this.max) this.max = milliseconds;
@@ -45,8 +45,8 @@ export class Histogram {
   below(share: number): number {
     let seen = 0;
     for (let i = 0; i < BOUNDS.length; i++) {
-      seen += this.counts[i];
-      if (seen >= this.count * share) return Math.min(BOUNDS[i], this.max);
+      seen += this.counts[i]!;
+      if (seen >= this.count * share) return Math.min(BOUNDS[i]!, this.max);
     }
     return this.max;
   }
@@ -70,7 +70,7 @@ export interface Span {
   name: string;
   start: number;
   end?: number;
-  status?: Status;
+  status?: Status | undefined;
 }
 
 /** A job that runs now, as it is shown. */
@@ -99,7 +99,7 @@ export interface JobCounts {
 /** Open files of the process. */
 export interface Resources {
   open: number;
-  limit?: number;
+  limit?: number | undefined;
   /** How many there are of each kind, the most first. */
   kinds: Record<string, number>;
 }
@@ -129,10 +129,10 @@ export class Monitor {
   #since: number;
   #counts = new Map<string, JobCounts>();
   /** Until when jobs are watched, and how to end it; undefined where they are not. */
-  #watch?: { until: number; end: () => void };
+  #watch?: { until: number; end: () => void } | undefined;
   /** The job whose handler is being called: until it returns, which an async one does early. */
-  #current?: Job;
-  #spans?: Span[];
+  #current?: Job | undefined;
+  #spans?: Span[] | undefined;
   #timer?: ReturnType<typeof setTimeout>;
   #ticks = 0;
   #delays: number[] = [];
@@ -320,6 +320,6 @@ function whereIs(job: Job, children: readonly Job[]): string {
 /** `socket:[1234]`, `anon_inode:[eventpoll]`, `/dev/null`, `/path`. */
 function kindOf(target: string): string {
   const [, kind, what] = /^(\w+):\[?(\w*)/.exec(target) ?? [];
-  if (kind !== undefined) return kind === "anon_inode" ? what : kind;
+  if (kind !== undefined) return kind === "anon_inode" ? what! : kind;
   return target.startsWith("/dev/") ? "device" : target.startsWith("/") ? "file" : target;
 }

@@ -41,7 +41,7 @@ export interface Snapshot {
   eventLoop: Histogram;
   /** Milliseconds. */
   recentDelay: number;
-  resources?: Resources;
+  resources?: Resources | undefined;
   apis: ApiStats[];
 }
 
@@ -240,8 +240,8 @@ function eventLoop(delay: Histogram) {
 function bars({ counts }: Histogram, title: string, height: number) {
   const most = Math.log1p(Math.max(...counts));
   const said = counts.map((count, i) =>
-    `${i < BOUNDS.length ? `up to ${duration(BOUNDS[i])}` : `more`}: ${integer(count)}`
-  ).filter((_, i) => counts[i] > 0).join("; ");
+    `${i < BOUNDS.length ? `up to ${duration(BOUNDS[i]!)}` : `more`}: ${integer(count)}`
+  ).filter((_, i) => counts[i]! > 0).join("; ");
   return html`
     <svg class="bars" viewBox="0 0 ${counts.length * 10} ${height}" preserveAspectRatio="none"
       height="${height}" role="img" aria-label="${title}: ${said || "none yet"}">

@@ -49,13 +49,14 @@ function timeByNode({ samples, timeDeltas, startTime, endTime }: CpuProfile) {
   const totals = new Map<number, { samples: number; microseconds: number }>();
   let at = startTime;
   for (let i = 0; i < samples.length; i++) {
-    at += timeDeltas[i];
+    const node = samples[i]!;
+    at += timeDeltas[i]!;
     // What was seen lasts until the next look.
-    const next = i + 1 < samples.length ? timeDeltas[i + 1] : endTime - at;
-    const total = totals.get(samples[i]) ?? { samples: 0, microseconds: 0 };
+    const next = i + 1 < samples.length ? timeDeltas[i + 1]! : endTime - at;
+    const total = totals.get(node) ?? { samples: 0, microseconds: 0 };
     total.samples++;
     total.microseconds += Math.max(0, next);
-    totals.set(samples[i], total);
+    totals.set(node, total);
   }
   return totals;
 }
@@ -103,11 +104,11 @@ class Builder {
   #functions = new Numbered();
 
   /** @param periodType What the period counts, in the unit of the last of `types`. */
-  constructor(types: [type: string, unit: string][], period: number, periodType = types[1][0]) {
+  constructor(types: [type: string, unit: string][], period: number, periodType = types[1]![0]) {
     const valueType = ([type, unit]: [string, string]) =>
       message([[1, this.#string(type)], [2, this.#string(unit)]]);
     this.#types = types.map(valueType);
-    this.#periodType = valueType([periodType, types[1][1]]);
+    this.#periodType = valueType([periodType, types[1]![1]]);
     this.#period = period;
   }
 

@@ -241,7 +241,7 @@ function duration(job: Job, seconds: number): number {
 
 /** One profile at a time: they would count each other's cost, and V8 can watch the heap once. */
 class Turn {
-  #taken?: { what: string; until: number };
+  #taken?: { what: string; until: number } | undefined;
 
   /** Does the work, which is to take so long. Throws if there is other work, and says until when. */
   async take<T>(what: string, milliseconds: number, work: () => T | Promise<T>): Promise<T> {
@@ -315,7 +315,7 @@ async function answer(
   const format = formatOf(c, formats);
   const extension = format === "pprof" ? "pb.gz" : format;
   const headers = {
-    "Content-Type": formats[format],
+    "Content-Type": formats[format]!,
     "Content-Disposition": `attachment; filename="${path}.${extension}"`,
   };
   // Whoever asks for no body must not cost one.
@@ -366,6 +366,6 @@ function formatOf(c: Context, formats: Record<string, string>): string {
     throw new TypedError("bad parameter", `format=${asked}: expected one of ${known}`);
   }
   const types = Object.values(formats);
-  const type = accepts(c, { header: "Accept", supports: types, default: types[0] });
+  const type = accepts(c, { header: "Accept", supports: types, default: types[0]! });
   return Object.keys(formats).find((format) => formats[format] === type)!;
 }

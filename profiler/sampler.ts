@@ -43,7 +43,7 @@ export interface CpuNode {
   /** Which lines, from 1 on, were on top; the same line may come more than once. */
   positionTicks?: { line: number; ticks: number }[];
   /** The job whose handler is on this stack. Our own addition. */
-  job?: string;
+  job?: string | undefined;
 }
 
 /** HeapProfiler.SamplingHeapProfile: a tree, and what its nodes allocated. */
@@ -58,7 +58,7 @@ export interface HeapNode {
   callFrame: CallFrame;
   children: HeapNode[];
   /** The job whose handler is on this stack. Our own addition. */
-  job?: string;
+  job?: string | undefined;
 }
 
 /** Takes profiles of this process. The heap is watched from the start on. */
@@ -193,7 +193,7 @@ export class Sampler {
       for (let i = 0; i < handlers.length; i++) {
         const found = functions.result.find(({ name }) => name === String(i));
         const place = await this.#place(found?.value?.objectId);
-        if (place !== undefined) places.push([handlers[i][0], place]);
+        if (place !== undefined) places.push([handlers[i]![0], place]);
       }
       return places;
     } finally {

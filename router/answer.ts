@@ -28,8 +28,8 @@ export class Answer implements Sink {
   #row: Row;
   #timeout: number;
   /** An answer that is one short text, as most are, is never taken apart into bytes here. */
-  #text?: string;
-  #chunks?: Uint8Array[];
+  #text?: string | undefined;
+  #chunks?: Uint8Array[] | undefined;
   #size = 0;
   #response?: PromiseWithResolvers<Response>;
   #settled = false;
@@ -179,7 +179,7 @@ export class Answer implements Sink {
 }
 
 function joined(chunks: Uint8Array[], size: number): Uint8Array {
-  if (chunks.length === 1) return chunks[0];
+  if (chunks.length === 1) return chunks[0]!;
   const all = new Uint8Array(size);
   let at = 0;
   for (const chunk of chunks) {

@@ -11,13 +11,13 @@ export interface Bindings {
   /** The path without its version. */
   readonly path: string;
   /** The API version asked for, such as `1.24`. Undefined in a path without one. */
-  readonly version?: string;
+  readonly version?: string | undefined;
   /** How long this request's body may be, in bytes. A handler may change it before reading. */
   bodyLimit: number;
   /** Where the client is; undefined where the request did not come over a socket. */
-  readonly remoteAddr?: Deno.Addr;
+  readonly remoteAddr?: Deno.Addr | undefined;
   /** The certificate that the client has shown; undefined where clients need none. */
-  readonly client?: ClientCertificate;
+  readonly client?: ClientCertificate | undefined;
   /**
    * The client's process, user and groups, at a unix socket: the kernel says so, and no client can say
    * otherwise. Undefined elsewhere; where this process may not look into /proc (`--allow-all`; Linux);

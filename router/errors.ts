@@ -36,11 +36,11 @@ const WORDING: readonly [string, number][] = [
 export interface Told {
   readonly status: number;
   /** Undefined where the error's own words are not for clients. */
-  readonly message?: string;
+  readonly message?: string | undefined;
   /** In how many seconds to come back. */
-  readonly retryAfter?: number;
+  readonly retryAfter?: number | undefined;
   /** The whole answer, where the error brings one. */
-  readonly response?: Response;
+  readonly response?: Response | undefined;
   /** The error that says so, where jobs that run jobs have failed of it. */
   readonly cause?: unknown;
 }

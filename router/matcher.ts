@@ -31,7 +31,7 @@ export interface Around {
 export class Matcher implements Router<Found> {
   readonly name = "Matcher";
   /** Whose handlers are asked for next; undefined where nobody's are. */
-  request?: RequestBindings;
+  request?: RequestBindings | undefined;
   #router = new SmartRouter<Found>({ routers: [new FewRoutes<Found>(), new TrieRouter()] });
   /** What comes after all that is added by others. */
   #table = new Table<Found>();

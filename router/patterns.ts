@@ -30,7 +30,7 @@ export function shapeOf(pattern: string): string {
 
 /** What keeps a pattern from being a route's, if anything. */
 export function patternProblem(pattern: string): string | undefined {
-  if (isVersion(splitRoutingPath(pattern)[0])) {
+  if (isVersion(splitRoutingPath(pattern)[0] ?? "")) {
     return "routes answer with and without a version, expected a path without one";
   }
   try {

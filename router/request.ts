@@ -74,7 +74,7 @@ export class RequestBindings implements Bindings, Described {
   /** The request that came in, before anything was done to it. */
   readonly request: Request;
   /** What is wrong with its version, which is so whatever the path is. */
-  readonly problem?: string;
+  readonly problem?: string | undefined;
   /** What may have been meant for a version, if no route has this path. */
   readonly oddVersion?: string;
   /** Whether there is one handler for it: when that runs, no other has set a header. */
@@ -89,13 +89,13 @@ export class RequestBindings implements Bindings, Described {
   /** The answer, as it was made with all its headers. */
   made?: Response;
   /** What of Hono knows it, once a handler has it. */
-  context?: Context;
+  context?: Context | undefined;
   /** The handlers and middleware that were found for it, and how they were added. */
   found?: readonly (readonly [readonly [unknown, RouterRoute], unknown])[];
   /** The error that the client was told of. */
   told?: unknown;
   /** Where the router is routed in another app: that app's side. */
-  readonly parent?: Parent;
+  readonly parent?: Parent | undefined;
   #info: Connected | undefined;
   #outer: RequestBindings | undefined;
   #bodyLimit: number;

@@ -188,7 +188,7 @@ const BUFFER = 65_536;
 
 /** Bytes both ways; in frames towards the client, unless there is a terminal. */
 class StreamChannel implements Channel {
-  readonly #reader?: ReadableStreamDefaultReader<Uint8Array>;
+  readonly #reader?: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
   readonly #tty: boolean;
 
