@@ -153,7 +153,7 @@ async function bench(): Promise<void> {
       for (const one of LOADS) {
         // Each goes first in turn, so that none always follows the same one.
         for (let i = 0; i < running.length; i++) {
-          const [{ name }, server] = running[(i + round) % running.length];
+          const [{ name }, server] = running[(i + round) % running.length]!;
           if (!one.all && ![OURS, YARDSTICK, LIMIT, GO].includes(name)) continue;
           const flags = ["-to", server[one.proto], "-path", one.path, "-c", `${one.clients}`];
           const times = ["-for", LENGTH, "-warm", WARM, "-pid", `${server.pid}`];

@@ -59,8 +59,8 @@ try {
   }
   for (const [i, [name]] of doors.entries()) {
     const of = (kind: "kept" | "fresh") =>
-      median(rates[i]![kind].map((rate, round) => rate / rates[0]![kind][round])).toFixed(2);
-    const { kept, fresh } = rates[i];
+      median(rates[i]![kind].map((rate, round) => rate / rates[0]![kind][round]!)).toFixed(2);
+    const { kept, fresh } = rates[i]!;
     console.log(
       `| ${name} | ${median(kept)} | ${of("kept")} | ${median(fresh)} | ${of("fresh")} |`,
     );

@@ -60,7 +60,7 @@ async function routes(count: number): Promise<Growth> {
     { length: count },
     (_, i) => new Request(`http://localhost/things${i}/a/json`),
   );
-  const us = await time((i) => router.fetch(requests[i % count]));
+  const us = await time((i) => router.fetch(requests[i % count]!));
   return { what: "routes", count, setup, step: "a request through a job", us };
 }
 
@@ -98,7 +98,7 @@ async function jobs(count: number): Promise<Growth> {
   const names = Array.from({ length: count }, (_, i) => `job${i}`);
   for (const name of names) engine.register(name, (job) => void job.print("hello\n"));
   const setup = performance.now() - started;
-  const us = await time((i) => engine.job(names[i % count], "one").run());
+  const us = await time((i) => engine.job(names[i % count]!, "one").run());
   return { what: "registered jobs", count, setup, step: "a job", us };
 }
 

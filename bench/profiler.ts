@@ -70,7 +70,7 @@ function cpuTime(pid: number): number {
 }
 
 function quantile(values: number[], share: number): number {
-  return values.toSorted((a, b) => a - b)[Math.round((values.length - 1) * share)];
+  return values.toSorted((a, b) => a - b)[Math.round((values.length - 1) * share)]!;
 }
 
 /** Counts the instructions of a job; run by valgrind, which it asks for the counts. */
@@ -118,7 +118,7 @@ async function instructions(): Promise<void> {
 }
 
 if (Deno.args.length === 2) {
-  await jobs(Deno.args[0]!, Deno.args[1]);
+  await jobs(Deno.args[0]!, Deno.args[1]!);
   Deno.exit();
 }
 await instructions();

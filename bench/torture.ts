@@ -324,7 +324,7 @@ async function garbage(): Promise<void> {
 async function tryOne(
   target: Target,
   attack: ReturnType<typeof malformed>,
-): Promise<{ outcome: string; problem?: string }> {
+): Promise<{ outcome: string; problem?: string | undefined }> {
   const conn = await connect(target);
   const client = new Client(conn);
   const timer = setTimeout(() => client.close(), 3_000);
@@ -340,11 +340,11 @@ async function tryOne(
       if (attack.complete && attack.done(client.rest)) break;
     }
     const text = client.rest;
-    const statuses = [...text.matchAll(/HTTP\/1\.[01] (\d{3}) /g)].map(([, status]) => status);
+    const statuses = [...text.matchAll(/HTTP\/1\.[01] (\d{3}) /g)].map(([, status]) => status!);
     let problem: string | undefined;
     if (performance.now() > late) problem = "hung";
-    else if (statuses.some((status) => status! >= "500")) problem = `answered ${statuses}`;
-    else problem = attack.check(text, statuses!);
+    else if (statuses.some((status) => status >= "500")) problem = `answered ${statuses}`;
+    else problem = attack.check(text, statuses);
     return { outcome: statuses[0] ?? "closed", problem };
   } finally {
     clearTimeout(timer);

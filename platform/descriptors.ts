@@ -86,7 +86,7 @@ export function processTimes(): { started: number; cpu: number } | undefined {
   const [, booted] = /^btime (\d+)$/m.exec(Deno.readTextFileSync("/proc/stat")) ?? [];
   // Fields 14, 15 and 22 of proc_pid_stat(5); the first here is the third.
   const [user, system, start] = [11, 12, 19].map((i) => Number(fields[i]) / TICKS);
-  return { started: Number(booted) + start, cpu: user + system };
+  return { started: Number(booted) + start!, cpu: user! + system! };
 }
 
 /** A variable of the environment, where we may look: nobody should be asked for the permission. */

@@ -265,7 +265,7 @@ export class Libc {
   monotonic(): bigint {
     const time = new BigInt64Array(2);
     this.#library.symbols.clock_gettime(int(CLOCK_MONOTONIC), time);
-    return time[0] * 1_000_000n + time[1] / 1_000n;
+    return time[0]! * 1_000_000n + time[1]! / 1_000n;
   }
   /**
    * Opens a folder as a place to name files in (O_PATH), and gives its descriptor; undefined if there
@@ -343,7 +343,7 @@ export class Libc {
     const name = new Uint8Array(SOCKADDR_LENGTH);
     const length = new Uint32Array([SOCKADDR_LENGTH]);
     if (this.#library.symbols[call](int(fd), name, length) !== 0) return undefined;
-    return new DataView(name.buffer, 0, Math.min(length[0], SOCKADDR_LENGTH));
+    return new DataView(name.buffer, 0, Math.min(length[0]!, SOCKADDR_LENGTH));
   }
   #address(name: DataView): { family: number; address: string } {
     const family = name.getUint16(0, true);

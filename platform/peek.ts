@@ -69,7 +69,7 @@ const FOUND = Symbol("descriptor");
 export interface Descriptor {
   readonly fd: number;
   /** The number that the kernel gave its socket, where that had to be asked for. */
-  readonly cookie?: number;
+  readonly cookie?: number | undefined;
 }
 
 /** The descriptor of a connection; of a unix one, if {@linkcode findDescriptor} has found it. */
@@ -149,7 +149,7 @@ class Finder {
     this.#known.delete(fd);
     const free = this.#free;
     let at = free.length;
-    while (at > 0 && free[at - 1] > fd) at--;
+    while (at > 0 && free[at - 1]! > fd) at--;
     free.splice(at, 0, fd);
     if (free.length > FREE) free.pop();
   }
@@ -221,7 +221,7 @@ const sockaddr = new Uint8Array(SOCKADDR_UN);
 function cookieOf(fd: number): number | undefined {
   length[0] = numbers.byteLength;
   if (libc().getsockopt(fd, SOL_SOCKET, SO_COOKIE, numbers, length) !== 0) return undefined;
-  return numbers[0] + numbers[1] * 2 ** 32;
+  return numbers[0]! + numbers[1]! * 2 ** 32;
 }
 
 function isOpen(fd: number): boolean {
@@ -263,7 +263,7 @@ const EMPTY = new Uint8Array(0);
  * @returns A promise that rejects if the connection is broken or was closed.
  */
 export function untilReadable(conn: Deno.Conn): Promise<unknown> {
-  return core.read((conn as unknown as { [rid: symbol]: number })[core.internalRidSymbol], EMPTY);
+  return core.read((conn as unknown as { [rid: symbol]: number })[core.internalRidSymbol]!, EMPTY);
 }
 
 /**

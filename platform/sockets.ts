@@ -41,7 +41,7 @@ export type AnyListener = Deno.Listener | Deno.TlsListener;
 /** A listener, and its descriptor where that can be had. It is the listener's to close. */
 export interface Observed<L extends AnyListener> {
   readonly listener: L;
-  readonly fd?: number;
+  readonly fd?: number | undefined;
 }
 
 /** More than any kernel's net.core.somaxconn: as many as it allows. */
@@ -333,7 +333,7 @@ function watchesOf(fd: number): Watch[] {
     .flatMap(({ fd: epoll }) => {
       const match = row.exec(Deno.readTextFileSync(`/proc/self/fdinfo/${epoll}`));
       if (!match) return [];
-      return [{ epoll, events: parseInt(match[1], 16), data: BigInt(`0x${match[2]}`) }];
+      return [{ epoll, events: parseInt(match[1]!, 16), data: BigInt(`0x${match[2]}`) }];
     });
 }
 

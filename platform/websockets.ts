@@ -139,7 +139,7 @@ class Kept implements Served {
   readonly finished: Promise<void>;
   readonly #served: Served;
   readonly #resource: number;
-  #socket?: KeptSocket;
+  #socket: KeptSocket | undefined;
 
   constructor(served: Served) {
     this.#served = served;

@@ -35,7 +35,7 @@ export class Verifier {
   #certificates: Certificates;
   #serve: Serve;
   #accepted: (conn: Deno.Conn) => void;
-  #pairs?: SocketPairs;
+  #pairs: SocketPairs | undefined;
   #log: Logger;
   #known = new KnownClients();
 
@@ -276,7 +276,7 @@ const KNOWN = 65_536;
  * checked it, under whichever authorities, and whenever that was.
  */
 class KnownClients {
-  #ca?: string;
+  #ca: string | undefined;
   /** When their certificates expire, by fingerprint. */
   #expiries = new Map<string, number>();
 
@@ -346,7 +346,7 @@ class RawEnd {
         conn.read(buffer).then((count) => {
           if (count === null) return this.#finish();
           // A record of a handshake begins with 22, and no method of HTTP does (RFC 8446, 5.1).
-          if (first && buffer[0] >= 0x41 && buffer[0] <= 0x5a) {
+          if (first && buffer[0]! >= 0x41 && buffer[0]! <= 0x5a) {
             this.plain = true;
             this.lastWords = PLAIN_HTTP;
             return this.stream.destroy(new Error("HTTP in the clear"));

@@ -141,13 +141,13 @@ export class Connections {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
   #log: Logger;
-  #serve?: Serve<AnyInfo>;
+  #serve: Serve<AnyInfo> | undefined;
   /**
    * Each knows its place. Not a Set: where members come and go, V8 replaces its table all the time, and an
    * old table keeps the next alive, with all that was in it, until there is a whole garbage collection.
    */
   #open: Connection[] = [];
-  #timer?: AbortSignal;
+  #timer: AbortSignal | undefined;
   /** When the timer is due, by `performance.now()`. */
   #due = 0;
   /** For how many milliseconds the process stood still, as far as that kept us from looking. */
@@ -159,7 +159,7 @@ export class Connections {
   #drained = Infinity;
   /** Those that are closing and have to be cut: only their sockets can be, and all at once costs least. */
   #stuck: Connection[] = [];
-  #workload?: Workload;
+  #workload: Workload | undefined;
   /**
    * @internal The time of the last look at the connections, in milliseconds: good enough for what
    * happens between two looks, and far cheaper than the clock. It stands still with the process: what a
@@ -793,7 +793,7 @@ class Connection {
 
 /** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
 class Info implements RequestInfo {
-  readonly client?: ClientCertificate;
+  readonly client: ClientCertificate | undefined;
   /** Its answer, where that is looked at. */
   delivery?: Delivery<Info>;
   readonly request: Request;

@@ -12,7 +12,7 @@ export interface CertificateNames {
   /** The subject by RFC 4514, such as `CN=alice,O=Ops`; empty where it names no one. */
   readonly subject: string;
   /** The numbers of what it is for (extended key usage); undefined where it does not say. */
-  readonly usages?: readonly string[];
+  readonly usages?: readonly string[] | undefined;
 }
 
 /** A value of DER (X.690): its kind, what is in it, and all of its bytes. */
@@ -67,7 +67,7 @@ export function readNames(der: Uint8Array): CertificateNames {
   const [body] = valuesOf(contentOf(certificate, SEQUENCE));
   const fields = valuesOf(contentOf(body, SEQUENCE));
   const explicit = fields[0]?.tag === VERSION;
-  const version = explicit ? valuesOf(fields.shift()!.content)[0].content[0] + 1 : 1;
+  const version = explicit ? valuesOf(fields.shift()!.content)[0]!.content[0]! + 1 : 1;
   // Before it stand the serial number, the algorithm of the signature, the issuer and the validity.
   const names = valuesOf(contentOf(fields[4], SEQUENCE));
   return {
@@ -94,9 +94,9 @@ function relativeName(name: Value): string {
   return valuesOf(contentOf(name, SET)).map((attribute) => {
     const [type, value] = valuesOf(contentOf(attribute, SEQUENCE));
     const number = objectIdentifier(contentOf(type, OBJECT_IDENTIFIER));
-    const text = number in TYPES ? textOf(value) : undefined;
+    const text = number in TYPES ? textOf(value!) : undefined;
     // A value that is no text, or of a type without a name, is written by its bytes (RFC 4514, 2.4).
-    return `${TYPES[number] ?? number}=${text === undefined ? hex(value.whole) : escaped(text)}`;
+    return `${TYPES[number] ?? number}=${text === undefined ? hex(value!.whole) : escaped(text)}`;
   }).join("+");
 }
 
@@ -105,14 +105,14 @@ function valuesOf(bytes: Uint8Array): Value[] {
   const values: Value[] = [];
   for (let at = 0; at < bytes.length;) {
     const start = at;
-    const tag = bytes[at++];
-    let length = bytes[at++];
+    const tag = bytes[at++]!;
+    let length = bytes[at++] ?? NaN;
     if (length >= 0x80) {
       const digits = length & 0x7f;
       // More than four would be a certificate of gigabytes; none is a length that DER does not know.
       if (digits === 0 || digits > 4) throw malformed();
       length = 0;
-      for (let i = 0; i < digits; i++) length = length * 256 + bytes[at++];
+      for (let i = 0; i < digits; i++) length = length * 256 + (bytes[at++] ?? NaN);
     }
     const end = at + length;
     // Where a byte was missing the comparison does not hold.

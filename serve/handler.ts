@@ -13,7 +13,7 @@ export interface RequestInfo {
   /** Where the client is. */
   readonly remoteAddr: Deno.Addr;
   /** The certificate that the client has shown, where clients have to. */
-  readonly client?: ClientCertificate;
+  readonly client?: ClientCertificate | undefined;
   /** The client's process, at a unix socket, where it can be known. */
   readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
@@ -23,7 +23,7 @@ export interface RequestInfo {
   /** Whether the client has left before its answer was complete. */
   readonly left: boolean;
   /** What is to be told of the request, where something asks: a router describes it there. */
-  exchange?: { described?: Described; readonly identified: boolean };
+  exchange?: { described?: Described | undefined; readonly identified: boolean };
   /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
   cut(): void;
   /** Takes the connection over, as `c.env.upgrade` does. */
@@ -33,7 +33,7 @@ export interface RequestInfo {
 /** A served connection whose requests' handlers may take it over. */
 export interface Upgrading extends Served {
   /** Takes it over, for the handler of the request that is being answered. */
-  upgrade?(headers?: HeadersInit): Upgrade;
+  upgrade?: ((headers?: HeadersInit) => Upgrade) | undefined;
   /** Whether its next answer should be its last, because of what may be asked for then. */
   readonly once?: boolean;
 }

@@ -58,7 +58,7 @@ export class Successors {
   #listener: Deno.UnixListener;
   #succession: Succession;
   #log: Logger;
-  #successor?: number;
+  #successor: number | undefined;
 
   /** Listens at a unix socket that was bound for this, and that only the daemon's user may use. */
   constructor(listener: Deno.UnixListener, succession: Succession, log: Logger) {

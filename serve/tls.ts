@@ -104,7 +104,7 @@ export class Tls {
 export class Certificates {
   readonly files: CertificateFiles;
   #log: Logger;
-  #now: { cert: string; key: string; ca?: string };
+  #now: { cert: string; key: string; ca?: string | undefined };
 
   /**
    * Reads and checks the files.
@@ -117,7 +117,7 @@ export class Certificates {
     this.#now = this.#read();
   }
   /** What the files held when they were last read. */
-  get now(): { readonly cert: string; readonly key: string; readonly ca?: string } {
+  get now(): { readonly cert: string; readonly key: string; readonly ca?: string | undefined } {
     return this.#now;
   }
   /** Reads the files anew. Throws as the constructor does, and keeps what was there. */
@@ -125,7 +125,7 @@ export class Certificates {
     this.#now = this.#read();
   }
 
-  #read(): { cert: string; key: string; ca?: string } {
+  #read(): { cert: string; key: string; ca?: string | undefined } {
     const { files } = this;
     const cert = readPem("certificate", files.cert);
     const key = readPem("key", files.key);
@@ -193,7 +193,7 @@ const PROTOCOLS = ["h2", "http/1.1"];
 export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   #certificates: Certificates;
   #listener: Deno.TlsListener;
-  #fd?: number;
+  #fd: number | undefined;
 
   /**
    * Listens.
@@ -272,7 +272,7 @@ export class TlsServer {
   #serve: Serve;
   /** When each connection ended; never, as long as it is served. */
   #connections = new Map<string, { ended: number }>();
-  #timer?: ReturnType<typeof setInterval>;
+  #timer: ReturnType<typeof setInterval> | undefined;
 
   /** Serves with the native loop. */
   constructor(serve: Serve) {

@@ -266,13 +266,13 @@ function judgeHead(bytes: Uint8Array, count: number, routes: Upgradable): number
   let keeps = false;
   // By bytes, because to make a text of them takes longer than all else here.
   for (let at = bytes.indexOf(LF); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
-    const first = bytes[at + 1] | 0x20;
+    const first = (bytes[at + 1] ?? 0) | 0x20;
     if (bytes[at + 1] === CR) return upgrade || keeps ? judgeText(bytes, at + 3, routes) : PASS;
     if (first === U) upgrade ||= bytes[at + 1 + UPGRADE] === COLON;
     else if (first === C && bytes[at + 1 + CONNECTION] === COLON) {
       let value = at + 2 + CONNECTION;
       while (bytes[value] === SPACE) value++;
-      keeps ||= (bytes[value] | 0x20) === K;
+      keeps ||= ((bytes[value] ?? 0) | 0x20) === K;
     }
   }
   return count === HEAD ? PASS : count === 0 ? PASS : INCOMPLETE;
@@ -316,7 +316,7 @@ class RawRequest {
   /** A request of its header, or what it is answered with at once if that is none. */
   static parse(head: Uint8Array, conn: Stream, signal: AbortSignal): RawRequest | Response {
     const [line, ...lines] = latin1.decode(head).slice(0, -4).split("\r\n");
-    const [, method, target] = /^(\S+) (\/\S*) HTTP\/1\.1$/.exec(line) ?? [];
+    const [, method, target] = /^(\S+) (\/\S*) HTTP\/1\.1$/.exec(line!) ?? [];
     if (method === undefined || !TOKEN.test(method)) return bad();
     const headers = new Headers();
     for (const each of lines) {

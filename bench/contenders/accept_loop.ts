@@ -31,5 +31,5 @@ async function accept(listener: Deno.Listener): Promise<void> {
 }
 const tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
 accept(tcp);
-accept(Deno.listen({ transport: "unix", path }));
+accept(Deno.listen({ transport: "unix", path: path! }));
 console.log(`port ${tcp.addr.port}`);

@@ -7,5 +7,5 @@ const [path] = Deno.args;
 const app = routes(new Hono(), Deno.env.get("VERSION_TEXT") ?? "", copy);
 const onListen = () => {};
 const { addr } = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen }, app.fetch);
-Deno.serve({ path, onListen }, app.fetch);
+Deno.serve({ path: path!, onListen }, app.fetch);
 console.log(`port ${addr.port}`);
