@@ -422,7 +422,7 @@ Deno.test("Job.run logs what a failed job threw whole, at its own level", async 
     const job = engine.job("fails");
     job.quiet = quiet;
     await failureOf(job);
-    const text = lines[1];
+    const text = lines[1]!;
     assertMatch(text, quiet ? / DEBUG -job/ : / ERROR -job fails\(\) = Err \(1\): boom\n/);
     assertMatch(text, /\n {4}TypeError: boom\n {8}at [^\n]*engine_test\.ts:\d+:\d+\)?\n/);
     assertMatch(text, /\n {4,}\[cause\]: Error: the disk\n/);
@@ -529,13 +529,13 @@ Deno.test("Job.run logs what a job was in fields, for machines", async () => {
   engine.register("fail", (job) => job.error("no such thing"));
   await engine.job("wait", "a", "b").run();
   await failureOf(engine.job("fail"));
-  const { duration, ...ended } = fields[1];
+  const { duration, ...ended } = fields[1]!;
   assertEquals([fields[0], ended], [
     { job: "wait", args: ["a", "b"] },
     { job: "wait", args: ["a", "b"], status: 0 },
   ]);
   assert(Number(duration) >= 0.009 && Number(duration) < 5, `${duration} s`);
-  const { duration: _, ...failed } = fields[3];
+  const { duration: _, ...failed } = fields[3]!;
   assertEquals(failed, { job: "fail", args: [], status: 1 });
 });
 
@@ -698,7 +698,7 @@ Deno.test("Engine.wrapHandlers gives what ends it, and leaves the others", async
   engine.register("job", () => void seen.push("job"));
   const orders: string[][] = [];
   for (const end of [ends[1], ends[2], ends[2], ends[0]]) {
-    end();
+    end!();
     await engine.job("job").run();
     orders.push(seen);
     seen = [];
@@ -758,16 +758,16 @@ Deno.test("Job.abortWith makes the signal follow another, asked for only when it
   let asked = 0;
   const [early, late, never] = ["early", "late", "never"].map((name) => engine.job(name));
   for (const job of [early, late, never]) {
-    job.abortWith(() => {
+    job!.abortWith(() => {
       asked++;
       return client.signal;
     });
   }
   assertEquals(asked, 0);
-  assertEquals(early.signal.aborted, false);
+  assertEquals(early!.signal.aborted, false);
   const reason = new Error("client left");
   client.abort(reason);
-  for (const job of [early, late]) assertStrictEquals(job.signal.reason, reason);
+  for (const job of [early, late]) assertStrictEquals(job!.signal.reason, reason);
   assertEquals(asked, 2);
 });
 
@@ -807,12 +807,12 @@ Deno.test("Engine.shutdown refuses new jobs", async () => {
   const [made, during, after] = ["greet", "greet", "unheard"].map((name) => engine.job(name));
   const down = engine.shutdown();
   for (const job of [made, during]) {
-    const error = await assertRejects(() => job.run(), TypedError, "the engine is shut down");
+    const error = await assertRejects(() => job!.run(), TypedError, "the engine is shut down");
     assertEquals(error.kind, "unavailable");
   }
   await down;
-  await assertRejects(() => after.run(), TypedError, "the engine is shut down");
-  assertEquals([runs, made.status, made.endTime], [0, undefined, undefined]);
+  await assertRejects(() => after!.run(), TypedError, "the engine is shut down");
+  assertEquals([runs, made!.status, made!.endTime], [0, undefined, undefined]);
   assertEquals(engine.stats, { started: 0, failed: 0, running: 0 });
   assertEquals(lines, []);
 });
@@ -1124,13 +1124,13 @@ Deno.test("Engine.onShutdown handlers run one after another, the last that was r
     });
   }
   const down = engine.shutdown();
-  gates[0].resolve();
+  gates[0]!.resolve();
   assert(await isPending(down));
   assertEquals(events, ["begins 2"]);
-  gates[2].resolve();
+  gates[2]!.resolve();
   await settle();
   assertEquals(events, ["begins 2", "ends 2", "begins 1"]);
-  gates[1].resolve();
+  gates[1]!.resolve();
   await down;
   assertEquals(events.slice(3), ["ends 1", "begins 0", "ends 0"]);
 });
@@ -1152,7 +1152,7 @@ Deno.test("Engine.onShutdown handlers can run jobs until the engine is closed", 
   const flushed: string[] = [];
   engine.register("flush", async (job) => {
     await settle();
-    flushed.push(job.args[0]);
+    flushed.push(job.args[0]!);
   });
   engine.onShutdown(() => engine.job("flush", "store").run());
   engine.onShutdown(() => engine.job("flush", "cache").run());
@@ -1216,7 +1216,7 @@ Deno.test("Engine.onShutdown handlers that hang are named after their bound, and
   await clock.pass(1);
   // Where it has no name it is found by the place that registered it.
   assertMatch(
-    lines[1],
+    lines[1]!,
     /^warn shutdown handler at .*engine_test\.ts:\d+:\d+ still runs after 5000 ms, going on$/,
   );
   await down;

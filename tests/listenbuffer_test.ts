@@ -9,7 +9,7 @@ class Fake implements Acceptor<FakeConn, Deno.NetAddr> {
   closed = false;
   accepts = 0;
   #ready: (FakeConn | Error)[] = [];
-  #waiter?: PromiseWithResolvers<FakeConn>;
+  #waiter?: PromiseWithResolvers<FakeConn> | undefined;
   accept(): Promise<FakeConn> {
     this.accepts++;
     if (this.#waiter) return Promise.reject(new Deno.errors.Busy("another accept is pending"));
@@ -57,7 +57,7 @@ Deno.test("Activation.opened waits until open and then resolves at once for ever
   const gate = new Activation();
   const waiting = [gate.opened, gate.opened];
   assertEquals(gate.state, "shut");
-  assertEquals(await isPending(waiting[0]), true);
+  assertEquals(await isPending(waiting[0]!), true);
   gate.open();
   await Promise.all(waiting);
   await gate.opened;
@@ -127,7 +127,7 @@ Deno.test("ListenBuffer gives held unix connections in order of arrival", async 
   for await (const conn of listener) {
     const bytes = new Uint8Array(1);
     await conn.read(bytes);
-    seen.push(bytes[0]);
+    seen.push(bytes[0]!);
     conn.close();
     if (seen.length === 20) break;
   }
@@ -220,7 +220,7 @@ Deno.test("ListenBuffer.close ends the loop, rejects waiters and closes what is 
   const fake = new Fake();
   const buffer = new ListenBuffer(fake, gate);
   const [held] = conns(1);
-  fake.push(held);
+  fake.push(held!);
   await until(() => buffer.stats.held === 1);
   const loop = (async () => {
     for await (const _ of buffer) throw new Error("nothing should come out");
@@ -228,7 +228,7 @@ Deno.test("ListenBuffer.close ends the loop, rejects waiters and closes what is 
   const waiting = assertRejects(() => buffer.accept(), Deno.errors.BadResource);
   buffer.close();
   await Promise.all([loop, waiting]);
-  assertEquals([held.closed, fake.closed], [true, true]);
+  assertEquals([held!.closed, fake.closed], [true, true]);
   await assertRejects(() => buffer.accept(), Deno.errors.BadResource);
   buffer.close();
 });

@@ -52,9 +52,9 @@ Deno.test("createRouter answers HEAD /_ping over a connection without a body", a
   await client.send(header("GET /_ping", "Connection: close"));
   const [head, get, ...more] = (await client.ended()).split(/(?=HTTP\/1\.1 )/);
   assertEquals(more, []);
-  assertMatch(head, /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n$/);
-  assertMatch(head, /^api-version: 1\.47\r$/im);
-  assertMatch(get, /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\nOK$/);
+  assertMatch(head!, /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\n$/);
+  assertMatch(head!, /^api-version: 1\.47\r$/im);
+  assertMatch(get!, /^HTTP\/1\.1 200 OK\r\n[^]*\r\n\r\nOK$/);
 });
 
 Deno.test("createRouter answers /version, /info and /debug/vars with a JSON object", async () => {
@@ -65,7 +65,7 @@ Deno.test("createRouter answers /version, /info and /debug/vars with a JSON obje
         ["/version", "ApiVersion"],
         ["/info", "NEventsListener"],
         ["/debug/vars", "uptime"],
-      ]
+      ] as const
     ) {
       const response = await router.request(prefix + path);
       assertEquals(response.status, 200);
@@ -99,7 +99,7 @@ for (const prefix of ["", "/v1.24"]) {
     for (const id of ["one", "two", "three"]) {
       await engine.job("log", "start", id).run();
       const [, line] = await client.sees(/\r\n(\{[^\r]*\}\n)\r\n$/);
-      assertEquals([JSON.parse(line).id, line.split("\n").length], [id, 2]);
+      assertEquals([JSON.parse(line!).id, line!.split("\n").length], [id, 2]);
       client.rest = "";
     }
     client[Symbol.dispose]();
@@ -125,7 +125,7 @@ Deno.test("createRouter gives /events its query: since, until and filters", asyn
     filters: '{"event":["stop"]}',
   });
   const lines = (await (await router.request(`/events?${query}`)).text()).split("\n");
-  assertEquals([JSON.parse(lines[0]).id, lines.slice(1)], ["two", [""]]);
+  assertEquals([JSON.parse(lines[0]!).id, lines.slice(1)], ["two", [""]]);
   const bad = await router.request("/events?since=yesterday");
   assertEquals(bad.status, 400);
   assertStringIncludes((await bad.json()).message, 'since="yesterday" is no time');
@@ -314,7 +314,9 @@ Deno.test("Router gives OPTIONS to the middleware and the handlers that are ther
 
 Deno.test("Router sends no CORS headers unless it was told to", async () => {
   const { router } = make();
-  for (const [method, path] of [["GET", "/_ping"], ["OPTIONS", "/version"], ["GET", "/nope"]]) {
+  for (
+    const [method, path] of [["GET", "/_ping"], ["OPTIONS", "/version"], ["GET", "/nope"]] as const
+  ) {
     const { headers } = await router.request(path, {
       method,
       headers: { Origin: "https://example.com" },
@@ -349,7 +351,7 @@ Deno.test("Router.job gives a path's variables to the job, in order", async () =
       ["/a/x+y/b/1", "x+y", "1"],
       ["/a/%3F%23/b/1", "?#", "1"],
       ["/a/v1.24/b/1", "v1.24", "1"],
-    ]
+    ] as const
   ) assertEquals([path, (await (await router.request(path)).json()).args], [path, args]);
   assertEquals((await router.request("/a/x/b/y")).status, 404);
 });

@@ -100,7 +100,8 @@ Deno.test("log records an event in the form that the docker CLI reads", async ()
   const before = Date.now();
   await log(engine, ["start", "abc", "busybox"], { Attributes: '{"name":"web","exitCode":0}' });
   const after = Date.now();
-  const [{ time, timeNano, ...event }, ...more] = await past(engine);
+  const [first, ...more] = await past(engine);
+  const { time, timeNano, ...event } = first!;
   assertEquals(more, []);
   assertEquals(event, {
     Type: "container",
@@ -155,7 +156,7 @@ Deno.test("events gives each event a time of its own, exact and in order", async
   }
   const times = events.map(({ timeNano }) => BigInt(timeNano));
   for (let i = 1; i < times.length; i++) {
-    assert(times[i] > times[i - 1], `${times[i]} > ${times[i - 1]}`);
+    assert(times[i]! > times[i - 1]!, `${times[i]} > ${times[i - 1]}`);
   }
 });
 
@@ -223,17 +224,17 @@ Deno.test("events with since and until takes both ends in, to the nanosecond", a
   const { engine } = make();
   for (const id of ["a", "b", "c", "d"]) await log(engine, ["start", id]);
   const [a, b, c] = (await past(engine)).map(({ timeNano }) => timeNano);
-  assertEquals(await pastIds(engine, { since: seconds(b) }), ["b", "c", "d"]);
-  assertEquals(await pastIds(engine, { until: seconds(c) }), ["a", "b", "c"]);
-  assertEquals(await pastIds(engine, { since: seconds(b), until: seconds(c) }), ["b", "c"]);
+  assertEquals(await pastIds(engine, { since: seconds(b!) }), ["b", "c", "d"]);
+  assertEquals(await pastIds(engine, { until: seconds(c!) }), ["a", "b", "c"]);
+  assertEquals(await pastIds(engine, { since: seconds(b!), until: seconds(c!) }), ["b", "c"]);
   const next = (nanos: string, by: bigint) => seconds(`${BigInt(nanos) + by}`);
-  assertEquals(await pastIds(engine, { since: next(a, 1n), until: next(c, -1n) }), ["b"]);
+  assertEquals(await pastIds(engine, { since: next(a!, 1n), until: next(c!, -1n) }), ["b"]);
 });
 
 Deno.test("events reads times as seconds, RFC 3339 and durations", async () => {
   const { engine } = make();
   await log(engine, ["start", "a"]);
-  const [{ time, timeNano }] = await past(engine);
+  const { time, timeNano } = (await past(engine))[0]!;
   const ms = Number(timeNano.slice(0, -6));
   const iso = (ms: number) => new Date(ms).toISOString();
   const elsewhere = (ms: number) => iso(ms + 5_400_000).replace("Z", "+01:30");
@@ -318,7 +319,7 @@ Deno.test("events with until in the past ends by itself", async () => {
   await log(engine, ["start", "a"]);
   await log(engine, ["start", "b"]);
   const [a] = await past(engine);
-  for (const [until, ids] of [[seconds(a.timeNano), ["a"]], ["1s", []]] as const) {
+  for (const [until, ids] of [[seconds(a!.timeNano), ["a"]], ["1s", []]] as const) {
     const { told, run } = listen(engine, { since: "0", until });
     await run;
     assertEquals([until, told.ids, count()], [until, ids, 0]);
@@ -497,7 +498,7 @@ Deno.test("events refuses filters that it does not understand, and does not list
       ['{"type":true}', 'filters: "type" has no list of values'],
       ['{"label":[1,1]}', 'filters: "label" has a value that is no text'],
       ['{"label":[null]}', 'filters: "label" has a value that is no text'],
-    ]
+    ] as const
   ) await assertBadParameter(engine, { filters }, message);
   assertEquals(count(), 0);
 });

@@ -90,7 +90,7 @@ Deno.test("membersOf gives the members as they are written", () => {
       ["{} x", "expected a JSON object: expected the end at character 4, got x"],
       ['{"a":tru}', "expected a JSON object: expected a value at character 6, got tru}"],
       ['{"a":1', 'expected a JSON object: expected "," or "}" at character 7, got the end'],
-    ]
+    ] as const
   ) assertThrows(() => membersOf(text), SyntaxError, problem);
 });
 

@@ -8,10 +8,12 @@ class Pipe {
   /** What was taken. */
   taken = "";
   /** What a write throws now, if it does. */
-  fault?: Error;
+  fault?: Error | undefined;
   /** Whether a write would not block. */
   open = true;
-  #waiting?: { data: Uint8Array; resolve: (length: number) => void; reject: (e: Error) => void };
+  #waiting:
+    | { data: Uint8Array; resolve: (length: number) => void; reject: (e: Error) => void }
+    | undefined;
 
   writeSync = (data: Uint8Array): number => {
     if (this.fault) throw this.fault;

@@ -17,14 +17,14 @@ Deno.test("createLogger writes a line of text: time, level, message, fields", ()
   const before = Date.now();
   log("warn", "disk is full", { path: '/a "b"\n', free: 0, kept: true, none: undefined });
   log("error", "no fields");
-  const [time, ...rest] = lines[0].split(" ");
-  assertMatch(time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
-  assert(Date.parse(time) >= before && Date.parse(time) <= Date.now());
+  const [time, ...rest] = lines[0]!.split(" ");
+  assertMatch(time!, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+  assert(Date.parse(time!) >= before && Date.parse(time!) <= Date.now());
   assertEquals(
     rest.join(" "),
     'WARN  disk is full path="/a \\"b\\"\\n" free=0 kept=true none=undefined\n',
   );
-  assertEquals(lines[1].slice(time.length), " ERROR no fields\n");
+  assertEquals(lines[1]!.slice(time!.length), " ERROR no fields\n");
 });
 
 Deno.test("createLogger writes an error whole, below the line and indented, or as a field", () => {
@@ -43,7 +43,7 @@ Deno.test("createLogger writes an error whole, below the line and indented, or a
     return lines.join("");
   };
   const [first, ...below] = entry("text").slice(0, -1).split("\n");
-  assertMatch(first, /Z ERROR it failed path="\/x"$/);
+  assertMatch(first!, /Z ERROR it failed path="\/x"$/);
   assertEquals(below.filter((line) => !line.startsWith("    ")), []);
   assertEquals(below.slice(0, 2), ["    Error: two", "    lines"]);
   assertMatch(below.join("\n"), /log_test\.ts:\d+/);
@@ -57,8 +57,8 @@ Deno.test("createLogger writes a JSON object a line", () => {
   const lines: string[] = [];
   const log = createLogger({ format: "json", write: (line) => lines.push(line) });
   log("warn", "disk is\nfull", { path: "/a", free: 0 });
-  assertMatch(lines[0], /^[^\n]*\n$/);
-  const { time, ...rest } = JSON.parse(lines[0]);
+  assertMatch(lines[0]!, /^[^\n]*\n$/);
+  const { time, ...rest } = JSON.parse(lines[0]!);
   assertEquals(new Date(time).toISOString(), time);
   assertEquals(rest, { level: "warn", message: "disk is\nfull", path: "/a", free: 0 });
 });
@@ -154,8 +154,8 @@ for (const format of ["text", "json"] as const) {
   Deno.test(`createLogger leaves printable characters as they are, in ${format}`, () => {
     const lines: string[] = [];
     createLogger({ format, write: (line) => lines.push(line) })("info", PRINTABLE);
-    if (format === "json") assertEquals(JSON.parse(lines[0]).message, PRINTABLE);
-    assert(lines[0].includes("日本語 Ελληνικά עברית العربية 🎉 − …"), lines[0]);
+    if (format === "json") assertEquals(JSON.parse(lines[0]!).message, PRINTABLE);
+    assert(lines[0]!.includes("日本語 Ελληνικά עברית العربية 🎉 − …"), lines[0]);
   });
 
   Deno.test(`createLogger writes a line whatever a field is, in ${format}`, () => {
@@ -178,7 +178,7 @@ for (const format of ["text", "json"] as const) {
     };
     const lines: string[] = [];
     createLogger({ format, write: (line) => lines.push(line) })("warn", "odd", fields);
-    assertMatch(lines[0], /odd.*cannot be shown as text.*here.*\n$/);
-    if (format === "json") JSON.parse(lines[0]);
+    assertMatch(lines[0]!, /odd.*cannot be shown as text.*here.*\n$/);
+    if (format === "json") JSON.parse(lines[0]!);
   });
 }

@@ -65,7 +65,10 @@ Deno.test("Input.used tells whether a source is attached", () => {
 
 Deno.test("Input without a source reads as end of file", async () => {
   assertEquals(await new Input().text(), "");
-  assertEquals(await new Input().readable.getReader().read(), { done: true, value: undefined });
+  assertEquals<unknown>(await new Input().readable.getReader().read(), {
+    done: true,
+    value: undefined,
+  });
 });
 
 Deno.test("Input.text decodes UTF-8 that is split over chunks", async () => {
@@ -203,7 +206,7 @@ Deno.test("Output.write reports the first error of several", async () => {
   for (const one of Object.keys(failing(first))) {
     for (const [other, destination] of Object.entries(failing(new Error("second")))) {
       const out = new Output();
-      out.add(failing(first)[one]);
+      out.add(failing(first)[one]!);
       out.add(destination);
       const error = await assertRejects(() => out.write("a"));
       assertStrictEquals(error, first, `${one}, ${other}`);
@@ -262,7 +265,7 @@ Deno.test("Output.write starts the next write when the last destination is done 
   for (const text of ["a", "ab", "abc"]) {
     await settle();
     assertEquals([first.text, last.text], [text, text]);
-    assert(await isPending(writes[text.length - 1]));
+    assert(await isPending(writes[text.length - 1]!));
     await last.finish();
     await writes[text.length - 1];
   }
@@ -273,12 +276,12 @@ Deno.test("Output.write waits for a stream that is slow", async () => {
   const slow = new SlowRecorder();
   out.add(new WritableStream({ write: (chunk) => slow.write(chunk) }));
   const writes = [out.write("a"), out.write("b")];
-  assert(await isPending(writes[0]));
+  assert(await isPending(writes[0]!));
   assertEquals(slow.text, "a");
   await slow.finish();
   await writes[0];
   assertEquals(slow.text, "ab");
-  assert(await isPending(writes[1]));
+  assert(await isPending(writes[1]!));
   await slow.finish();
   await writes[1];
 });
@@ -354,7 +357,7 @@ Deno.test("Output.close closes once, however often it is called", async () => {
 });
 
 Deno.test("Output.close rejects with the first error of closing after all are closed", async () => {
-  const closes: Sink["close"][] = [
+  const closes: NonNullable<Sink["close"]>[] = [
     () => {
       throw new Error("no space");
     },
@@ -448,11 +451,11 @@ Deno.test("Output.addPipe whose reader cancels ends a write that waits for it", 
 Deno.test("Output.addTail keeps the last lines without the final newline", async () => {
   const out = new Output();
   const [one, two, many] = [1, 2, 9].map((n) => out.addTail(n));
-  assertEquals(one.text, "");
+  assertEquals(one!.text, "");
   await out.write("a\nb\nc");
   await out.write("c\n");
   await out.close();
-  assertEquals([one.text, two.text, many.text], ["cc", "b\ncc", "a\nb\ncc"]);
+  assertEquals([one!.text, two!.text, many!.text], ["cc", "b\ncc", "a\nb\ncc"]);
 });
 
 Deno.test("Output.addTail keeps no lines where there are to be none", async () => {

@@ -33,7 +33,7 @@ Deno.test("systemd-analyze verify finds nothing wrong with the units", {
 class Systemd implements AsyncDisposable {
   #unshare: Deno.ChildProcess;
   #log: Promise<string>;
-  #cgroup?: string;
+  #cgroup?: string | undefined;
   pid = 0;
   private constructor(unshare: Deno.ChildProcess) {
     this.#unshare = unshare;

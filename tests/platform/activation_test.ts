@@ -60,7 +60,7 @@ async function portOf(pid: number, fd: number): Promise<number> {
   for (const table of ["tcp", "tcp6"]) {
     for (const line of (await Deno.readTextFile(`/proc/net/${table}`)).split("\n")) {
       const columns = line.trim().split(/\s+/);
-      if (columns[9] === inode) return parseInt(columns[1].split(":")[1], 16);
+      if (columns[9] === inode) return parseInt(columns[1]!.split(":")[1]!, 16);
     }
   }
   throw new Error(`descriptor ${fd} is in no table`);
@@ -70,7 +70,7 @@ const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
 
 /** Addresses that the daemon says it listens on. */
 function addresses(daemon: Daemon): string[] {
-  return [...daemon.stdout.matchAll(/^listening on (\S+), try/gm)].map(([, address]) => address);
+  return [...daemon.stdout.matchAll(/^listening on (\S+), try/gm)].map(([, address]) => address!);
 }
 
 Deno.test(
@@ -97,7 +97,7 @@ Deno.test(
     const first = ask({ hostname: "127.0.0.1", port });
     await daemon.says(/listening on unix:\/\/.*own/);
     assertEquals(addresses(daemon).slice(0, 2), [`unix://${passed}`, `tcp://127.0.0.1:${port}`]);
-    const ownPort = Number(new URL(addresses(daemon)[2].replace("tcp:", "http:")).port);
+    const ownPort = Number(new URL(addresses(daemon)[2]!.replace("tcp:", "http:")).port);
     assertEquals(answers, 0);
     const clients = Array.from({ length: 50 }, () => [
       ask({ transport: "unix", path: passed }),
@@ -139,7 +139,7 @@ for (const [what, hosts, expected] of CHOICES) {
     assertEquals(addresses(daemon), expected.map((name) => `unix://${folder.path}/${name}`));
     await daemon.open();
     const left = ["fd://3 (fd://one)", "fd://4 (fd://two)", "fd://5 (fd://one)"]
-      .filter((_, i) => !expected.includes("abc"[i]));
+      .filter((_, i) => !expected.includes("abc"[i]!));
     const warning = /WARN .* systemd has passed: (.*)/.exec(daemon.stderr)?.[1];
     assertEquals(warning, left.length ? left.join(", ") : undefined);
     assertEquals(await daemon.end(), 0);
@@ -415,7 +415,7 @@ Deno.test(
     assertEquals((await daemon.status).code, 1);
     assertEquals(complaints(daemon).length, 1);
     assertStringIncludes(
-      complaints(daemon)[0],
+      complaints(daemon)[0]!,
       `cannot listen on fd://: descriptor 4 is tcp://0.0.0.0:${port}: other machines can reach it`,
     );
   },

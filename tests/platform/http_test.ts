@@ -238,7 +238,7 @@ needs(
     const streams = [new Response(new ReadableStream()), new Response(new Blob(["OK"]))];
     assertEquals(streams.map(staticBody), [undefined, undefined]);
     // Nothing of them was used up.
-    assertEquals(await answers[3].text(), "OK");
+    assertEquals(await answers[3]!.text(), "OK");
     await Promise.all(streams.map((answer) => answer.body!.cancel()));
   },
 );
@@ -391,11 +391,11 @@ needs(
         run(Deno.execPath(), ["eval", "--no-lock", program(silence)], { env: { NO_COLOR: "1" } })
       ),
     );
-    assertEquals([silent.code, silent.stderr], [0, "another warning\n"]);
+    assertEquals([silent!.code, silent!.stderr], [0, "another warning\n"]);
     // A Deno that does not warn at all is as good.
     assertEquals(
-      loud.stderr.replace(/^Deno\.serve: request\.signal aborts .*\n/, ""),
-      silent.stderr,
+      loud!.stderr.replace(/^Deno\.serve: request\.signal aborts .*\n/, ""),
+      silent!.stderr,
     );
   },
 );

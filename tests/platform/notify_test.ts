@@ -76,11 +76,11 @@ for (const kind of ["path", "abstract"]) {
     await Deno.writeTextFile(go, "");
     await systemd.got("READY=1");
     assertEquals(systemd.texts.slice(1), ["READY=1\nSTATUS=Accepting connections"]);
-    assert(systemd.messages[1].time > booted);
+    assert(systemd.messages[1]!.time > booted);
 
     daemon.kill("SIGHUP");
     await systemd.got("READY=1", 2);
-    assertMatch(systemd.texts[2], /^RELOADING=1\nMONOTONIC_USEC=\d+$/);
+    assertMatch(systemd.texts[2]!, /^RELOADING=1\nMONOTONIC_USEC=\d+$/);
     assertEquals(systemd.texts.slice(3), ["READY=1\nSTATUS=Accepting connections"]);
     assertEquals(await daemon.end(), 0);
     await systemd.got("STOPPING=1");
@@ -238,7 +238,7 @@ Deno.test("WATCHDOG=1 comes twice in WATCHDOG_USEC, and not while the event loop
   await until(() => dogs().length === 6);
   assertEquals(systemd.texts.indexOf(WATCHDOG), systemd.texts.length - 6);
   // Five times 200 ms; late on a busy machine, never early.
-  const took = dogs()[5].time - dogs()[0].time;
+  const took = dogs()[5]!.time - dogs()[0]!.time;
   assert(took > 900 && took < 2_000, `five intervals took ${took} ms`);
 
   const seen = dogs().length;
@@ -246,7 +246,7 @@ Deno.test("WATCHDOG=1 comes twice in WATCHDOG_USEC, and not while the event loop
   assertMatch(answer, /done$/);
   await until(() => dogs().length > seen + 2);
   const times = dogs().slice(seen - 1).map(({ time }) => time);
-  const longest = Math.max(...times.slice(1).map((time, i) => time - times[i]));
+  const longest = Math.max(...times.slice(1).map((time, i) => time - times[i]!));
   assert(longest > 1_400, `the longest silence was ${longest} ms`);
   // It is no event, and nothing to fill a log with.
   assertEquals(daemon.stderr.includes("true()"), false);
@@ -343,7 +343,7 @@ for (const [what, env, remote, message] of DEAF) {
     assertEquals(await daemon.end(), 0);
     const warnings = daemon.stderr.split("\n").filter((line) => line.includes("WARN"));
     assertEquals(warnings.length, 1, daemon.stderr);
-    assertMatch(warnings[0], message);
+    assertMatch(warnings[0]!, message);
   });
 }
 

@@ -129,7 +129,7 @@ async function withUnix(
 }
 interface Both {
   text: string;
-  descriptor?: Descriptor;
+  descriptor?: Descriptor | undefined;
   close(): void;
 }
 
@@ -152,9 +152,9 @@ needs(
           const [gone] = open.splice(Math.floor(random() * open.length), 1);
           // Of some it is told at once, of some late, and of some never.
           const how = random();
-          if (how < 0.3) releaseDescriptor(gone.descriptor!);
-          gone.close();
-          if (how > 0.6) queueMicrotask(() => releaseDescriptor(gone.descriptor!));
+          if (how < 0.3) releaseDescriptor(gone!.descriptor!);
+          gone!.close();
+          if (how > 0.6) queueMicrotask(() => releaseDescriptor(gone!.descriptor!));
         }
         if (random() < 0.2) await settle();
         for (const { descriptor, text } of open) assertEquals(seen(descriptor!), text);

@@ -114,13 +114,13 @@ foreignTest("serveapi lets the kernel find out which tcp clients have vanished",
       .filter(([, local, , state]) =>
         state === "01" && parseInt(local?.split(":")[1] ?? "", 16) === port
       )
-      .map((row) => row[5].split(":").map((number) => parseInt(number, 16)));
+      .map((row) => row[5]!.split(":").map((number) => parseInt(number, 16)));
   await until(() => timers()[0]?.[0] === 2);
   const after = await Client.to(served.target);
   assertEquals((await after.ask(PING_KEPT)).status, 200);
   const found = timers();
   assertEquals(found.map(([timer]) => timer), [2, 2]);
-  assert(found.every(([, when]) => when <= 1_500), JSON.stringify(found));
+  assert(found.every(([, when]) => when! <= 1_500), JSON.stringify(found));
   before.close();
   after.close();
 });

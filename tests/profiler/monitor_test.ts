@@ -10,7 +10,7 @@ Deno.test(
     const engine = new Engine({ log: () => {} });
     const gates: Record<string, PromiseWithResolvers<void>> = {};
     engine.register("waiting", async (job) => {
-      await (gates[job.args[0]] = Promise.withResolvers()).promise;
+      await (gates[job.args[0]!] = Promise.withResolvers()).promise;
     });
     engine.register("reading", async (job) => {
       await job.stdin.text();

@@ -67,7 +67,7 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
   assert(await paper() !== light);
   // Nothing is wider than the window, the graph with it.
   await until(() => browser.evaluate(`document.documentElement.scrollWidth <= innerWidth`));
-  await until(async () => (await frames()).all < 360);
+  await until(async () => (await frames()).all! < 360);
   assertEquals(complaints, []);
   assertEquals(elsewhere, []);
 });

@@ -27,7 +27,7 @@ async function ofUnixSocket(folder: TempFolder, sock: string, path: string): Pro
 /** The rows of `-top`: the share of the whole that each function has by itself, the most first. */
 function rows(top: string): { flat: number; name: string }[] {
   return [...top.matchAll(/^ *\S+ +([\d.]+)% +[\d.]+% +\S+ +[\d.]+% +(.+)$/gm)]
-    .map(([, flat, name]) => ({ flat: Number(flat), name }));
+    .map(([, flat, name]) => ({ flat: Number(flat), name: name! }));
 }
 
 Deno.test("profile: the hot function is on top by name, file and line, with its job", {
@@ -60,7 +60,7 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
         .map(([, time, unit, line, text]) => ({
           ms: Number(time) * (unit === "s" ? 1_000 : 1),
           line: Number(line),
-          text,
+          text: text!,
         })).sort((a, b) => b.ms - a.ms);
       // And it knows the lines only of what it has compiled since somebody profiles.
       return (lines[0]?.ms ?? 0) > total() * 0.8 && lines[0]!.line === hot;
@@ -95,7 +95,7 @@ Deno.test("heap and allocs: the planted leak is on top, and the planted garbage"
   for (const source of [proto, await ofUnixSocket(folder, sock, heap)]) {
     const top = await pprof(folder, "-top", source);
     assertMatch(top, /^Type: inuse_space$/m);
-    const [{ flat, name }] = rows(top);
+    const { flat, name } = rows(top)[0]!;
     assertEquals(name, "keepMemory");
     assert(flat >= 80, top);
     const list = await pprof(folder, "-list", "^keepMemory$", source);

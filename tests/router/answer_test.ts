@@ -41,7 +41,13 @@ Deno.test("Router.job answers 204, or as its row says, where the job has written
       for (const handler of [() => {}, (job: Job) => stream ? undefined : job.print("")]) {
         const { engine, router } = make();
         engine.register("quiet", handler);
-        router.job({ method: "GET", path: "/quiet", job: "quiet", stream, status });
+        router.job({
+          method: "GET",
+          path: "/quiet",
+          job: "quiet",
+          stream,
+          ...status !== undefined && { status },
+        });
         const response = await router.request("/quiet");
         assertEquals([response.status, response.body], [status ?? 204, null]);
         assertEquals(response.headers.has("content-type"), false);

@@ -119,7 +119,7 @@ Deno.test("Router tells a handler where the client is, and whether it is there",
   });
   using client = await asking(server.port, "GET /v1.24/where");
   const [, json] = await client.sees(/\r\n\r\n(\{.*\})$/);
-  assertEquals(JSON.parse(json).hostname, "127.0.0.1");
+  assertEquals(JSON.parse(json!).hostname, "127.0.0.1");
   await client.send(header("GET /wait"));
   await soon(began.promise);
   assertEquals(signal!.aborted, false);

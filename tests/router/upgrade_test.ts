@@ -140,7 +140,7 @@ foreignTest(
       heard.push(job.signal.reason.name);
     });
     router.job({ method: "POST", path: "/wait/:how", job: "wait", upgrade: "tcp" });
-    const target: Target = doors.doors[1].target;
+    const target: Target = doors.doors[1]!.target;
     const gone = await upgrade(target, upgradeOf("/wait/writes"));
     gone.close();
     await until(() => engine.stats.running === 1);
@@ -190,7 +190,7 @@ Deno.test("a job on a WebSocket that fails tells its client why", async () => {
     throw new Error("it broke ".repeat(30));
   });
   router.job({ method: "GET", path: "/breaks", job: "breaks", upgrade: "websocket" });
-  const socket = await openSocket(`${doors.doors[0].url}/breaks`);
+  const socket = await openSocket(`${doors.doors[0]!.url}/breaks`);
   const { code, reason } = await closed(socket);
   assertEquals(code, 1011);
   assertStringIncludes(reason, "it broke");

@@ -74,7 +74,7 @@ Deno.test("Router refuses a version where middleware lets the request through, a
 Deno.test("Router refuses a malformed version for every method", async () => {
   const { router } = make();
   for (const version of ["1", "1.", "1.x", "1.2.3", "1.24x", "1.-2", "1.12345", "12345.1"]) {
-    for (const [method, path] of [["GET", "/_ping"], ["POST", "/nope"], ["OPTIONS", ""]]) {
+    for (const [method, path] of [["GET", "/_ping"], ["POST", "/nope"], ["OPTIONS", ""]] as const) {
       const response = await router.request(`/v${version}${path}`, { method });
       assertEquals([version, response.status], [version, 400]);
       // As JSON or text: there is no telling which of the two such a client would read.
@@ -105,6 +105,6 @@ Deno.test("Router takes one version off a path, and the rest is the path", async
       ["/v1.24", "/"],
       ["/v1.24/", "/"],
       ["/v1.30/nope?x=1", "/nope"],
-    ]
+    ] as const
   ) await assertJsonError(await router.request(path), 404, `page not found: ${rest}`);
 });

@@ -62,7 +62,7 @@ Deno.test("parseAddress refuses what it cannot read, and says what is right", ()
       ["unix:///", unix],
       ["unix:///run/", unix],
       ["unix:///a\0b", "zero byte"],
-    ]
+    ] as const
   ) {
     const error = assertThrows(() => parseAddress(text), TypedError);
     assertTyped(error, "bad parameter", `address "${text}": `, ...parts);

@@ -108,7 +108,7 @@ Deno.test("judgePages remembers the last Host and no more", () => {
 });
 
 Deno.test("judgePages leaves the Host alone where a certificate proves it", () => {
-  const https = { scheme: "https", hosts: undefined } as const;
+  const https = { scheme: "https" } as const;
   assertEquals(verdict(https, { host: "any.example" }), "OK");
   assertEquals(
     verdict(https, { host: "any.example:2376", origin: "https://any.example:2376" }),
@@ -204,7 +204,11 @@ Deno.test("judgePages with all origins allowed still refuses a Host of others", 
 
 Deno.test("readHost and readOrigins refuse what would never fit", () => {
   for (
-    const [text, host] of [["Api.Example:80", "api.example"], ["::1", "[::1]"], ["a_b", "a_b"]]
+    const [text, host] of [
+      ["Api.Example:80", "api.example"],
+      ["::1", "[::1]"],
+      ["a_b", "a_b"],
+    ] as const
   ) {
     assertEquals(readHost(text), host);
   }
@@ -231,7 +235,10 @@ Deno.test("readHost and readOrigins refuse what would never fit", () => {
 Deno.test("main refuses hosts and origins that would never fit, before it binds", async () => {
   await using folder = await TempFolder.make();
   for (
-    const [flag, value] of [["allowed-host", "*"], ["api-cors-header", "https://ui.example/"]]
+    const [flag, value] of [
+      ["allowed-host", "*"],
+      ["api-cors-header", "https://ui.example/"],
+    ] as const
   ) {
     await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`, `--${flag}`, value]);
     assertEquals((await daemon.status).code, 2);
@@ -344,7 +351,7 @@ async function follow(browser: Browser, page: string, url: string): Promise<stri
 }
 
 /** All of them reach the job where nothing keeps them off. */
-const ALL = [...ATTACKS.matchAll(/^ {2}"([\w -]+)": /gm)].map(([, name]) => name).sort();
+const ALL = [...ATTACKS.matchAll(/^ {2}"([\w -]+)": /gm)].map(([, name]) => name!).sort();
 /** These have no Origin. They are GET, of which a page sees no answer. */
 const ANONYMOUS = ["fetch no-cors", "frame", "image", "image no-referrer", "script", "style"];
 /** Of these a page may see the answer, if the daemon says so. */

@@ -77,7 +77,7 @@ Deno.test(
         const { requests } = await served.stats();
         for (const tls of ["--tls-max=1.2", "--tlsv1.3"]) {
           const [flag, value] = tls.split("=");
-          const args = [flag, ...value ? [value] : [], ...pair ? showing(pair) : []];
+          const args = [flag!, ...value ? [value] : [], ...pair ? showing(pair) : []];
           const answer = await curl(authority, `${urlOf(served)}/_ping`, ...args);
           assert([35, 52, 56, 98].includes(answer.code), `${answer.code} ${answer.stderr}`);
           assertEquals(answer.stdout, "");
@@ -333,7 +333,7 @@ Deno.test("serveapi with TlsVerify knows no session of another authority's clien
   await using there = await Served.open(settings(await authority.server("there"), other.ca));
   const { connect } = await import("node:tls");
   const ask = (served: Served, session?: Uint8Array) =>
-    new Promise<{ answer: string; session?: Uint8Array; reused: boolean }>((resolve) => {
+    new Promise<{ answer: string; session: Uint8Array | undefined; reused: boolean }>((resolve) => {
       const { port } = served.target as Deno.ConnectOptions;
       const socket = connect({
         ...{ host: "127.0.0.1", port, servername: "localhost", maxVersion: "TLSv1.2" },

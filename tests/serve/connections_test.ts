@@ -67,7 +67,7 @@ Deno.test("serveapi ends an idle connection after IdleTimeout, half a second req
   await using served = await Served.open({ IdleTimeout: "0.3", HeaderTimeout: "60" });
   const clients = [await Client.to(served.target), await Client.to(served.target)];
   for (const client of clients) assertEquals((await client.ask(PING)).status, 200);
-  await clients[1].send("GET /_ping HTT");
+  await clients[1]!.send("GET /_ping HTT");
   for (const { text } of await Promise.all(clients.map(rest))) {
     assertEquals(text.replace("GET /_ping HTT", ""), "");
   }
@@ -109,7 +109,7 @@ Deno.test("serveapi at MaxConnections ends the longest idle connection for the n
   const next = await Client.to(served.target);
   assertEquals((await next.ask(PING)).status, 200);
   next.close();
-  assertEquals((await rest(idle[0])).text, "");
+  assertEquals((await rest(idle[0]!)).text, "");
   assert((await served.stats()).shed >= 1);
   idle.slice(1).forEach((client) => client.close());
 });

@@ -24,7 +24,7 @@ function answers(served: Served, size: number): string[] {
 function endless(cancel?: () => void | Promise<void>): ReadableStream<Uint8Array> {
   return new ReadableStream({
     pull: (controller) => controller.enqueue(new Uint8Array(100_000)),
-    cancel,
+    ...cancel !== undefined && { cancel },
   });
 }
 
@@ -66,7 +66,7 @@ Deno.test("serveapi cuts clients that do not take their answers, whatever makes 
         const clients: Client[] = [];
         for (let i = 0; i < 10; i++) {
           clients.push(await Client.to(target));
-          await clients[i].send(`GET ${answer} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+          await clients[i]!.send(`GET ${answer} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
         }
         await until(async () => (await served.stats()).requests >= requests + 10);
         using next = await Client.to(target);

@@ -235,7 +235,7 @@ Deno.test("checkAnswers tells HEAD the length that GET has, or none", async () =
     await client.send(`HEAD ${path} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
     const [header] = await client.sees(/\r\n\r\n/).then(() => [client.rest]);
     client.rest = "";
-    lengths[path] = /^content-length: (\d+)\r$/im.exec(header)?.[1];
+    lengths[path] = /^content-length: (\d+)\r$/im.exec(header!)?.[1];
   }
   const { version, ...others } = { version: lengths["/version"], ...lengths };
   const json = await (await served.router.request("/version")).text();

@@ -16,7 +16,7 @@ import {
 Deno.test("serveapi with Tls speaks HTTP/1.1 and HTTP/2, as the client likes", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server()));
-  for (const [flag, version] of [["--http1.1", "1.1"], ["--http2", "2"]]) {
+  for (const [flag, version] of [["--http1.1", "1.1"], ["--http2", "2"]] as const) {
     const ping = await curl(authority, `${urlOf(served)}/_ping`, flag, "-w", " %{http_version}");
     assertEquals([ping.code, ping.stdout], [0, `OK ${version}`], ping.stderr);
   }

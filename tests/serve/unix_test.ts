@@ -270,10 +270,10 @@ Deno.test("bind on one unix path twice at once gives it to one of the two", asyn
   const attempts = await Promise.allSettled([bound(`unix://${path}`), bound(`unix://${path}`)]);
   const [won] = attempts.filter((attempt) => attempt.status === "fulfilled");
   const [lost] = attempts.filter((attempt) => attempt.status === "rejected");
-  assertTyped(lost.reason, "conflict", "a living process answers there");
-  const greeter = greet(won.value.listener, "a");
+  assertTyped(lost!.reason, "conflict", "a living process answers there");
+  const greeter = greet(won!.value.listener, "a");
   assertEquals([await greeting(path), folder.names()], ["a", ["api.sock"]]);
-  won.value.listener.close();
+  won!.value.listener.close();
   await greeter;
 });
 
@@ -617,14 +617,14 @@ const GROUP = await (async () => {
   const ours = new TextDecoder().decode(stdout).trim().split(" ");
   const groups = Deno.readTextFileSync("/etc/group").trim().split("\n").map((line) => {
     const [name, , id] = line.split(":");
-    return { name, id };
+    return { name: name!, id: id! };
   });
   return groups.find(({ id }) =>
     id !== `${Deno.gid()}` && (Deno.uid() === 0 || ours.includes(id))
   ) ?? { name: `${Deno.gid()}`, id: `${Deno.gid()}` };
 })();
 
-for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP.id]]) {
+for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP.id]] as const) {
   Deno.test(`a unix socket is open to its group, given ${how}, and never to anyone else`, async () => {
     await using folder = await TempFolder.make();
     await using steps = await TempFolder.make();

@@ -89,7 +89,7 @@ foreignTest("c.env.upgrade() lets a handler send its end first, and read on", as
     });
     return response;
   });
-  using client = await upgrade(doors.doors[1].target, upgradeOf("/x"));
+  using client = await upgrade(doors.doors[1]!.target, upgradeOf("/x"));
   assertEquals(await client.ended(), "that is all");
   await client.send("and ");
   await client.send("more");
@@ -270,7 +270,7 @@ foreignTest("a malformed request for a raw upgrade is refused, and runs no handl
     [header("TRACE /echo HTTP/1.1", host), 400],
   ];
   for (const [request, status] of refused) {
-    using client = await Client.to(doors.doors[1].target);
+    using client = await Client.to(doors.doors[1]!.target);
     assertEquals((await client.ask(request)).status, status, request);
     assertEquals(await client.ended(), "");
   }
@@ -339,7 +339,7 @@ foreignTest(
       });
       return response;
     });
-    using client = await upgrade(doors.doors[1].target, upgradeOf("/x"));
+    using client = await upgrade(doors.doors[1]!.target, upgradeOf("/x"));
     const sending = client.send(new Uint8Array(8 * 1024 * 1024));
     let last = -1;
     await until(() => last === (last = written) && written > 0);
@@ -505,7 +505,7 @@ foreignTest("a drain tells upgraded connections, waits for them, and then cuts t
   });
   const polite = await Promise.all(doors.doors.map(({ url }) => openSocket(`${url}/ws`)));
   const ends = polite.map(closed);
-  const { target } = doors.doors[1];
+  const { target } = doors.doors[1]!;
   // A client that does not answer a close.
   const deaf = await upgrade(target, handshakeOf("/ws"));
   const raw = await upgrade(target, upgradeOf("/x"));
@@ -551,7 +551,7 @@ foreignTest("pages of other origins get neither a WebSocket nor a raw stream", a
   await using doors = await Doors.open();
   const sockets = echoMessages(doors.served);
   const connections = echo(doors.served);
-  const [{ target }] = doors.doors;
+  const { target } = doors.doors[0]!;
   const { port } = target as Deno.ConnectOptions;
   const own = `Origin: http://localhost:${port}`;
   for (const [origin, expected] of [["Origin: http://evil.example", 403], [own, 101]] as const) {

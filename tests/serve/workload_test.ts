@@ -72,7 +72,7 @@ Deno.test("serveapi answers 503 beyond MaxRequests, however they came, and serve
   const clients: Client[] = [];
   for (let i = 0; i < 5; i++) {
     clients.push(await Client.to(served.target));
-    await clients[i].send("GET /deaf HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    await clients[i]!.send("GET /deaf HTTP/1.1\r\nHost: localhost\r\n\r\n");
   }
   await until(() => jobs.running === 5);
   // A client that has gone leaves its job behind.

@@ -28,7 +28,7 @@ export class Browser implements AsyncDisposable {
   #process: Deno.ChildProcess;
   #profile: string;
   #socket: WebSocket;
-  #session?: string;
+  #session?: string | undefined;
   #calls = new Map<number, PromiseWithResolvers<Params>>();
   #listeners = new Map<string, Listener[]>();
   #last = 0;

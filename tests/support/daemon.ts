@@ -22,13 +22,13 @@ export interface DaemonOptions {
   /** The most descriptors it may have (ulimit -n). */
   descriptors?: number;
   /** The program, in place of mod.ts. */
-  program?: string;
+  program?: string | undefined;
   /** What runs a daemon, in place of `deno run -A mod.ts`. */
   command?: string[];
   /** The folder it runs in, in place of ours. */
   cwd?: string;
   /** What `deno run` is told, in place of -A. */
-  flags?: string[];
+  flags?: string[] | undefined;
   /** A command that runs the one that follows it, and is replaced by it. */
   through?: string[];
 }

@@ -40,7 +40,7 @@ export function blocksOf(document: string, text: string): Block[] {
     const fence = /^\s*```(.*)$/.exec(line);
     if (!fence) open?.lines.push(line);
     else if (open) open = undefined;
-    else blocks.push(open = { document, line: i + 2, language: fence[1], lines: [] });
+    else blocks.push(open = { document, line: i + 2, language: fence[1]!, lines: [] });
   }
   assert(open === undefined, `${document}:${open?.line}: the block is not closed`);
   return blocks;

@@ -68,7 +68,7 @@ export class Receiver implements AsyncDisposable {
   /** The only span of this name. */
   span(name: string): Span {
     const found = this.spans.filter((span) => span.name === name);
-    if (found.length === 1) return found[0];
+    if (found.length === 1) return found[0]!;
     throw new Error(`${found.length} of ${name} in ${this.spans.map((span) => span.name)}`);
   }
 

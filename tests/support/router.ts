@@ -21,7 +21,7 @@ export interface App {
   /** What the engine has logged, a line each: the level and the message. */
   lines: string[];
   /** The same, with the fields. */
-  logged: { level: LogLevel; message: string; fields?: Record<string, unknown> }[];
+  logged: { level: LogLevel; message: string; fields?: Record<string, unknown> | undefined }[];
 }
 
 /** A router whose engine has the built-in jobs. */
