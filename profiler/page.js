@@ -6,9 +6,9 @@
 /// <reference lib="dom.iterable" />
 
 /** @typedef {{ functionName: string, url: string, lineNumber: number }} CallFrame */
-/** @typedef {{ id: number, callFrame: CallFrame, job?: string, children?: number[] }} CpuNode */
-/** @typedef {{ id: number, callFrame: CallFrame, job?: string, children: HeapNode[] }} HeapNode */
-/** @typedef {{ name: string, value: number, place?: string, kind: string, parent?: Frame, children: Frame[] }} Frame */
+/** @typedef {{ id: number, callFrame: CallFrame, job?: string | undefined, children?: number[] }} CpuNode */
+/** @typedef {{ id: number, callFrame: CallFrame, job?: string | undefined, children: HeapNode[] }} HeapNode */
+/** @typedef {{ name: string, value: number, place?: string | undefined, kind: string, parent?: Frame, children: Frame[] }} Frame */
 
 const { document, location } = globalThis;
 const $ = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -145,7 +145,7 @@ find.oninput = () => {
  * Stacks as a tree of frames with their values, those of their callees included. Below its root is
  * the job whose handler was running, where there was one.
  *
- * @param {{ stack: CallFrame[], job?: string, value: number }[]} samples
+ * @param {{ stack: CallFrame[], job?: string | undefined, value: number }[]} samples
  * @returns {Frame}
  */
 function treeOf(samples) {
@@ -178,7 +178,7 @@ function treeOf(samples) {
  * The frames of a path through V8's tree. Where it leads through the handler of a job, they begin
  * there: how the request came to it is the same for all jobs, and a screen deep.
  *
- * @param {{ callFrame: CallFrame, job?: string }[]} path
+ * @param {{ callFrame: CallFrame, job?: string | undefined }[]} path
  */
 function stackOf(path) {
   const job = path.at(-1)?.job;
@@ -208,9 +208,9 @@ function cpuTree({ nodes, samples, timeDeltas, startTime, endTime }) {
   const times = new Map();
   let at = startTime;
   samples.forEach((id, i) => {
-    at += timeDeltas[i];
+    at += timeDeltas[i] ?? 0;
     const lasts = i + 1 < samples.length ? timeDeltas[i + 1] : endTime - at;
-    times.set(id, (times.get(id) ?? 0) + Math.max(0, lasts));
+    times.set(id, (times.get(id) ?? 0) + Math.max(0, lasts ?? 0));
   });
   const stacks = [...times].map(([id, value]) => {
     /** @type {CpuNode[]} */
@@ -409,5 +409,5 @@ graph.onkeydown = (/** @type {KeyboardEvent} */ event) => {
   };
   if (!Object.hasOwn(keys, event.key)) return;
   event.preventDefault();
-  keys[event.key]();
+  keys[event.key]?.();
 };
