@@ -63,17 +63,16 @@ Deno.test("serveapi cuts clients that do not take their answers, whatever makes 
     for (const answer of answers(served, 12 * MIB)) { // More than the kernel keeps.
       await t.step(`${proto} ${answer}`, async () => {
         const { requests } = await served.stats();
-        const clients: Client[] = [];
+        using clients = new DisposableStack();
         for (let i = 0; i < 10; i++) {
-          clients.push(await Client.to(target));
-          await clients[i]!.send(`GET ${answer} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
+          const client = clients.use(await Client.to(target));
+          await client.send(`GET ${answer} HTTP/1.1\r\nHost: localhost\r\n\r\n`);
         }
         await until(async () => (await served.stats()).requests >= requests + 10);
         using next = await Client.to(target);
         assertEquals((await next.ask(PING)).status, 200);
         next.close();
         await until(async () => (await served.stats()).open === 0);
-        clients.forEach((client) => client.close());
       });
     }
     await Deno.remove(path.slice(0, -2), { recursive: true }).catch(() => {});
