@@ -17,7 +17,10 @@ const HEADER = 8;
 const MULTIPLEXED = [1, 42];
 
 /** A frame of Docker's streams (stdcopy). */
-export function framed(chunk: Uint8Array, from: typeof STDOUT | typeof STDERR): Uint8Array {
+export function framed(
+  chunk: Uint8Array,
+  from: typeof STDOUT | typeof STDERR,
+): Uint8Array<ArrayBuffer> {
   const frame = new Uint8Array(HEADER + chunk.length);
   const header = new DataView(frame.buffer);
   header.setUint8(0, from);

@@ -9,7 +9,7 @@ import type { Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { after, within } from "../engine/time.ts";
 import type { Bindings } from "./bindings.ts";
-import { compareVersions } from "./versions.ts";
+import { framed, STDERR, STDOUT, streamType } from "./frames.ts";
 
 /** A job, and the request that it is run for. */
 export interface UpgradedJob {
@@ -67,17 +67,6 @@ export function runWebSocket(upgraded: UpgradedJob): Promise<Response> {
 function asksForRaw({ headers }: Request): boolean {
   return headers.has("upgrade") && /\bupgrade\b/i.test(headers.get("connection") ?? "");
 }
-
-/** From this version on the type of a stream in frames says so. */
-const MULTIPLEXED = [1, 42];
-
-function streamType(version: string | undefined, tty: boolean): string {
-  const framed = !tty && (version === undefined || compareVersions(version, MULTIPLEXED) >= 0);
-  return `application/vnd.docker.${framed ? "multiplexed" : "raw"}-stream`;
-}
-
-const STDOUT = 1;
-const STDERR = 2;
 
 /** Where a client's bytes come from and go to, once its request is answered. */
 interface Channel {
@@ -217,19 +206,6 @@ class StreamChannel implements Channel {
     if (error === undefined) await this.#writer.close();
     else await this.#writer.abort(error);
   }
-}
-
-/** How long a frame's header is: the stream, three zeros, and the length in four bytes. */
-const FRAME = 8;
-
-/** A frame of Docker's streams of several (stdcopy). */
-function framed(chunk: Uint8Array, from: number): Uint8Array {
-  const frame = new Uint8Array(FRAME + chunk.length);
-  const header = new DataView(frame.buffer);
-  header.setUint8(0, from);
-  header.setUint32(4, chunk.length);
-  frame.set(chunk, FRAME);
-  return frame;
 }
 
 /** RFC 6455, 7.4.1. */
