@@ -243,7 +243,6 @@ export class Connections {
       (error) => {
         // A reset, a TLS handshake that failed, a request that was none.
         this.#log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
-        connection.release();
         this.#remove(connection);
       },
     );
@@ -550,11 +549,6 @@ class Connection {
   /** All that the native loop asks of its abort signal: it calls `cancel` when that aborts. */
   addEventListener(_type: "abort", cancel: () => void): void {
     this.#cancel = cancel;
-  }
-
-  /** It ended badly. Deno before 2.8 keeps what it has of such a one until it is told to let go. */
-  release(): void {
-    this.#server?.shutdown().catch(() => {});
   }
 
   /** The native loop is done with it. */
