@@ -18,8 +18,8 @@
 import { Env } from "./engine/env.ts";
 import { isError, JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
 import { createLogger, isLogged, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
-import { DONE, Input, LATE, Output, tail, TailSink } from "./engine/streams.ts";
-import { within } from "./engine/time.ts";
+import { DONE, Input, Output, tail, TailSink, WRITE_AFTER_END } from "./engine/streams.ts";
+import { DRAIN_TIMEOUT, within } from "./engine/time.ts";
 
 export { createLogger, type Logger, type LoggerOptions, type LogLevel } from "./engine/log.ts";
 export { Env } from "./engine/env.ts";
@@ -35,7 +35,7 @@ export type Handler = (job: Job) => Status | void | Promise<Status | void>;
 /** The phases of a job that {@linkcode Engine.onJob} hears of. */
 export type JobPhase = "start" | "end";
 
-/** What {@linkcode Engine} can be told. */
+/** Options of {@linkcode Engine}. */
 export interface EngineOptions {
   /** Where log lines go. Default: lines of text on standard error, from level info on. */
   log?: Logger;
@@ -63,21 +63,21 @@ export interface Peer {
   readonly groups: readonly number[];
 }
 
-/** On whose behalf a job runs. Each is looked up when it is asked for, and not before. */
+/** The client on whose behalf a job runs. A property is looked up when it is first read. */
 export interface Requester {
-  /** What the log knows the request by. */
+  /** The id of the request in the log. */
   readonly requestId?: string;
-  /** The user, by a name that was proven. */
+  /** The name of the authenticated user. */
   readonly user?: string | undefined;
-  /** The client's process, at a unix socket. */
+  /** The client's process, for a request over a unix socket. */
   readonly peer?: Peer | undefined;
 }
 
-/** How far a boot is, as {@linkcode Engine.progress} was told. */
+/** One report of a boot's progress, by {@linkcode Engine.progress}. */
 export interface Progress {
-  /** What was said. */
+  /** The text of the report, such as `container 40 of 200`. */
   readonly text: string;
-  /** How long the next word may take to come, in milliseconds, where that was said. */
+  /** How long the next report may take to come, in milliseconds; undefined where not announced. */
   readonly within?: number | undefined;
 }
 
@@ -90,8 +90,8 @@ export interface ShutdownOptions {
 }
 
 /**
- * Reads again what can change while the daemon runs. It may return a function that puts what was
- * read in place.
+ * Reads configuration again while the daemon runs. It may return a function that applies what was
+ * read.
  */
 export type ReloadHandler = () =>
   | void
@@ -117,13 +117,13 @@ export interface Provisions {}
 export type Provided<Name extends string> = Name extends keyof Provisions ? Provisions[Name]
   : unknown;
 
-/** How long {@linkcode Engine.shutdown} waits for jobs that are no services, in milliseconds. */
+/** How long {@linkcode Engine.shutdown} waits for jobs that are not services, in milliseconds. */
 const JOBS_TIMEOUT = 5_000;
-/** The longest that services and jobs take to end, with the default drain time, in milliseconds. */
-const SHUTDOWN_TIMEOUT = 15_000;
+/** How long services and jobs together may take to end, at least, in milliseconds. */
+const SHUTDOWN_TIMEOUT = DRAIN_TIMEOUT + JOBS_TIMEOUT;
 /** How long a shutdown handler may take by default, in milliseconds. */
 const HANDLER_TIMEOUT = 5_000;
-/** How many words of progress are logged at level info in a second: the rest is for debugging. */
+/** How many progress reports a second are logged at level info; further ones are at level debug. */
 const PROGRESS_RATE = 10;
 
 /** Registers handlers and runs jobs. Engines share nothing: a process may have any number. */
@@ -131,15 +131,15 @@ export class Engine {
   /** Where this engine's log lines go. */
   readonly log: Logger;
   /**
-   * Aborted when {@linkcode Engine.shutdown} begins. A job that would go on for ever (a stream of
-   * events) ends itself on it.
+   * Aborted when {@linkcode Engine.shutdown} begins. A job that would run for ever, such as a stream
+   * of events, should end when it is.
    */
   readonly stopping: AbortSignal;
   /**
-   * The daemon whose place this one takes, while it boots and after it; undefined where there is none.
-   * It serves until our gate is open. `released` resolves when its jobs have ended: what only one
-   * process may have open, such as a store, is free from then on. To wait for that before the gate is
-   * open would be to wait for ever.
+   * The daemon that this one takes over from; undefined where there is none. It serves until the gate
+   * of this one is open. `released` resolves when its jobs have ended: what only one process may have
+   * open, such as a store, is free from then on. Await it after the gate is open and not before, since
+   * the predecessor ends only then.
    */
   predecessor?: { readonly pid: number; readonly released: Promise<void> };
   #handlers = new Map<string, Handler>();
@@ -150,10 +150,10 @@ export class Engine {
   #shutdownHandlers: Required<ShutdownOptions & { handler: () => unknown }>[] = [];
   #reloadHandlers: readonly ReloadHandler[] = [];
   #provided = new Map<string, { value: unknown } | { make: () => unknown }>();
-  /** What is being made now, the innermost last: a name that comes again closes a circle. */
+  /** The names whose values are being made, the innermost last. One that recurs is a cycle. */
   #making: string[] = [];
   #progressObservers: readonly ((progress: Progress) => void)[] = [];
-  #progress = { second: -Infinity, words: 0 };
+  #progress = { second: -Infinity, reports: 0 };
   #observers: readonly ((job: Job, phase: JobPhase) => void)[] = [];
   #wraps: readonly ((job: Job, handler: Handler) => ReturnType<Handler>)[] = [];
   #running = new Running();
@@ -161,14 +161,14 @@ export class Engine {
   #started = 0;
   #failed = 0;
 
-  /** An engine with one job, `commands`, which prints the names of all jobs, sorted, a line each. */
+  /** Makes an engine with one job, `commands`, which prints the names of all jobs, one per line. */
   constructor(options: EngineOptions = {}) {
     const log = options.log ?? createLogger();
     const guarded: Logger = (level, message, fields) => {
       try {
         log(level, message, fields);
       } catch (error) {
-        // A log that is broken must not break the jobs that are logged.
+        // A logger that throws must not fail the jobs that are logged.
         writeToStderr(`log: ${messageOf(error)}\n`);
       }
     };
@@ -205,7 +205,7 @@ export class Engine {
     return this.#handlers.has(name) || (name !== "" && this.#catchall !== undefined);
   }
 
-  /** The handlers by the names of their jobs, without the one for all other names. */
+  /** The handlers by the names of their jobs, without that of {@linkcode Engine.registerCatchall}. */
   get handlers(): ReadonlyMap<string, Handler> {
     return this.#handlers;
   }
@@ -226,8 +226,8 @@ export class Engine {
   }
 
   /**
-   * A new job from one line: words are split on white space, `KEY=VALUE` words go to the
-   * environment, the first of the others is the name and the rest are arguments.
+   * Parses a new job from one line of words separated by white space. `KEY=VALUE` words go to the
+   * environment, the first of the others is the name, and the rest are arguments.
    *
    * @throws {TypeError} If the line has no name.
    */
@@ -252,20 +252,20 @@ export class Engine {
   /**
    * Calls `observer` when a job starts and when it has ended. What it throws is logged.
    *
-   * @returns A function that ends this.
+   * @returns A function that removes the observer.
    */
   onJob(observer: (job: Job, phase: JobPhase) => void): () => void {
-    // A new list, since the one at hand may be being gone through.
+    // A new list, because #report may be iterating over the current one.
     this.#observers = [...this.#observers, observer];
     return () => void (this.#observers = this.#observers.filter((each) => each !== observer));
   }
 
   /**
-   * Lets `wrap` call the handlers of all jobs that start from now on, so that it can do so in a
-   * context of its own, such as an `AsyncLocalStorage`'s. It must give what the handler gives. Who
-   * wraps later is further outside.
+   * Calls the handlers of all jobs that start from now on through `wrap`, for example inside an
+   * `AsyncLocalStorage` context. `wrap` must return what the handler returns. A later wrap is outside
+   * of an earlier one.
    *
-   * @returns A function that ends this, for all jobs that start after it was called.
+   * @returns A function that removes the wrap from jobs that start after it was called.
    */
   wrapHandlers(wrap: (job: Job, handler: Handler) => ReturnType<Handler>): () => void {
     this.#wraps = [...this.#wraps, wrap];
@@ -273,19 +273,19 @@ export class Engine {
   }
 
   /**
-   * Tells how far a boot is, such as `container 40 of 200`: the log, systemd, and whoever asks for
-   * the daemon's health hear of it.
+   * Reports how far a boot is, such as `container 40 of 200`, to the log, to systemd, and to clients
+   * that ask for the daemon's health.
    *
-   * It is logged at level info; more than ten in a second, the rest at level debug.
+   * The first ten reports of a second are logged at level info, the others at level debug.
    *
-   * @param options `within`: how long the next word may take to come, in milliseconds. A boot is
-   * given at least that time by systemd (EXTEND_TIMEOUT_USEC of sd_notify(3)), where by default it is
-   * given 30 000, and by `--boot-timeout`.
+   * @param options `within`: how long the next report may take to come, in milliseconds. systemd
+   * (EXTEND_TIMEOUT_USEC of sd_notify(3); 30 000 by default) and `--boot-timeout` give the boot at
+   * least that time.
    */
   progress(text: string, options: { within?: number } = {}): void {
     const now = performance.now();
-    if (now - this.#progress.second >= 1_000) this.#progress = { second: now, words: 0 };
-    const level = ++this.#progress.words > PROGRESS_RATE ? "debug" : "info";
+    if (now - this.#progress.second >= 1_000) this.#progress = { second: now, reports: 0 };
+    const level = ++this.#progress.reports > PROGRESS_RATE ? "debug" : "info";
     this.log(level, `progress: ${text}`);
     const progress: Progress = { text, within: options.within };
     for (const observer of this.#progressObservers) {
@@ -300,7 +300,7 @@ export class Engine {
   /**
    * Calls `observer` at each {@linkcode Engine.progress}. What it throws is logged.
    *
-   * @returns A function that ends this.
+   * @returns A function that removes the observer.
    */
   onProgress(observer: (progress: Progress) => void): () => void {
     this.#progressObservers = [...this.#progressObservers, observer];
@@ -309,7 +309,7 @@ export class Engine {
   }
 
   /**
-   * Lets other installers have a value by its name. Add its type to {@linkcode Provisions}.
+   * Provides a value to other installers, by name. Add its type to {@linkcode Provisions}.
    *
    * @throws {TypeError} If the name is empty, or something is provided under it already.
    */
@@ -318,9 +318,9 @@ export class Engine {
   }
 
   /**
-   * Lets other installers have a value that is made when it is first required, and once. What it is
-   * made of may be required in `make`, in whatever order it is provided. A `make` that gives a promise
-   * should require before it awaits: a circle that is closed after that is not seen.
+   * Provides a value that is made once, when an installer first requires it. `make` may require other
+   * values, in whatever order they are provided. An asynchronous `make` should require them before its
+   * first await: a cycle that is closed later is not detected.
    *
    * @throws {TypeError} If the name is empty, or something is provided under it already.
    */
@@ -329,9 +329,9 @@ export class Engine {
   }
 
   /**
-   * What was provided under a name.
+   * Returns what was provided under a name.
    *
-   * @throws {TypeError} If nothing was, or if what makes it requires itself, by way of others or not.
+   * @throws {TypeError} If nothing was, or if its `make` requires itself, directly or through others.
    */
   require<Name extends string>(name: Name): Provided<Name>;
   require(name: string): unknown {
@@ -341,13 +341,13 @@ export class Engine {
       throw new TypeError(
         `nothing provides "${name}" so far, expected ${
           names.length > 0 ? `one of ${names.join(", ")}` : `a call of provide("${name}", ...)`
-        }; what provides it is to be installed before what requires it`,
+        }; install the module that provides it before the one that requires it`,
       );
     }
     if ("value" in provided) return provided.value;
     if (this.#making.includes(name)) {
-      const circle = [...this.#making.slice(this.#making.indexOf(name)), name];
-      throw new TypeError(`"${name}" requires itself: ${circle.join(" -> ")}`);
+      const cycle = [...this.#making.slice(this.#making.indexOf(name)), name];
+      throw new TypeError(`"${name}" requires itself: ${cycle.join(" -> ")}`);
     }
     this.#making.push(name);
     try {
@@ -370,11 +370,11 @@ export class Engine {
   }
 
   /**
-   * Calls `handler` in {@linkcode Engine.reload}. It should read and check what it needs, and return
-   * the function that puts it in place: that is called once all handlers have returned, and not at
-   * all if one of them fails.
+   * Calls `handler` in {@linkcode Engine.reload}. It should read and check its configuration and
+   * return the function that applies it. The engine calls those functions once all handlers have
+   * returned, and none of them if a handler fails.
    *
-   * @returns A function that ends this.
+   * @returns A function that removes the handler.
    */
   onReload(handler: ReloadHandler): () => void {
     this.#reloadHandlers = [...this.#reloadHandlers, handler];
@@ -384,11 +384,11 @@ export class Engine {
 
   /**
    * Runs the reload handlers, one after another in the order in which they were registered, and then
-   * the functions that they returned. The job `reload` does so, and with it SIGHUP.
+   * the functions that they returned. The job `reload`, and with it SIGHUP, calls this.
    *
-   * @param last Another handler for this once, after all others.
-   * @throws What a handler threw: then everything is as it was before. Or, if a returned function
-   * failed, an `AggregateError`, after the others were called.
+   * @param last A handler to run after all others, for this call only.
+   * @throws What a handler threw: then nothing has been applied. Or, if a returned function failed, an
+   * `AggregateError`, after the others were called.
    */
   async reload(last?: ReloadHandler): Promise<void> {
     const commits: (() => unknown)[] = [];
@@ -411,9 +411,10 @@ export class Engine {
 
   /**
    * Calls `handler` in {@linkcode Engine.shutdown}, once the jobs have ended: one handler after
-   * another, what was registered last first. Jobs may be run in it. At once, if the engine is closed.
+   * another, the one registered last first. It may run jobs. If the engine is closed already, the
+   * handler is called at once.
    *
-   * @returns A function that ends this.
+   * @returns A function that removes the handler.
    */
   onShutdown(handler: () => unknown, options: ShutdownOptions = {}): () => void {
     const entry = {
@@ -430,18 +431,18 @@ export class Engine {
   }
 
   /**
-   * Ends the engine. Services ({@linkcode Job.onStop}) are told to stop, and may run the jobs of
-   * the clients they still have. Running jobs are given 5 s and aborted after that. Then the shutdown
-   * handlers are called one after another, the last that was registered first; who takes longer than
-   * its bound is named in the log, and the next is called. Then the engine is closed: no job starts
-   * any more, and what still runs is aborted. A second call is the same call.
+   * Shuts the engine down, in four steps. Services ({@linkcode Job.onStop}) are told to stop, and may
+   * still run jobs for their clients. Other jobs get 5 s to end and are then aborted. The shutdown
+   * handlers are called one after another, the one registered last first; one that exceeds its timeout
+   * is named in the log, and the next is called. Then the engine is closed: no job can start any more,
+   * and jobs that still run are aborted. Further calls return the promise of the first.
    *
    * @param options `drain`: how long services may take, in milliseconds. Default 10 000.
-   * @returns A promise that does not reject: what a shutdown handler throws is logged. Services and
-   * jobs take 15 s at most (5 s more than `drain`, where that is longer), and each handler its bound.
+   * @returns A promise that never rejects: what a shutdown handler throws is logged. Services and jobs
+   * take 15 s at most (5 s more than `drain`, where that is longer), and each handler its timeout.
    */
   shutdown(options: { drain?: number } = {}): Promise<void> {
-    return this.#shutdown ??= this.#end(options.drain ?? SHUTDOWN_TIMEOUT - JOBS_TIMEOUT);
+    return this.#shutdown ??= this.#end(options.drain ?? DRAIN_TIMEOUT);
   }
 
   async #end(drain: number): Promise<void> {
@@ -456,8 +457,8 @@ export class Engine {
     }
     const left = [...this.#running];
     if (left.length > 0) {
-      const patience = Math.min(JOBS_TIMEOUT, (deadline - performance.now()) / 2);
-      await within(patience, Promise.all(left.map((job) => job[ENDED])));
+      const timeout = Math.min(JOBS_TIMEOUT, (deadline - performance.now()) / 2);
+      await within(timeout, Promise.all(left.map((job) => job[ENDED])));
       this.#abortRunning(left.filter((job) => job.status === undefined));
     }
     for (let next; (next = this.#shutdownHandlers.pop());) {
@@ -522,8 +523,8 @@ export class Engine {
 }
 
 /**
- * The jobs that run, linked through themselves: a Set would give each job a hash, which costs more than
- * all else that the engine does for one.
+ * The running jobs, as a linked list through the jobs themselves: a Set would give each job a hash,
+ * which costs more than all else that the engine does for a job.
  */
 class Running implements Iterable<Job> {
   size = 0;
@@ -546,7 +547,7 @@ class Running implements Iterable<Job> {
     job[PREVIOUS] = job[NEXT] = undefined;
     this.size--;
   }
-  /** The oldest first. None may end meanwhile: whoever lets them takes a copy. */
+  /** The oldest first. No job may end during the iteration: a caller that awaits needs a copy. */
   *[Symbol.iterator](): Generator<Job> {
     for (let job = this.#first; job; job = job[NEXT]) yield job;
   }
@@ -560,7 +561,7 @@ interface EngineInternals {
 }
 
 /** How many lines of its stderr a job keeps. */
-const COMPLAINTS = 20;
+const STDERR_LINES = 20;
 const STOP = Symbol("stop");
 const ENDED = Symbol("ended");
 const PREVIOUS = Symbol("previous");
@@ -576,17 +577,20 @@ export class Job {
   readonly args: readonly string[];
   /** The exit status, once the job has ended. */
   status?: Status;
-  /** Set by whoever runs a job for each request: its start and end are logged at level debug. */
+  /**
+   * Whether its start and end are logged at level debug in place of info, as for jobs of requests.
+   * Default false.
+   */
   quiet = false;
   /**
-   * What its caller has validated for it, beside its arguments and its env: for a request, what its
-   * row says. Undefined where the job was run otherwise.
+   * The input that the caller has validated, beside the arguments and the env: for a request, what the
+   * row of its route declares. Undefined for a job that no request runs.
    */
   input?: unknown;
   /**
-   * Set by a handler whose caller foresees more than one good end, to say which it was. Over HTTP
-   * `status` is one that the route lists under `answers`, and `headers` go with the answer; where the
-   * answer is a stream, both are read when it begins. Default: the route's own status, no headers.
+   * Set by a handler to choose among several successful answers. Over HTTP `status` is one that the
+   * route lists under `answers`, and `headers` are sent with the answer; where the answer is a stream,
+   * both are read when it begins. Default: the route's own status, no headers.
    */
   outcome?: { readonly status?: number; readonly headers?: Readonly<Record<string, string>> };
   #internals: EngineInternals;
@@ -594,12 +598,12 @@ export class Job {
   #stdin?: Input;
   #stdout?: Output;
   #stderr?: Output;
-  #complaints?: TailSink;
-  #late = false;
+  #stderrTail?: TailSink;
+  #warnedOfLateWrite = false;
   #cause?: unknown;
   #words?: string | undefined;
   #started = false;
-  /** By `performance.now()`, in milliseconds; 0 where the log does not tell of it. */
+  /** By `performance.now()`, in milliseconds; 0 where the start is not logged. */
   #startTime = 0;
   #endTime?: number;
   #requester?: Requester | undefined;
@@ -622,16 +626,16 @@ export class Job {
     this.args = args;
   }
 
-  // Most jobs of a busy daemon need one or two of these, so each is made when it is first asked for.
+  // Most jobs of a busy daemon use one or two of these, so each is made when it is first read.
 
-  /** Whose request this job is part of: {@linkcode Job.user}, `peer` and `requestId` are theirs. */
+  /** Sets the client whose request this job is part of, for {@linkcode Job.user}, `peer`, `requestId`. */
   onBehalfOf(requester: Requester | undefined): void {
     this.#requester = requester;
   }
   /**
-   * On whose behalf it runs, as a process has a user: the subject of a client's certificate (RFC 4514),
-   * such as `CN=alice,O=Ops`, or the name of the user whose process is at the other end of a unix socket.
-   * Undefined where no client has proven who it is.
+   * The user on whose behalf the job runs: the subject of a client's certificate (RFC 4514), such as
+   * `CN=alice,O=Ops`, or the name of the user whose process is at the other end of a unix socket.
+   * Undefined for an unauthenticated client.
    */
   get user(): string | undefined {
     return this.#user ?? this.#requester?.user;
@@ -639,16 +643,16 @@ export class Job {
   set user(user: string | undefined) {
     this.#user = user;
   }
-  /** The client's process, for a request by a unix socket; undefined where that is not known. */
+  /** The client's process, for a request over a unix socket; undefined where it is not known. */
   get peer(): Peer | undefined {
     return this.#requester?.peer;
   }
-  /** What the log knows the request by that this job is part of; undefined where it is of none. */
+  /** The id, in the log, of the request that this job is part of; undefined without a request. */
   get requestId(): string | undefined {
     return this.#requester?.requestId;
   }
 
-  /** When the job ended. */
+  /** When the job ended; undefined until then. */
   get endTime(): Date | undefined {
     return this.#endTime === undefined ? undefined : new Date(this.#endTime);
   }
@@ -656,23 +660,23 @@ export class Job {
   get env(): Env {
     return this.#env ??= new Env();
   }
-  /** What the job reads. */
+  /** The job's input stream. */
   get stdin(): Input {
     return this.#stdin ??= new Input();
   }
-  /** What the job says. */
+  /** The job's output stream. */
   get stdout(): Output {
     return this.#stdout ??= new Output(undefined, this);
   }
-  /** What the job complains of. */
+  /** The job's stream of error messages. Its last line becomes the message of a {@linkcode JobError}. */
   get stderr(): Output {
     if (this.#stderr === undefined) {
-      this.#complaints = new TailSink(COMPLAINTS);
-      this.#stderr = new Output(this.#complaints);
+      this.#stderrTail = new TailSink(STDERR_LINES);
+      this.#stderr = new Output(this.#stderrTail);
     }
     return this.#stderr;
   }
-  /** Aborted when nobody wants the job's work any more, for example because its client left. */
+  /** Aborted when the job's result is not needed any more, for example because its client has left. */
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
@@ -683,14 +687,14 @@ export class Job {
     return this.#abort.signal;
   }
 
-  /** Aborts {@linkcode Job.signal}. The job goes on until its handler returns. */
+  /** Aborts {@linkcode Job.signal}. The job runs until its handler returns. */
   abort(reason?: unknown): void {
     (this.#abort ??= new AbortController()).abort(reason);
   }
 
   /**
-   * Lets {@linkcode Job.signal} follow another signal, which is asked for only if the job looks at
-   * its own.
+   * Makes {@linkcode Job.signal} follow another signal. `source` is called only if the handler reads
+   * its own signal.
    */
   abortWith(source: () => AbortSignal): void {
     this.#abortSource = source;
@@ -702,7 +706,7 @@ export class Job {
    */
   onStop(stop: (drain: number) => unknown): void {
     (this[STOP] ??= []).push(stop);
-    // The engine has asked already; a service that starts so late ends at once.
+    // The engine has told its services to stop before this one started.
     if (this.engine.stopping.aborted) this.#internals.stopNow(this, stop);
   }
 
@@ -719,39 +723,40 @@ export class Job {
 
   /** Writes to stdout. Like {@linkcode Output.write}. */
   print(text: string): Promise<void> {
-    // Where no caller has asked for stdout, none is attached to it.
+    // A stdout that was never read has no destination, so the text is discarded.
     if (this.#stdout !== undefined || typeof text !== "string") return this.stdout.write(text);
-    if (this.status !== undefined) this[LATE](text);
+    if (this.status !== undefined) this[WRITE_AFTER_END](text);
     return DONE;
   }
 
   /**
-   * Writes a line to stderr and gives the status to return: `return job.error("no such thing")`.
-   * A text becomes the `words` of what {@linkcode Job.run} rejects with, which reach a client; an
-   * error becomes its `cause`, which reaches the log.
+   * Writes a line to stderr and returns {@linkcode Status.Err}, for a handler to return in turn:
+   * `return job.error("no such thing")`. A text becomes the `words` of the {@linkcode JobError} that
+   * {@linkcode Job.run} rejects with, which reach a client; an error becomes its `cause`, which reaches
+   * the log.
    */
   error(problem: unknown): Status {
     if (isError(problem)) this.#cause ??= problem;
     else this.#words = messageOf(problem);
-    return this.#complain(problem);
+    return this.#writeError(problem);
   }
 
-  #complain(problem: unknown): Status {
+  #writeError(problem: unknown): Status {
     this.stderr.write(messageOf(problem) + "\n");
     return Status.Err;
   }
 
   /**
-   * Runs the handler and closes the job's streams. A job whose handler neither waits for anything nor
-   * gives a promise of its own has ended, and has its {@linkcode Job.status}, when this returns.
+   * Runs the handler and closes the job's streams. A job whose handler is synchronous has ended, and
+   * has its {@linkcode Job.status}, when this returns.
    *
    * @throws {TypedError} ("unavailable") If the engine is shut down.
    * @throws {TypeError} If the job has run before.
    * @throws {JobError} If the exit status is not 0. The message is the last line of stderr.
    */
   run(): Promise<void> {
-    // No async function: most jobs of a busy daemon end in one go, and a promise a step is what they
-    // would mostly be made of.
+    // Not an async function: most jobs of a busy daemon end synchronously, and a promise per step would
+    // be most of their cost.
     let handler: Handler | undefined;
     try {
       if (this.#started) throw new TypeError(`job ${this.name} has run already`);
@@ -765,13 +770,13 @@ export class Job {
       this.engine.log(this.#level, `+job ${this}`, this.#fields());
     }
     if (handler === undefined) {
-      this.#complain(`${this.name}: command not found`);
+      this.#writeError(`${this.name}: command not found`);
       return this.#finish(Status.NotFound);
     }
     let result: ReturnType<Handler>;
     try {
       result = handler(this);
-      // What print() gives where nobody had to be waited for is as good as nothing.
+      // print() returns DONE where no destination has to be waited for.
       if (result === undefined || result === DONE) result = Status.OK;
       if (typeof result === "number") return this.#finish(this.#checked(result));
     } catch (error) {
@@ -781,8 +786,8 @@ export class Job {
   }
 
   /**
-   * Runs the job as {@linkcode Job.run} does, and gives what it has written to stdout, decoded as UTF-8.
-   * What else is attached there gets it too.
+   * Runs the job as {@linkcode Job.run} does, and returns what it wrote to stdout, decoded as UTF-8.
+   * Other destinations of stdout get it too.
    *
    * @throws What {@linkcode Job.run} throws.
    */
@@ -798,9 +803,9 @@ export class Job {
   }
 
   /**
-   * The same, parsed as JSON.
+   * Like {@linkcode Job.text}, parsed as JSON.
    *
-   * @throws {SyntaxError} If it is none; and what {@linkcode Job.run} throws.
+   * @throws {SyntaxError} If the text is not JSON; and what {@linkcode Job.run} throws.
    */
   async json(): Promise<unknown> {
     const text = await this.text();
@@ -830,8 +835,8 @@ export class Job {
 
   #thrown(error: unknown): Status {
     this.#cause = error;
-    this.#words = undefined; // It did not end with what it said.
-    return this.#complain(error);
+    this.#words = undefined; // The error that ended it counts, not what it wrote before.
+    return this.#writeError(error);
   }
 
   #finish(status: Status): Promise<void> {
@@ -844,11 +849,11 @@ export class Job {
 
   async #close(status: Status, closing: Promise<void>): Promise<void> {
     try {
-      // stderr last: a job's output that could not be delivered is said there.
+      // stderr is closed last: a failed delivery of stdout is reported there.
       await closing;
     } catch (error) {
       this.#cause ??= error;
-      const failed = this.#complain(error);
+      const failed = this.#writeError(error);
       if (status === Status.OK) status = failed;
     }
     if (this.#stdin) await this.#stdin.close();
@@ -867,47 +872,47 @@ export class Job {
     this.#ended?.resolve();
     if (status === Status.OK) {
       if (this.#logs) this.engine.log(this.#level, `-job ${this} = OK (0)`, this.#fields(status));
-      if (this.#complaints?.text && !this.#stderr!.used) this.#tellComplaints();
+      if (this.#stderrTail?.text && !this.#stderr!.used) this.#logStderr();
       return DONE;
     }
-    const lastWords = tail(this.#complaints?.text ?? "", 1);
+    const message = tail(this.#stderrTail?.text ?? "", 1);
     const level = this.quiet ? "debug" : "error";
     if (this.#internals.logs(level)) {
       const label = status === Status.NotFound ? "NotFound" : "Err";
-      const why = lastWords && ": " + lastWords;
+      const why = message && ": " + message;
       this.engine.log(level, `-job ${this} = ${label} (${status})${why}`, this.#fields(status));
     }
     return Promise.reject(
-      new JobError(this.name, status, lastWords || `${this.name}: exit status ${status}`, {
+      new JobError(this.name, status, message || `${this.name}: exit status ${status}`, {
         cause: this.#cause,
         words: this.#words,
       }),
     );
   }
 
-  /** A job that succeeds may have complained all the same, and no caller has asked of what. */
-  #tellComplaints(): void {
-    for (const line of this.#complaints!.text.split("\n")) {
+  /** Logs what a successful job wrote to a stderr that no caller reads. */
+  #logStderr(): void {
+    for (const line of this.#stderrTail!.text.split("\n")) {
       this.engine.log("info", `job ${this.name}: ${line}`);
     }
   }
 
-  /** @internal What a job writes once it has ended reaches no reader, which its author should know. */
-  [LATE](data: Uint8Array | string): void {
-    if (this.#late) return;
-    this.#late = true;
+  /** @internal Warns the job's author, once, of output that is discarded because the job has ended. */
+  [WRITE_AFTER_END](data: Uint8Array | string): void {
+    if (this.#warnedOfLateWrite) return;
+    this.#warnedOfLateWrite = true;
     const what = typeof data === "string"
       ? JSON.stringify(data.slice(0, 40))
       : `${data.length} bytes`;
     this.engine.log("warn", `job ${this.name} has ended and goes on writing: ${what}`);
   }
 
-  /** What a machine may want to know of its start or end, and of what was thrown. */
+  /** The structured fields of its log lines. */
   #fields(status?: Status): Record<string, unknown> | undefined {
     const { requestId } = this;
     const cause = this.#cause === undefined ? undefined : { error: this.#cause };
     const request = requestId === undefined ? undefined : { request: requestId };
-    // The message has the rest of it already.
+    // For people the message itself has the other fields.
     if (this.engine.log.plain) return cause || request ? { ...cause, ...request } : undefined;
     return {
       job: this.name,
@@ -921,14 +926,14 @@ export class Job {
   get #level(): LogLevel {
     return this.quiet ? "debug" : "info";
   }
-  /** Whether anybody wants to read of its start and end; else their lines are not even made. */
+  /** Whether the logger takes the lines of its start and end; else they are not even built. */
   get #logs(): boolean {
     return this.#internals.logs(this.#level);
   }
 
   /** `name(arg, arg)`, as in the log. */
   toString(): string {
-    // By a caller that is not type-checked there may be something else than strings.
+    // A caller that is not type-checked may have passed arguments that are not strings.
     return `${this.name}(${this.args.map(messageOf).join(", ")})`;
   }
 

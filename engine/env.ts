@@ -1,7 +1,7 @@
 import { messageOf, TypedError } from "./errors.ts";
 import { compactJson, elementsOf, membersOf } from "./json.ts";
 
-/** An ordered set of strings by name. A key may be set again: the last value wins, all are kept. */
+/** An ordered multimap of strings: a key may be set again, the last value wins, and all are kept. */
 export class Env {
   #values = new Map<string, string[]>();
 
@@ -9,7 +9,7 @@ export class Env {
   get(key: string): string {
     return this.#values.get(key)?.at(-1) ?? "";
   }
-  /** Sets `key` to `value`; what it was set to before stays in {@linkcode Env.toMultiMap}. */
+  /** Sets `key` to `value`; its earlier values stay in {@linkcode Env.toMultiMap}. */
   set(key: string, value: string): void {
     const values = this.#values.get(key);
     if (values) values.push(value);
@@ -24,7 +24,7 @@ export class Env {
     return this.#values.size;
   }
 
-  /** False for `""`, `0`, `no`, `false` and `none` in any case, and where unset; else true. */
+  /** False for `""`, `0`, `no`, `false` and `none` in any case, and for an unset key; else true. */
   getBool(key: string): boolean {
     return isTrue(this.get(key));
   }
@@ -34,11 +34,11 @@ export class Env {
   }
 
   /**
-   * The value as an integer, however JSON may write it: `512`, `512.0`, `5.12e2`; 0 where it is empty
-   * or unset.
+   * The value as an integer, in any of JSON's notations: `512`, `512.0`, `5.12e2`; 0 if it is empty or
+   * unset.
    *
-   * @throws {TypedError} ("bad parameter") If it is none, or one that a number cannot hold exactly;
-   * `get` still gives all its digits.
+   * @throws {TypedError} ("bad parameter") If the value is not an integer, or not a safe one;
+   * `get` still returns all its digits.
    */
   getInt(key: string): number {
     const text = this.get(key).trim();
@@ -66,8 +66,8 @@ export class Env {
   }
 
   /**
-   * A JSON array as a list (elements that are no strings as their JSON text), else the values that were
-   * set, of which a single empty one is none.
+   * The elements of a JSON array, those that are not strings as their JSON text. If the last value is
+   * not an array: all values that were set, or an empty list if the only one is `""`.
    */
   getList(key: string): string[] {
     const values = this.#values.get(key) ?? [];
@@ -81,7 +81,7 @@ export class Env {
   }
 
   /**
-   * The value parsed as JSON, or undefined where unset.
+   * The value parsed as JSON; undefined if unset.
    *
    * @throws {SyntaxError} If it is not JSON.
    */
@@ -104,12 +104,12 @@ export class Env {
     this.set(key, text);
   }
 
-  /** A JSON object as an Env of its own; undefined where unset or anything else. */
+  /** A JSON object as an Env of its own; undefined if the value is unset or not an object. */
   getSubEnv(key: string): Env | undefined {
     try {
       return Env.decode(this.get(key));
     } catch (error) {
-      if (error instanceof SyntaxError) return undefined; // The question was whether it is one.
+      if (error instanceof SyntaxError) return undefined;
       throw error;
     }
   }
@@ -118,7 +118,7 @@ export class Env {
     this.set(key, value.encode());
   }
 
-  /** Drops null and undefined, sets a string as it is, and anything else as its JSON text. */
+  /** Sets a string as it is and any other value as its JSON text; ignores null and undefined. */
   setAuto(key: string, value: unknown): void {
     if (value === null || value === undefined) return;
     if (typeof value === "string") this.set(key, value);
@@ -127,7 +127,7 @@ export class Env {
 
   /** The last value of each key, in the order the keys were first set. */
   toObject(): Record<string, string> {
-    // Object.fromEntries defines own properties, so that a key such as __proto__ is only a key.
+    // Object.fromEntries defines own properties, so a key such as __proto__ does no harm.
     return Object.fromEntries(this);
   }
   /** Every value of each key, in the order set. */
@@ -140,8 +140,8 @@ export class Env {
   }
 
   /**
-   * A JSON object on one line. Values that are JSON themselves are written as they are, so that an
-   * integer keeps all its digits; the others as strings.
+   * A JSON object on one line. Values that are themselves JSON are written verbatim, so that an integer
+   * keeps all its digits; other values become JSON strings.
    */
   encode(): string {
     let text = "{";
@@ -152,11 +152,11 @@ export class Env {
     return text + "}";
   }
   /**
-   * The Env of a JSON object's members: null is left out, a string is taken as it is, and anything else
-   * as its JSON text, without the white space between tokens. Numbers keep their digits.
+   * The Env of a JSON object's members: null is left out, a string is taken as it is, and any other
+   * value as its JSON text without white space between tokens. Numbers keep their digits.
    *
-   * @throws {SyntaxError} If the text is not a JSON object, one of more than 100 000 members, or one
-   * that is nested more than 10 000 deep.
+   * @throws {SyntaxError} If the text is not a JSON object, has more than 100 000 members, or is nested
+   * more than 10 000 deep.
    */
   static decode(text: string): Env {
     const env = new Env();
@@ -168,18 +168,18 @@ export class Env {
   }
 }
 
-/** Whether a text stands for true, as dockerd reads it: see {@linkcode Env.getBool}. */
+/** Whether a text means true to dockerd: see {@linkcode Env.getBool}. */
 export function isTrue(text: string): boolean {
   return !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase());
 }
 
-/** The integer that a number stands for as JSON may write it; undefined if it is none. */
+/** The integer of a text in any of JSON's notations; undefined if it is not an integer. */
 function integerOf(text: string): number | undefined {
   const [, sign, whole, fraction = "", exponent = "0"] =
     /^([+-]?)(\d+)(?:\.(\d*))?(?:[eE]([+-]?\d{1,9}))?$/.exec(text) ?? [];
   if (whole === undefined) return undefined;
   const digits = whole + fraction;
-  // Where the decimal point is, counted from the first digit.
+  // The position of the decimal point, counted from the first digit.
   const point = whole.length + Number(exponent);
   for (let at = Math.max(point, 0); at < digits.length; at++) {
     if (digits[at] !== "0") return undefined;

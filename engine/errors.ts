@@ -1,4 +1,4 @@
-/** Exit statuses that have a name; any other integer is as good. */
+/** The exit statuses that have a name. A job may end with any other integer too. */
 export const Status = {
   /** The job did what it was asked to. */
   OK: 0,
@@ -10,7 +10,7 @@ export const Status = {
 /** A job's exit status: any integer, 0 for success. */
 export type Status = number;
 
-/** What a {@linkcode TypedError} says about its cause, in terms that any front end can map. */
+/** The kind of a {@linkcode TypedError}, in terms that any front end can map. */
 export type ErrorKind =
   | "not found"
   | "bad parameter"
@@ -34,7 +34,7 @@ export class TypedError extends Error {
   override readonly name: string = "TypedError";
   /** What went wrong. */
   readonly kind: ErrorKind;
-  /** An error of this kind; `options.cause` is for the log. */
+  /** Makes an error of this kind; `options.cause` reaches the log only. */
   constructor(kind: ErrorKind, message: string, options?: ErrorOptions) {
     super(message, options);
     this.kind = kind;
@@ -47,11 +47,11 @@ export class JobError extends Error {
   override readonly name: string;
   /** Its exit status, never 0. */
   readonly status: Status;
-  /** What it said for its caller to read, by {@linkcode Job.error} with a text; undefined if it did not. */
+  /** The text that its handler passed to {@linkcode Job.error}, meant for clients; else undefined. */
   readonly words?: string | undefined;
   /**
-   * The failure of the job `name`; `options.cause` is what its handler threw, if it did, and
-   * `options.words` what it said for its caller to read.
+   * Makes the error of the job `name`; `options.cause` is what its handler threw, and `options.words`
+   * the text that it passed to {@linkcode Job.error}.
    */
   constructor(
     name: string,
@@ -67,8 +67,8 @@ export class JobError extends Error {
 }
 
 /**
- * An error's message, or the thing that was thrown as text. Never throws, whatever was thrown: a
- * getter of it, its `toString`, or a Proxy's trap may.
+ * An error's message, or another thrown value as text. Never throws, although a getter of the value,
+ * its `toString`, or a Proxy's trap may.
  */
 export function messageOf(error: unknown): string {
   try {
@@ -78,10 +78,10 @@ export function messageOf(error: unknown): string {
   }
 }
 
-/** The longest that is told of an error, in characters. */
+/** The longest report of an error, in characters. */
 const REPORT = 65_536;
 
-/** All that is known of an error, for a log: its stack, its causes with theirs, its properties. */
+/** Everything about an error, for a log: its stack, its causes with theirs, its properties. */
 export function reportOf(error: unknown): string {
   try {
     return Deno.inspect(error, { colors: false, depth: 4, strAbbreviateSize: 1_000 })
@@ -91,7 +91,7 @@ export function reportOf(error: unknown): string {
   }
 }
 
-/** Whether it is an error. Never throws, which `instanceof` does for some Proxies. */
+/** Whether a value is an error. Never throws, as `instanceof` does for some Proxies. */
 export function isError(value: unknown): value is Error {
   try {
     return value instanceof Error;

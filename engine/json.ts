@@ -1,6 +1,7 @@
 /**
- * JSON as it was written (RFC 8259): checked in one pass that builds nothing, so that what a text costs is
- * bounded by its length, and cut into the parts of its outermost value, with all the digits of numbers.
+ * Splits JSON text (RFC 8259) into the members or elements of its outermost value, each as JSON text, so
+ * that numbers keep all their digits. One pass checks the text and builds no values, so that its cost
+ * is bounded by its length.
  *
  * @module
  */
@@ -11,10 +12,10 @@ const MAX_DEPTH = 10_000;
 const MAX_MEMBERS = 100_000;
 
 /**
- * The members of a JSON object, by their names, each as its JSON text without white space between tokens.
- * Of members of the same name the last counts, at the first one's place.
+ * The members of a JSON object by name, each as its JSON text without white space between tokens. Of
+ * several members of one name the last wins, at the place of the first.
  *
- * @throws {SyntaxError} If the text is no JSON object, or one of too many members.
+ * @throws {SyntaxError} If the text is not a JSON object, or has too many members.
  */
 export function membersOf(text: string): Map<string, string> {
   try {
@@ -41,7 +42,7 @@ function readMembers(reader: Reader): Map<string, string> {
   return members;
 }
 
-/** The elements of a JSON array, each as its JSON text; undefined if the text is none. */
+/** The elements of a JSON array, each as its JSON text; undefined if the text is not an array. */
 export function elementsOf(text: string): string[] | undefined {
   return attempt(() => {
     const reader = new Reader(text);
@@ -57,7 +58,7 @@ export function elementsOf(text: string): string[] | undefined {
   });
 }
 
-/** A JSON text without white space between its tokens; undefined if it is none. */
+/** A JSON text without white space between its tokens; undefined if the text is not JSON. */
 export function compactJson(text: string): string | undefined {
   return attempt(() => new Reader(text).whole());
 }
@@ -66,7 +67,7 @@ function attempt<T>(read: () => T): T | undefined {
   try {
     return read();
   } catch (error) {
-    if (error instanceof SyntaxError) return undefined; // The question was whether it is JSON.
+    if (error instanceof SyntaxError) return undefined;
     throw error;
   }
 }
@@ -80,14 +81,14 @@ const ESCAPES = new Set([...'"\\/bfnrt'].map((char) => char.charCodeAt(0)));
 class Reader {
   at = 0;
   #text: string;
-  /** Whether white space was passed since this was last unset. */
+  /** Whether white space was skipped since this was last reset. */
   #spaced = false;
 
   constructor(text: string) {
     this.#text = text;
   }
 
-  /** The next character that is no white space, NaN at the end. It is where the reader is then. */
+  /** Skips white space and returns the code of the character there, NaN at the end of the text. */
   peek(): number {
     const text = this.#text;
     for (;;) {
@@ -109,7 +110,7 @@ class Reader {
     return name;
   }
 
-  /** Whether there is a comma; else there has to be this. */
+  /** Reads a comma (true) or the closing bracket `close` (false). */
   next(close: number): boolean {
     const code = this.peek();
     if (code !== COMMA && code !== close) {
@@ -119,7 +120,7 @@ class Reader {
     return code === COMMA;
   }
 
-  /** A value, whatever is in it, without white space between its tokens. */
+  /** Reads a value, as text without white space between its tokens. */
   value(): string {
     this.peek();
     const start = this.at;
@@ -130,7 +131,7 @@ class Reader {
       : this.#text.slice(start, this.at);
   }
 
-  /** The one value that is the whole text. */
+  /** Reads the one value that makes up the whole text. */
   whole(): string {
     const value = this.value();
     this.end();
@@ -143,7 +144,7 @@ class Reader {
     }
   }
 
-  /** Passes over a value. What is open is kept here, and not on the stack of calls. */
+  /** Skips a value. Open brackets are kept in a list, so that deep nesting cannot overflow the stack. */
   #skip(): void {
     const open: number[] = [];
     for (;;) {
@@ -243,9 +244,9 @@ function shown(text: string): string {
 /** How many characters are copied at a time. */
 const BLOCK = 8_192;
 
-/** JSON that is known to be good, without white space between its tokens. */
+/** Removes the white space between the tokens of valid JSON. */
 function withoutSpace(text: string, start: number, end: number): string {
-  // By blocks, because a text of many small parts takes many times the memory of what is in it.
+  // In blocks, because a string concatenated from many small parts takes many times its own memory.
   let compact = "";
   const block = new Uint16Array(BLOCK);
   let used = 0;

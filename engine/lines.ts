@@ -1,33 +1,34 @@
 /**
- * Lines that go to standard error or standard output, whose reader may stall, and must not stop us.
+ * Writes lines to standard error or standard output without blocking the process when the reader of that
+ * stream stalls.
  *
  * @module
  */
 
 import { within } from "./time.ts";
 
-/** How much of what could not be written yet is kept, in bytes. */
+/** The longest queue of unwritten lines, in bytes. */
 const QUEUE = 2 ** 20;
-/** What a pipe that takes anything takes without blocking, in bytes: PIPE_BUF, which is a page (pipe(7)). */
+/** What a writable pipe takes without blocking, in bytes: PIPE_BUF, which is a page (pipe(7)). */
 const PIECE = 4_096;
-/** A write that takes longer than this waits for the reader, in milliseconds. */
+/** A write that takes longer than this is waiting for a stalled reader, in milliseconds. */
 const STALLED = 100;
 
-/** What a {@linkcode LineWriter} writes to. */
+/** The stream that a {@linkcode LineWriter} writes to. */
 interface Stream {
   write(data: Uint8Array): Promise<number>;
   writeSync(data: Uint8Array): number;
 }
 
 /**
- * Writes lines in their order, and goes on without them where they cannot be written: no reader, no
- * space on the disk, or a reader that takes nothing while too much waits for it. It never throws.
+ * Writes lines in order, and drops those that cannot be written: because the reader has gone, the disk is
+ * full, or the reader has stalled and the queue is full. It never throws.
  */
 export class LineWriter {
   /**
-   * Whether a write of up to 4 096 bytes would not block now; undefined if that cannot be told, and
-   * then nothing is written but by a thread of its own. Default: always true, as a program that is no
-   * daemon expects it, which waits for its reader.
+   * Whether a write of up to 4 096 bytes would not block now; undefined if that is not known: then all
+   * writes are asynchronous, on a thread of the runtime. Default: always true, for programs other than
+   * daemons, which may wait for their reader.
    */
   ready: () => boolean | undefined;
   #stream: Stream;
@@ -36,21 +37,22 @@ export class LineWriter {
   #lost = 0;
   /** Whether the last line was written in part. */
   #torn = false;
-  /** When the write began that is under way. */
+  /** When the current asynchronous write began. */
   #since?: number | undefined;
   #empty?: PromiseWithResolvers<void> | undefined;
 
-  /** Writes to standard error, or something that is like it. */
+  /** Writes to a stream such as `Deno.stderr`. */
   constructor(stream: Stream, ready: LineWriter["ready"] = () => true) {
     this.#stream = stream;
     this.ready = ready;
   }
 
   /**
-   * Writes a line, its newline included; at once, if that does not block.
+   * Writes a line that includes its newline, synchronously if that does not block.
    *
-   * @param line The line, or what makes it once the notice is made: both may tell the time.
-   * @param notice What to write before it if lines were lost, given how many. Default: nothing.
+   * @param line The line, or a function that makes it after the notice, so that their times are in
+   * order.
+   * @param notice Makes a line to write first if lines were lost, given how many. Default: none.
    */
   write(line: string | (() => string), notice?: (lost: number) => string): void {
     if (notice && this.#lost > 0 && this.#queued <= QUEUE / 2) {
@@ -60,7 +62,7 @@ export class LineWriter {
     if (!this.#put(typeof line === "string" ? line : line())) this.#lost++;
   }
 
-  /** Whether a line was written, or is going to be. */
+  /** Writes or queues a line; false if it is lost. */
   #put(line: string): boolean {
     let bytes: Uint8Array = encoder.encode(this.#torn ? "\n" + line : line);
     const { length } = bytes;
@@ -70,12 +72,12 @@ export class LineWriter {
           bytes = bytes.subarray(this.#stream.writeSync(bytes.subarray(0, PIECE)));
         }
       } catch {
-        // Its reader has gone, or its disk is full, and there is nowhere to say it.
+        // The reader has gone or the disk is full, and standard error was the place to report it.
         this.#torn ||= bytes.length < length;
         return false;
       }
     }
-    // A single one that is longer than all may be is as long as its caller has made it.
+    // A single line may exceed the limit of the queue.
     if (this.#queued > 0 && this.#queued + bytes.length > QUEUE) return false;
     this.#torn = false;
     if (bytes.length === 0) return true;
@@ -85,14 +87,14 @@ export class LineWriter {
     return true;
   }
 
-  /** Waits until all is written, if the reader has been stalling for less than that many milliseconds. */
+  /** Waits until everything is written, or the current write has taken `ms` milliseconds. */
   async flush(ms: number): Promise<void> {
     if (this.#since === undefined) return;
     this.#empty ??= Promise.withResolvers();
     await within(Math.max(0, this.#since + ms - performance.now()), this.#empty.promise);
   }
 
-  /** Writes what is left, at once, for a process that is about to end; if that does not block. */
+  /** Writes the queue synchronously as the process ends, as far as that does not block. */
   flushNow(): void {
     const stalled = this.#since !== undefined && performance.now() - this.#since > STALLED;
     try {
@@ -103,11 +105,11 @@ export class LineWriter {
         }
       }
     } catch {
-      // As above.
+      // As in #put.
     }
   }
 
-  /** Writes what is queued, by a thread that may block. */
+  /** Writes the queue asynchronously: a thread of the runtime may block on it. */
   async #drain(): Promise<void> {
     while (this.#queue.length > 0) {
       const batch = this.#queue.splice(0);

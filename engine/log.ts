@@ -4,12 +4,12 @@ import { LineWriter } from "./lines.ts";
 /** How urgent a log line is, from the least to the most. */
 export type LogLevel = "debug" | "info" | "warn" | "error";
 
-/** Takes one log line: its level, its text, and what a machine may want to know besides. */
+/** Takes one log line: its level, its text, and structured fields. */
 export interface Logger {
   (level: LogLevel, message: string, fields?: Record<string, unknown>): void;
-  /** The least urgent level that it writes, if it says so: lines below are not even made. */
+  /** The least urgent level that it writes; lines below are not even built. Default: all levels. */
   readonly level?: LogLevel;
-  /** Whether it writes for people: what a message tells is then not given as fields again. */
+  /** Whether it writes for people: fields that repeat the message are then left out. */
   readonly plain?: boolean;
 }
 
@@ -18,12 +18,12 @@ export const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
 
 const RANKS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
 
-/** Whether a logger wants lines of this level; one that does not say wants all. */
+/** Whether a logger takes lines of this level; one without a level takes all. */
 export function isLogged({ level: least = "debug" }: Logger, level: LogLevel): boolean {
   return RANKS[level] >= RANKS[least];
 }
 
-/** What {@linkcode createLogger} can be told. */
+/** Options of {@linkcode createLogger}. */
 export interface LoggerOptions {
   /** The least urgent level that is written. Default `"info"`. */
   level?: LogLevel;
@@ -33,7 +33,7 @@ export interface LoggerOptions {
   write?: (line: string) => void;
 }
 
-/** A {@linkcode Logger} that writes a line an event: time, level, message, fields. */
+/** Makes a {@linkcode Logger} that writes one line per event: time, level, message, fields. */
 export function createLogger(options: LoggerOptions = {}): Logger {
   const { level: lowest = "info" } = options;
   const least = LEVELS.indexOf(lowest);
@@ -47,7 +47,7 @@ export function createLogger(options: LoggerOptions = {}): Logger {
   return Object.assign(log, { level: lowest, plain: options.format !== "json" });
 }
 
-// One event is one line, whatever a client has put into it, and the lines of an error below it.
+// One event is one line, even if a client's input holds newlines; an error follows on indented lines.
 
 function toText(level: LogLevel, message: string, fields: Record<string, unknown> = {}): string {
   let line = `${new Date().toISOString()} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
@@ -69,15 +69,15 @@ function toJson(level: LogLevel, message: string, fields?: Record<string, unknow
   try {
     line = JSON.stringify(record, jsonField);
   } catch {
-    // A field with a circle in it, or whose getter or toJSON throws.
-    const entries = Object.entries(record).map(([key, value]) => [key, tellable(value)]);
+    // A field with a cycle in it, or whose getter or toJSON throws.
+    const entries = Object.entries(record).map(([key, value]) => [key, serializable(value)]);
     line = JSON.stringify(Object.fromEntries(entries), jsonField);
   }
-  // Whatever is spelled out stands in a string, where JSON has the same spelling.
+  // Characters that are not printable occur only inside JSON strings, where the escapes are the same.
   return printable(line) + "\n";
 }
 
-function tellable(value: unknown): unknown {
+function serializable(value: unknown): unknown {
   try {
     JSON.stringify(value, jsonField);
     return value;
@@ -92,14 +92,13 @@ function jsonField(_key: string, value: unknown): unknown {
 }
 
 /**
- * Text in which every character that is not printable is spelled out as in JSON: controls, marks of
- * direction, what has no width, all separators but the space, lone surrogates, and code points that
- * are private or not assigned. So what a client sends cannot look like a line of its own, move a
- * terminal's cursor, or hide.
+ * Escapes, as JSON does, every character that is not printable: controls, directional marks, characters
+ * without width, all separators but the space, lone surrogates, and private or unassigned code points.
+ * So a client's input cannot forge a log line, move a terminal's cursor, or hide.
  */
 export function printable(text: string): string {
   if (!/[^ -~]/.test(text)) return text;
-  // Not a constant: to look all of Unicode up takes 0.7 ms of a start that may never need it.
+  // Not a constant: compiling the Unicode classes takes 0.7 ms, which most starts never need.
   return text.replace(/[[\p{C}\p{Z}\p{Default_Ignorable_Code_Point}]--[ ]]/gv, (char) => {
     const short = JSON.stringify(char).slice(1, -1);
     if (short !== char) return short;
@@ -109,7 +108,7 @@ export function printable(text: string): string {
 }
 
 function lostLines(lost: number): string {
-  return `lines of the log that are lost, because they could not be written: ${lost}`;
+  return `log lines lost because they could not be written: ${lost}`;
 }
 
 /** The process's standard error. */
@@ -117,7 +116,7 @@ export const stderr = new LineWriter({
   write: (data) => Deno.stderr.write(data),
   writeSync: (data) => Deno.stderr.writeSync(data),
 });
-// Deno.exit calls this, and whatever else ends the program.
+// Deno.exit dispatches "unload" too.
 globalThis.addEventListener("unload", () => stderr.flushNow());
 
 /** Writes a line to standard error, and never throws. */

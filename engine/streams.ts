@@ -1,6 +1,6 @@
 import { Env } from "./env.ts";
 
-/** What a job reads: one source, or nothing. */
+/** A job's input stream: one source, or none. */
 export class Input {
   #source?: ReadableStream<Uint8Array>;
   #added = false;
@@ -9,7 +9,7 @@ export class Input {
   /**
    * Attaches the source.
    *
-   * @throws {TypeError} If there is one already.
+   * @throws {TypeError} If a source is attached already.
    */
   add(source: ReadableStream<Uint8Array> | Uint8Array | string): void {
     if (this.#added) throw new TypeError("the input has a source already");
@@ -20,16 +20,16 @@ export class Input {
   get used(): boolean {
     return this.#added;
   }
-  /** Whether somebody reads from it now. */
+  /** Whether a reader is active now. */
   get reading(): boolean {
     // A source that was read to its end by text() stays locked.
     return this.#text ? this.#text === "reading" : this.#source?.locked === true;
   }
-  /** The source as a stream; empty where none is attached. */
+  /** The source as a stream; empty if none is attached. */
   get readable(): ReadableStream<Uint8Array> {
     return this.#source ??= streamOf("");
   }
-  /** All of it, decoded as UTF-8. */
+  /** Reads to the end and decodes as UTF-8. Rejects with the source's error if it breaks. */
   async text(): Promise<string> {
     this.#text = "reading";
     try {
@@ -38,15 +38,15 @@ export class Input {
       this.#text = "read";
     }
   }
-  /** All of it, parsed as JSON. Rejects with a SyntaxError if it is none. */
+  /** Reads to the end and parses as JSON. Rejects with a SyntaxError if it is not JSON. */
   async json(): Promise<unknown> {
     return JSON.parse(await this.text());
   }
-  /** Tells the source that nobody will read on. A source that somebody reads at is left to them. */
+  /** Cancels the source, unless a reader has locked it. */
   async close(): Promise<void> {
     const source = this.#source;
     if (source === undefined || source.locked) return;
-    // A source that broke has told whoever read from it.
+    // A source that broke has rejected the reads from it.
     await source.cancel().catch(() => {});
   }
 }
@@ -61,81 +61,80 @@ function streamOf(data: Uint8Array | string): ReadableStream<Uint8Array> {
   });
 }
 
-/** Something that takes bytes, and may be closed. What it throws or rejects with is reported. */
+/** A destination of bytes. What it throws or rejects with is reported by {@linkcode Output.write}. */
 export interface Sink {
   /** Takes a chunk. The next one is not written before the promise resolves. */
   write(chunk: Uint8Array): void | Promise<void>;
-  /** The same for what was written as text, where that is wanted as it is. Default: its UTF-8 bytes. */
+  /** Takes what was written as text. Default: `write` gets its UTF-8 bytes. */
   writeText?(text: string): void | Promise<void>;
   /** Called once, after the last chunk. */
   close?(): void | Promise<void>;
 }
 
-/** The last lines that an {@linkcode Output} was written. */
+/** The last lines that were written to an {@linkcode Output}. */
 export interface Tail {
   /** The lines so far, without the final newline. */
   readonly text: string;
 }
 
 const encoder = new TextEncoder();
-/** Every promise of something that is done already, so that a caller may see that it is. */
+/** The one resolved promise that synchronous paths return, so that a caller can compare against it. */
 export const DONE = Promise.resolve();
-const NOBODY: readonly Sink[] = [];
-/** As much as a pipe of Linux holds (pipe(7)) before its writer has to wait. */
+const NO_SINKS: readonly Sink[] = [];
+/** The capacity of a pipe on Linux (pipe(7)), in bytes. */
 const PIPE_SIZE = 65_536;
 
-/** Under what a job hears that it has written to a stdout that is closed. */
-export const LATE = Symbol("late");
+/** The method of a job that is called when data is written to its stdout after it was closed. */
+export const WRITE_AFTER_END = Symbol("write after end");
 
-/** What a job writes: any number of destinations; with none, what is written is discarded. */
+/** A job's output stream, with any number of destinations; without one the data is discarded. */
 export class Output {
-  #sinks: readonly Sink[] = NOBODY;
+  #sinks: readonly Sink[] = NO_SINKS;
   #queue?: Promise<void> | undefined;
   #failure?: { error: unknown };
   #closed?: Promise<void>;
   #observer?: TailSink | undefined;
-  #writer?: { [LATE](data: Uint8Array | string): void } | undefined;
+  #writer?: { [WRITE_AFTER_END](data: Uint8Array | string): void } | undefined;
 
   /** An output with no destination. A job's streams are made by the job. */
   constructor(observer?: unknown, writer?: unknown) {
-    // Sees what is written whatever the destinations are, and is none itself.
+    // Gets all that is written, whatever the destinations are.
     this.#observer = observer as TailSink | undefined;
-    // Hears of what is written when it is closed.
-    this.#writer = writer as { [LATE](data: Uint8Array | string): void } | undefined;
+    this.#writer = writer as { [WRITE_AFTER_END](data: Uint8Array | string): void } | undefined;
   }
 
   /** Attaches a destination. It is closed with the output. */
   add(destination: WritableStream<Uint8Array> | Sink): void {
-    // Told apart without the class, which the runtime loads only when somebody names it.
+    // Not by instanceof: the runtime loads the class WritableStream only when code names it.
     if ("getWriter" in destination) {
       const writer = destination.getWriter();
-      // The writer's own promise rejects as well when a write does; the write is what we report.
+      // The writer's own promise rejects as well when a write does; we report the write.
       writer.closed.catch(() => {});
       this.add({
         write: (chunk) => writer.write(chunk),
         close: () => writer.close(),
       });
     } else {
-      // A new list, so that what is being written goes to those who were there.
+      // A new list, because a pending write iterates over the current one.
       this.#sinks = [...this.#sinks, destination];
     }
   }
   /** Makes `destination` the only one. Those before are not closed. */
   set(destination: WritableStream<Uint8Array> | Sink): void {
-    this.#sinks = NOBODY;
+    this.#sinks = NO_SINKS;
     this.add(destination);
   }
-  /** Whether anything is attached. */
+  /** Whether a destination is attached. */
   get used(): boolean {
     return this.#sinks.length > 0;
   }
 
-  /** Whether something was written that a destination has not taken yet. */
+  /** Whether a destination has yet to take data that was written. */
   get pending(): boolean {
     return this.#queue !== undefined;
   }
 
-  /** Attaches a pipe and gives its reading end. It holds 64 KiB; then writing waits for the reader. */
+  /** Attaches a pipe and returns its reading end. It holds 64 KiB; then writes wait for the reader. */
   addPipe(): ReadableStream<Uint8Array> {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>(
       undefined,
@@ -152,8 +151,8 @@ export class Output {
     return sink;
   }
   /**
-   * Gives an Env that holds, once the output is closed, the last JSON object written. Text that is
-   * no sequence of JSON objects makes {@linkcode Output.close} reject.
+   * Returns an Env that holds, once the output is closed, the last JSON object written. Text other than
+   * a sequence of JSON objects makes {@linkcode Output.close} reject.
    */
   addEnv(): Env {
     const env = new Env();
@@ -163,7 +162,7 @@ export class Output {
     });
     return env;
   }
-  /** Gives a list that holds, once the output is closed, every JSON object written. See `addEnv`. */
+  /** Returns a list that holds, once the output is closed, every JSON object written. See `addEnv`. */
   addTable(): Env[] {
     const table: Env[] = [];
     this.#addObjects((object) => void table.push(object));
@@ -183,29 +182,29 @@ export class Output {
   }
 
   /**
-   * Writes to every destination, in order, each one's promise awaited before the next. After
-   * {@linkcode Output.close} the data is accepted and reaches nobody; of a job's stdout the log tells.
+   * Writes to every destination in turn, and awaits each before the next. After {@linkcode Output.close}
+   * the data is discarded; for a job's stdout the log has a warning.
    *
    * @returns A promise that rejects with a TypeError if the data is neither text nor bytes, else with the
-   * first error, after every destination was tried. One
-   * that is not awaited ends no process: `close` reports the error again.
+   * first destination's error after all were tried. It need not be awaited: `close` reports the error
+   * again.
    */
   write(data: Uint8Array | string): Promise<void> {
     if (typeof data !== "string" && !(data instanceof Uint8Array)) {
       const problem = `cannot write ${shown(data)}, expected a text or a Uint8Array`;
       const failed = this.#fail({ error: new TypeError(problem) });
-      failed.catch(() => {}); // Closing reports it again.
+      failed.catch(() => {}); // close() reports it again.
       return failed;
     }
     if (this.#closed) {
-      this.#writer?.[LATE](data);
+      this.#writer?.[WRITE_AFTER_END](data);
       return DONE;
     }
     const sinks = this.#sinks;
     if (sinks.length === 0 && this.#observer === undefined) return DONE;
     let chunk: Uint8Array | string;
     if (typeof data !== "string") {
-      // A copy, because the caller may use its buffer again before everyone has taken what it holds.
+      // A copy, because the caller may reuse its buffer before every destination has taken the data.
       chunk = data.slice();
     } else if (this.#observer === undefined && sinks.every(takesText)) {
       chunk = data;
@@ -225,7 +224,7 @@ export class Output {
     return delivered;
   }
 
-  /** Undefined where every destination took the chunk at once, which spares most writes a promise. */
+  /** Undefined if every destination took the chunk synchronously, which spares most writes a promise. */
   #deliver(chunk: Uint8Array | string, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
@@ -262,20 +261,20 @@ export class Output {
     if (failure) await this.#fail(failure);
   }
   #fail(failure: { error: unknown }): Promise<never> {
-    // Whoever cancels a pipe need not say why, but whoever writes to it should read something.
+    // A reader may cancel a pipe without a reason, but the writer needs an error.
     failure.error ??= new Error("the reader has gone away");
     this.#failure ??= failure;
     return Promise.reject(failure.error);
   }
 
   /**
-   * Waits for what is being written and closes every destination. A second call is the same call.
+   * Waits for pending writes and closes every destination. Further calls return the first's promise.
    *
    * @returns A promise that rejects with the first error of writing or closing, after all are closed.
    */
   close(): Promise<void> {
     if (this.#closed === undefined) {
-      // Most outputs of a busy daemon have nothing to wait for, and nothing to close.
+      // The common case in a busy daemon, without an async function.
       const settled = !this.#queue && !this.#failure && !this.#sinks.some(closes);
       this.#closed = settled ? DONE : this.#close();
     }
@@ -294,7 +293,7 @@ export class Output {
   }
 }
 
-/** What was given in place of a text, for a message. */
+/** A value of the wrong type, for an error message. */
 function shown(value: unknown): string {
   return `${
     Deno.inspect(value, { depth: 0, strAbbreviateSize: 40 }).slice(0, 40)
@@ -304,12 +303,12 @@ function shown(value: unknown): string {
 const takesText = (sink: Sink) => sink.writeText !== undefined;
 const closes = (sink: Sink) => sink.close !== undefined;
 
-/** Gives a sink a chunk; text only where it has said that it takes it. */
+/** Passes a chunk to a sink; text only to one that takes text. */
 function give(sink: Sink, chunk: Uint8Array | string): void | Promise<void> {
   return typeof chunk === "string" ? sink.writeText!(chunk) : sink.write(chunk);
 }
 
-/** Keeps the last lines. */
+/** Keeps the last `n` lines written to it. */
 export class TailSink implements Sink, Tail {
   #n: number;
   #decoder = new TextDecoder();
@@ -371,7 +370,7 @@ class ObjectSplitter {
     if (this.#depth > 0) throw new SyntaxError("a JSON object was not finished");
   }
 
-  /** Takes the text up to and with the character just seen. */
+  /** Removes and returns the text up to and including the current character. */
   #cut(): string {
     const text = this.#text.slice(0, this.#seen + 1);
     this.#text = this.#text.slice(this.#seen + 1);

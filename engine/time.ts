@@ -1,4 +1,7 @@
-/** Whether `promise` settled within `ms` milliseconds, `Infinity` for any. Rejects if it does. */
+/**
+ * Resolves with whether `promise` resolved within `ms` milliseconds; `Infinity` waits for ever. Rejects
+ * if the promise rejects within that time.
+ */
 export function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
   return new Promise((resolve, reject) => {
     const cancel = ms === Infinity ? () => {} : after(ms, () => resolve(false));
@@ -12,21 +15,21 @@ export function within(ms: number, promise: Promise<unknown>): Promise<boolean> 
   });
 }
 
-/** Resolves in another turn of the event loop, when what is waiting has had its own. */
+/** Resolves in a later turn of the event loop, after the tasks that are already queued. */
 export function turn(): Promise<void> {
-  // For the first setTimeout of a process the runtime loads 4 MiB.
+  // Not setTimeout: at its first use in a process the runtime loads 4 MiB.
   return new Promise((resolve) =>
     AbortSignal.timeout(0).addEventListener("abort", () => resolve())
   );
 }
 
-/** How long a shutdown lets services finish what they do, in milliseconds. */
+/** How long services may take to drain at shutdown by default, in milliseconds. */
 export const DRAIN_TIMEOUT = 10_000;
 
-/** The most that a timer takes, in milliseconds: some 24.8 days. With more it fires at once. */
+/** The longest delay of setTimeout, in milliseconds: 24.8 days. With a longer one it fires at once. */
 export const LONGEST = 2 ** 31 - 1;
 
-/** Calls back after so many milliseconds, however many. Gives what calls it off. */
+/** Calls back after `ms` milliseconds, even if that is more than setTimeout can. Returns the cancel. */
 export function after(ms: number, callback: () => void): () => void {
   let timer: ReturnType<typeof setTimeout>;
   const wait = (left: number) => {

@@ -1297,7 +1297,7 @@ Deno.test("Engine.require says what is missing, and what is there", () => {
     () => engine.require("test-store"),
     TypeError,
     'nothing provides "test-store" so far, expected a call of provide("test-store", ...); ' +
-      "what provides it is to be installed before what requires it",
+      "install the module that provides it before the one that requires it",
   );
   engine.provide("test-name", "a");
   engine.provide("other", 1);

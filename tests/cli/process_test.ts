@@ -178,7 +178,7 @@ for (const allowed of ["all", "no foreign functions"]) {
     reading.catch(() => {}); // Awaited below, if all goes well.
     await until(async () => {
       await client.ask(PING);
-      return text.includes("lines of the log that are lost");
+      return text.includes("log lines lost because");
     });
     client.close();
     // Deno tells of a module that it looks for by itself.
