@@ -1,4 +1,4 @@
-import { messageOf, TypedError } from "./errors.ts";
+import { messageOf, quote, TypedError } from "./errors.ts";
 import { compactJson, elementsOf, membersOf } from "./json.ts";
 
 /** An ordered multimap of strings: a key may be set again, the last value wins, and all are kept. */
@@ -118,6 +118,25 @@ export class Env {
     this.set(key, value.encode());
   }
 
+  /**
+   * The value as Docker's filters: the values of each filter, by its name. Empty if the value is empty or
+   * unset. Both forms that Docker's clients send are read: `{"label": ["a"]}` and
+   * `{"label": {"a": true}}`.
+   *
+   * @param names The names that filters may have. Default: any.
+   * @throws {TypedError} ("bad parameter") If the value is of neither form, or has another name.
+   */
+  getFilters(key: string, names?: readonly string[]): Map<string, string[]> {
+    const text = this.get(key);
+    if (text.trim() === "") return new Map();
+    const filters = filtersOf(tryParse(text)?.value);
+    const problem = filters === undefined
+      ? `is ${quote(text)}, expected ${FILTERS_FORM}`
+      : unknownFilter(filters, names);
+    if (problem === undefined) return new Map(Object.entries(filters!));
+    throw new TypedError("bad parameter", `${key} ${problem}`);
+  }
+
   /** Sets a string as it is and any other value as its JSON text; ignores null and undefined. */
   setAuto(key: string, value: unknown): void {
     if (value === null || value === undefined) return;
@@ -171,6 +190,47 @@ export class Env {
 /** Whether a text means true to dockerd: see {@linkcode Env.getBool}. */
 export function isTrue(text: string): boolean {
   return !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase());
+}
+
+/** What filters look like, for messages. */
+export const FILTERS_FORM = 'a JSON object of lists such as {"label": ["a"]}';
+
+/** Docker's filters in a parsed JSON value, as lists or as sets; undefined if it is of neither form. */
+export function filtersOf(value: unknown): Record<string, string[]> | undefined {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
+  const filters: [string, string[]][] = [];
+  for (const [name, given] of Object.entries(value)) {
+    if (Array.isArray(given)) {
+      if (!given.every((item) => typeof item === "string")) return undefined;
+      filters.push([name, given]);
+    } else if (typeof given === "object" && given !== null) {
+      const set = Object.entries(given);
+      if (!set.every(([, on]) => typeof on === "boolean")) return undefined;
+      filters.push([name, set.filter(([, on]) => on).map(([item]) => item)]);
+    } else if (given !== null) {
+      return undefined;
+    }
+  }
+  return Object.fromEntries(filters);
+}
+
+/** What is wrong with the names of filters, if only `names` are known; undefined if nothing is. */
+export function unknownFilter(
+  filters: Record<string, unknown>,
+  names: readonly string[] | undefined,
+): string | undefined {
+  const unknown = names && Object.keys(filters).find((name) => !names.includes(name));
+  if (unknown === undefined) return undefined;
+  return `has ${quote(unknown)}, expected names among ${names!.join(", ")}`;
+}
+
+/** A JSON text's value; undefined if the text is not JSON. */
+export function tryParse(text: string): { value: unknown } | undefined {
+  try {
+    return { value: JSON.parse(text) };
+  } catch {
+    return undefined;
+  }
 }
 
 /** The integer of a text in any of JSON's notations; undefined if it is not an integer. */

@@ -91,6 +91,15 @@ export function reportOf(error: unknown): string {
   }
 }
 
+/** The longest value that an error message quotes, in characters. */
+const QUOTED = 80;
+
+/** A value as JSON, for an error message: on one line, and shortened. */
+export function quote(value: unknown): string {
+  const text = JSON.stringify(value) ?? String(value);
+  return text.length > QUOTED ? text.slice(0, QUOTED - 1) + "…" : text;
+}
+
 /** Whether a value is an error. Never throws, as `instanceof` does for some Proxies. */
 export function isError(value: unknown): value is Error {
   try {

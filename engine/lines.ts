@@ -130,7 +130,9 @@ export class LineWriter {
   }
 }
 
-function concat(parts: readonly Uint8Array[]): Uint8Array {
+/** One array of all bytes: the part itself if there is only one. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array {
+  if (parts.length === 1) return parts[0]!;
   const whole = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
   let offset = 0;
   for (const part of parts) {

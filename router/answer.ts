@@ -1,33 +1,36 @@
 /**
- * What a job writes, as the answer to a request.
+ * A job's stdout as the answer to a request.
  *
  * @module
  */
 
-import type { Context } from "npm:hono@4.13.19";
 import type { Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
+import { concat } from "../engine/lines.ts";
 import type { Sink } from "../engine/streams.ts";
 import { within } from "../engine/time.ts";
-import type { Bindings } from "./bindings.ts";
+import type { RequestContext } from "./respond.ts";
 import type { Row } from "./row.ts";
 
 const encoder = new TextEncoder();
 /**
- * An answer of more than this is sent as it is written, so that no job can fill the memory. No more than
- * what platform/http.ts calls small, or its connection would wait for --send-timeout.
+ * An answer of more bytes than this is streamed, so that no job can fill the memory. Not more than what
+ * platform/http.ts calls small, or its connection would wait for --send-timeout.
  */
 const BUFFER = 65_536;
 
-/** A job's stdout as a response: whole when the job has ended, or a stream as soon as it must be. */
+/**
+ * A job's stdout as a response: one body once the job has ended, or a stream if the row says so or the
+ * output exceeds the buffer.
+ */
 export class Answer implements Sink {
   /** Settles when the job has ended. */
   ended?: Promise<unknown>;
-  #c: Context<{ Bindings: Bindings }>;
+  #c: RequestContext;
   #job: Job;
   #row: Row;
   #timeout: number;
-  /** An answer that is one short text, as most are, is never taken apart into bytes here. */
+  /** The answer while it is one short text, as most are: it is never encoded here. */
   #text?: string | undefined;
   #chunks?: Uint8Array[] | undefined;
   #size = 0;
@@ -35,10 +38,10 @@ export class Answer implements Sink {
   #settled = false;
   #body?: ReadableStream<Uint8Array>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
-  #gone?: { reason: unknown };
-  #taken?: PromiseWithResolvers<void>;
+  #cancelled?: { reason: unknown };
+  #drained?: PromiseWithResolvers<void>;
 
-  constructor(c: Context<{ Bindings: Bindings }>, job: Job, row: Row, timeout: number) {
+  constructor(c: RequestContext, job: Job, row: Row, timeout: number) {
     this.#c = c;
     this.#job = job;
     this.#row = row;
@@ -54,15 +57,15 @@ export class Answer implements Sink {
   }
 
   writeText(text: string): void | Promise<void> {
-    // A text has at most three bytes a unit.
+    // UTF-8 takes at most three bytes per UTF-16 unit.
     const whole = !this.#row.stream && this.#size === 0 && this.#text === undefined &&
       text.length <= BUFFER / 3;
-    if (!whole || this.#gone) return this.write(encoder.encode(text));
+    if (!whole || this.#cancelled) return this.write(encoder.encode(text));
     if (text !== "") this.#text = text;
   }
 
   write(chunk: Uint8Array): void | Promise<void> {
-    if (this.#gone) throw this.#gone.reason;
+    if (this.#cancelled) throw this.#cancelled.reason;
     if (this.#controller) return this.#send(chunk);
     if (this.#text !== undefined) {
       this.#keep(encoder.encode(this.#text));
@@ -77,21 +80,21 @@ export class Answer implements Sink {
     this.#size += chunk.length;
   }
 
-  /** The job has succeeded. The answer, unless it has begun to be sent as a stream. */
+  /** Ends the answer of a successful job. Returns the response, unless a stream has begun already. */
   end(): Response | undefined {
     if (this.#controller) {
-      if (!this.#gone) this.#controller.close();
+      if (!this.#cancelled) this.#controller.close();
       return undefined;
     }
     this.#settled = true;
     const body = this.#text ??
-      (this.#size === 0 ? null : joined(this.#chunks!, this.#size));
+      (this.#size === 0 ? null : concat(this.#chunks!));
     return this.#row.respond(this.#c, this.#job, body);
   }
 
-  /** The same for whoever waits for {@linkcode Answer.response}. */
+  /** Like {@linkcode Answer.end}, and settles {@linkcode Answer.response}. */
   resolve(): void {
-    if (this.#gone && !this.#controller) return; // It was given up.
+    if (this.#cancelled && !this.#controller) return;
     try {
       const response = this.end();
       if (response) this.#promise.resolve(response);
@@ -100,25 +103,25 @@ export class Answer implements Sink {
     }
   }
 
-  /** The job has failed. False if it is too late to answer so. */
+  /** Rejects the answer of a failed job. Returns false if the client has the status line already. */
   fail(error: unknown): boolean {
     this.#settled = true;
     this.#promise.reject(error);
     if (!this.#controller) return true;
-    if (this.#gone) return true; // The client went first, and the job failed of that.
+    if (this.#cancelled) return true; // The client left first, and the job failed because of that.
     this.#controller.error(error);
     return false;
   }
 
-  /** Answers with an error in the job's place, and aborts that; unless a stream has begun. */
-  giveUp(error: unknown): void {
+  /** Answers with an error and aborts the job, unless the answer has begun. */
+  abort(error: unknown): void {
     if (this.#settled) return;
     this.#settled = true;
     this.#promise.reject(error);
-    this.#leave(error);
+    this.#cancel(error);
   }
 
-  /** Begins the answer as a stream, with what there is of it, unless it has begun or ended. */
+  /** Begins the answer as a stream with what the job has written so far, unless it has begun or ended. */
   begin(): void | Promise<void> {
     if (this.#settled) return;
     this.#settled = true;
@@ -126,65 +129,55 @@ export class Answer implements Sink {
       start: (controller) => {
         this.#controller = controller;
       },
-      pull: () => this.#taken?.resolve(),
+      pull: () => this.#drained?.resolve(),
       cancel: () => {
-        this.#leave(new DOMException("The client has left.", "AbortError"));
-        // Until it has ended, the job is in work.
+        this.#cancel(new DOMException("The client has left.", "AbortError"));
+        // The request occupies its place until the job has ended.
         return this.ended?.then(() => {}, () => {});
       },
     }, new ByteLengthQueuingStrategy({ highWaterMark: BUFFER }));
     this.#promise.resolve(this.#row.respond(this.#c, this.#job, this.#body));
     if (this.#size === 0) return;
-    const begun = joined(this.#chunks!, this.#size);
+    const begun = concat(this.#chunks!);
     this.#chunks = undefined;
     return this.#send(begun);
   }
 
   /**
-   * The request was answered with this response. Where that is not made of this answer, because a handler
-   * has given it up, there is no use in the job any more.
+   * Aborts the job if the request was answered with a response that is not this answer's, because
+   * middleware replaced it.
    */
   answered(response: Response): void {
     const unused = this.#body !== undefined && !this.#body.locked && response.body !== this.#body;
     if (!this.#settled || unused) {
-      this.#leave(new DOMException("The request was answered without the job.", "AbortError"));
+      this.#cancel(new DOMException("The request was answered without the job.", "AbortError"));
     }
   }
+
   #send(chunk: Uint8Array): void | Promise<void> {
-    // In pieces, because of what is read as one it cannot be seen how much of it the client takes.
+    // In pieces, because the progress of a client is seen only between chunks.
     for (let at = 0; at < chunk.length; at += BUFFER) {
       this.#controller!.enqueue(chunk.subarray(at, at + BUFFER));
     }
-    if (this.#controller!.desiredSize! <= 0) return this.#room();
+    if (this.#controller!.desiredSize! <= 0) return this.#waitForClient();
   }
 
-  /** Waits for the client to take what is there, as long as that goes forward. */
-  async #room(): Promise<void> {
-    while (!this.#gone && this.#controller!.desiredSize! <= 0) {
-      this.#taken = Promise.withResolvers();
-      if (await within(this.#timeout, this.#taken.promise)) continue;
+  /** Waits until the client has taken enough of the stream; cuts it if it takes nothing for too long. */
+  async #waitForClient(): Promise<void> {
+    while (!this.#cancelled && this.#controller!.desiredSize! <= 0) {
+      this.#drained = Promise.withResolvers();
+      if (await within(this.#timeout, this.#drained.promise)) continue;
       const error = new TypedError("timeout", "the client does not take its answer");
-      this.#leave(error);
+      this.#cancel(error);
       this.#controller!.error(error);
       this.#c.env.cut();
     }
-    if (this.#gone) throw this.#gone.reason;
+    if (this.#cancelled) throw this.#cancelled.reason;
   }
 
-  #leave(reason: unknown): void {
-    this.#gone ??= { reason };
-    this.#taken?.resolve();
+  #cancel(reason: unknown): void {
+    this.#cancelled ??= { reason };
+    this.#drained?.resolve();
     this.#job.abort(reason);
   }
-}
-
-function joined(chunks: Uint8Array[], size: number): Uint8Array {
-  if (chunks.length === 1) return chunks[0]!;
-  const all = new Uint8Array(size);
-  let at = 0;
-  for (const chunk of chunks) {
-    all.set(chunk, at);
-    at += chunk.length;
-  }
-  return all;
 }

@@ -1,5 +1,5 @@
 /**
- * What a row may answer when its job succeeds.
+ * The answers that a row declares for a job that succeeds.
  *
  * @module
  */
@@ -7,11 +7,11 @@
 import { BODYLESS } from "./respond.ts";
 import type { AnswerKind, AnswerSpec, Route } from "./route.ts";
 
-/** An answer in full. */
+/** An answer with all defaults filled in. */
 export interface Form extends AnswerSpec {
   readonly status: number;
   readonly type: AnswerKind;
-  /** Undefined where there is no body. */
+  /** Undefined if the answer has no body. */
   readonly contentType?: string;
   readonly stream: boolean;
   /** Whether a stream's headers are sent before the job writes. */
@@ -29,14 +29,14 @@ const FORMS: Record<AnswerKind, { contentType?: string; stream: boolean }> = {
 };
 
 /**
- * The answers of a row: first the one of a job that succeeds and says nothing else.
+ * The answers of a row. The first is that of a job which sets no outcome.
  *
- * @throws {TypeError} If the row's answers cannot be.
+ * @throws {TypeError} If the row's answers are invalid or contradict each other.
  */
 export function formsOf({ answers = {}, ...route }: Route): readonly [Form, ...Form[]] {
   const statuses = Object.keys(answers).map(Number);
   const status = route.status ?? statuses.find((each) => each >= 200 && each < 300) ?? 200;
-  // What the row says of its answers in general holds for those that say nothing of themselves.
+  // contentType and stream of the row are the defaults of answers that declare no type of their own.
   const forms = [...new Set([status, ...statuses])].map((each) => {
     const given = answers[each] ?? {};
     const answer = typeof given === "string" ? { type: given } : given;

@@ -1,5 +1,5 @@
 /**
- * What the handlers of a router are told of a request besides itself: types only.
+ * Types only: what the handlers of a router get in `c.env`.
  *
  * @module
  */
@@ -10,81 +10,81 @@ import type { Peer } from "../engine.ts";
 export interface Bindings {
   /** The path without its version. */
   readonly path: string;
-  /** The API version asked for, such as `1.24`. Undefined in a path without one. */
+  /** The requested API version, such as `1.24`; undefined for a path without a version. */
   readonly version?: string | undefined;
-  /** How long this request's body may be, in bytes. A handler may change it before reading. */
+  /** The longest body of this request in bytes. A handler may change it before it reads the body. */
   bodyLimit: number;
-  /** Where the client is; undefined where the request did not come over a socket. */
+  /** The client's address; undefined for a request that did not come over a socket. */
   readonly remoteAddr?: Deno.Addr | undefined;
-  /** The certificate that the client has shown; undefined where clients need none. */
+  /** The client's verified certificate; undefined where the address asks for none. */
   readonly client?: ClientCertificate | undefined;
   /**
-   * The client's process, user and groups, at a unix socket: the kernel says so, and no client can say
-   * otherwise. Undefined elsewhere; where this process may not look into /proc (`--allow-all`; Linux);
-   * and for clients that were there beside others before a handler first asked for this. So let in who
-   * is known, and nobody else.
+   * The client's process, user and groups, for a request over a unix socket. They come from the kernel,
+   * so a client cannot forge them. Undefined for other sockets; without `--allow-all` or off Linux,
+   * where this process cannot read /proc; and for clients that were connected, beside others, before a
+   * handler first read this property. So authorize known peers, and treat undefined as a refusal.
    */
   readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
-  /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
+  /** Closes the connection at once, even with data unsent, unless the answer is complete. */
   cut(): void;
   /**
-   * Takes the connection over, if its request asks for that (`Connection: Upgrade`, RFC 9110, 7.8): the
-   * handler returns `response`, a 101, and has the connection from then on, for bytes of any kind both
-   * ways. Until it is closed it counts as one that is served; a drain ends `readable` and aborts
-   * `signal`, and cuts it when its time is over. Where middleware answers otherwise, or the handler
-   * throws, or returns another response, the client gets that, and `connection` rejects. A handler that
-   * neither reads nor writes within 10 s has its connection closed.
+   * Hijacks the connection of a request that asks for an upgrade (`Connection: Upgrade`, RFC 9110, 7.8).
+   * The handler returns `response`, a 101, and owns the connection from then on, as a raw byte stream in
+   * both directions. It counts as active until it is closed. A drain ends `readable` and aborts
+   * `signal`, and closes the connection when the drain time is over. If middleware replaces the response,
+   * or the handler throws or returns another one, the client gets that, and `connection` rejects. A
+   * connection that its handler neither reads nor writes within 10 s is closed.
    *
-   * Paths where a handler calls this have to be told to `router.upgradable`. WebSockets need neither:
-   * see `Deno.upgradeWebSocket`, and Hono's `upgradeWebSocket`.
+   * Declare paths whose handlers call this with `router.upgradable`. WebSockets need neither: see
+   * `Deno.upgradeWebSocket`, and Hono's `upgradeWebSocket`.
    *
-   * @param headers More headers of the answer. Default: `Upgrade: tcp`.
-   * @throws {TypedError} ("bad parameter") If the request asks for no upgrade; ("not implemented") if this
-   * connection cannot be had: it came by TLS without client certificates, the path was not told, or the
-   * process may not look at its descriptors (`--allow-all`; Linux).
+   * @param headers Further headers of the answer. Default: `Upgrade: tcp`.
+   * @throws {TypedError} ("bad parameter") If the request does not ask for an upgrade; ("not implemented")
+   * if the connection cannot be hijacked: it uses TLS without client certificates, the path was not
+   * declared, or the process may not use its descriptors (`--allow-all`; Linux).
    */
   upgrade(headers?: HeadersInit): Upgrade;
 }
 
-/** A connection that a handler takes over. */
+/** A connection that a handler hijacks. */
 export interface Upgrade {
-  /** What the handler has to return. */
+  /** The response that the handler has to return. */
   readonly response: Response;
-  /** Resolves with the connection once `response` was sent, and rejects if it was not. */
+  /** Resolves with the connection once `response` was sent; rejects if it was not. */
   readonly connection: Promise<UpgradedConnection>;
 }
 
-/** A connection that speaks HTTP no more. */
+/** A hijacked connection: a raw byte stream in both directions. */
 export interface UpgradedConnection {
-  /** What the client sends. It ends when the client has sent all, and may still read. */
+  /** The client's data. It ends when the client half-closes; the client may still read then. */
   readonly readable: ReadableStream<Uint8Array>;
   /**
-   * What the client gets; a write waits until the system has taken it. To close it tells the client
-   * that there is no more, which may still send: the connection is closed when both have ended.
+   * Data for the client; a write waits until the kernel has taken it. Closing it half-closes the
+   * connection: the client may still send. The connection is closed once both directions have ended.
    */
   readonly writable: WritableStream<Uint8Array>;
-  /** Resolves when the connection has ended, whoever ended it. Never rejects. */
+  /** Resolves when the connection is closed, by either side. Never rejects. */
   readonly closed: Promise<void>;
-  /** Ends the connection at once, both ways. */
+  /** Closes the connection at once, in both directions. */
   close(): void;
 }
 
-/** A client's certificate, which one of the daemon's authorities has signed. */
+/** A client's certificate, signed by one of the daemon's authorities. */
 export interface ClientCertificate {
-  /** Whose it is, as RFC 4514 writes it: `CN=alice,O=Ops`. The fingerprint, where it names nobody. */
+  /** The subject, in RFC 4514 notation: `CN=alice,O=Ops`. The fingerprint, if the subject is empty. */
   readonly subject: string;
   /** SHA-256 of the certificate, in hexadecimal with colons. */
   readonly fingerprint: string;
 }
 
-/** What a router knows of a request, for those who tell of it. */
+/** A router's description of a request, for logs, metrics and traces. */
 export interface Described {
   /** The method, as the client wrote it. */
   readonly method: string;
-  /** The path of the route whose handler it has, with its variables; undefined where it has none. */
+  /** The pattern of the matched route, such as `/containers/:id`; undefined if no route matched. */
   readonly route: string | undefined;
-  /** What the log knows it by: its X-Request-Id, if that is fit for a log; else a new one. */
+  /** The request's id in the log: its X-Request-Id, if that is fit for a log; else a new one. */
   readonly requestId: string;
 }

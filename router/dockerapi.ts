@@ -1,9 +1,9 @@
 /**
  * The Docker API as rows: what dockerd's router had in October 2014, and what the docker CLI, dockerode and
- * testcontainers ask for today. Data and nothing else, by noun, in the order of dockerd's own routers; the
- * noun is each row's tag. Jobs have the names that they had in dockerd, where it had such jobs.
+ * testcontainers use today. Data only, by noun, in the order of dockerd's own routers; the noun is each
+ * row's tag. Jobs have the names of dockerd's jobs where it had them.
  *
- * Two rows of one method and path are two forms of it: of API versions, or of a parameter (`when`).
+ * Two rows of one method and path differ in their API versions, or in a parameter (`when`).
  *
  * @module
  */
@@ -12,7 +12,7 @@ import type { Body, Fields, InputOf, Route } from "./route.ts";
 
 const NAME = { type: "string", required: true } as const;
 const TAR = { type: "stdin" } as const satisfies Body;
-/** dockerd calls a body that is not JSON a bad parameter. */
+/** A JSON body. Like dockerd, it is answered 400 and not 415 for another Content-Type. */
 const json = { type: "env", mismatch: 400 } as const satisfies Body;
 const registryAuth = {
   "X-Registry-Auth": {
@@ -1034,7 +1034,7 @@ export const DOCKER_API = {
 /** The name of a job of the Docker API. */
 export type DockerJob = (typeof DOCKER_API)[keyof typeof DOCKER_API][number]["job"];
 
-/** What a job of the Docker API finds as `job.input`, by the job's name. */
+/** The type of `job.input` of a job of the Docker API, by the job's name. */
 export type DockerInput<J extends DockerJob> = InputOf<
   Extract<(typeof DOCKER_API)[keyof typeof DOCKER_API][number], { job: J }>
 >;

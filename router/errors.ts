@@ -1,5 +1,5 @@
 /**
- * What a client is told of an error: its status, and its words.
+ * How an error becomes an answer: its status and its message.
  *
  * @module
  */
@@ -22,7 +22,7 @@ export const STATUS_OF: Record<ErrorKind, number> = {
   "deadline exceeded": 504,
 };
 
-/** The wording rules of the original, for what a job has said; the first that fits. */
+/** The status of what a job wrote to stderr, by the first phrase it contains, as in dockerd of 2014. */
 const WORDING: readonly [string, number][] = [
   ["no such", 404],
   ["bad parameter", 400],
@@ -32,30 +32,33 @@ const WORDING: readonly [string, number][] = [
   ["hasn't been activated", 403],
 ];
 
-/** What a client is told. */
-export interface Told {
+/** From this API version on errors are JSON; before, they are text. */
+export const JSON_ERRORS: readonly number[] = [1, 24];
+
+/** The answer to a request that failed. */
+export interface ErrorAnswer {
   readonly status: number;
-  /** Undefined where the error's own words are not for clients. */
+  /** Undefined if the error's own message is not meant for clients. */
   readonly message?: string | undefined;
-  /** In how many seconds to come back. */
+  /** The seconds for the client to wait before it retries, for Retry-After. */
   readonly retryAfter?: number | undefined;
-  /** The whole answer, where the error brings one. */
+  /** The whole response, for an error that brings one. */
   readonly response?: Response | undefined;
-  /** The error that says so, where jobs that run jobs have failed of it. */
+  /** The innermost error, for jobs that run jobs. */
   readonly cause?: unknown;
 }
 
-/** What a client is told of what a handler or a job threw. */
-export function toHttp(error: unknown): Told {
+/** The answer to an error that a handler or a job threw. Never throws. */
+export function toHttp(error: unknown): ErrorAnswer {
   try {
-    return judged(error);
+    return answerOf(error);
   } catch {
-    return { status: 500, cause: error }; // A getter of it throws.
+    return { status: 500, cause: error }; // One of its getters throws.
   }
 }
 
-function judged(error: unknown): Told {
-  // What the innermost job threw, where jobs run jobs; its last words, where it only said them.
+function answerOf(error: unknown): ErrorAnswer {
+  // The error of the innermost job, where jobs run jobs; its `words`, if it only wrote to stderr.
   let cause = error;
   while (cause instanceof JobError && cause.cause instanceof Error) cause = cause.cause;
   if (cause instanceof JobError) {
@@ -64,7 +67,7 @@ function judged(error: unknown): Told {
     return { status: WORDING.find(([words]) => lower.includes(words))?.[1] ?? 500, message, cause };
   }
   if (!(cause instanceof Error)) return { status: 500, cause };
-  // By what they have and not by their classes, which modules that were loaded twice have twice.
+  // Not by instanceof: a module that is loaded twice has two classes of the same name.
   const { kind, retryAfter } = cause as Partial<TypedError & Busy>;
   if (typeof kind === "string" && Object.hasOwn(STATUS_OF, kind)) {
     return { status: STATUS_OF[kind], message: cause.message, retryAfter, cause };
@@ -92,7 +95,7 @@ interface Busy {
   readonly retryAfter: number;
 }
 
-/** There is too much to do, and it makes sense to come back. */
+/** The error for an overload: 503, with Retry-After. */
 export function busy(message: string, seconds = 1): TypedError & Busy {
   return Object.assign(new TypedError("unavailable", message), { retryAfter: seconds });
 }

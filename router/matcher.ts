@@ -1,5 +1,5 @@
 /**
- * How Hono finds the handlers of a request.
+ * The router inside of Hono's app: finds the handlers of a request.
  *
  * @module
  */
@@ -15,31 +15,31 @@ import { type Entries, Table, withMore } from "./table.ts";
 /** A handler or middleware, and how it was added. */
 export type Found = [Handler | MiddlewareHandler, RouterRoute];
 
-/** What goes around the handlers that were found for a request. */
+/** Handlers to add to those that were found for a request. */
 export interface Around {
   /** Middleware that runs before all other. */
   readonly first: readonly MiddlewareHandler[];
-  /** What answers in place of all handlers, once the middleware before them has run. */
+  /** Replaces the handlers, once the middleware before them has run. */
   readonly instead?: Handler;
 }
 
 /**
- * Hono's own choice of a router, but for the number of routes; and a way to put handlers around those
- * that it finds. Hono asks for the path of a request and then for its handlers, in one go: `request` is
- * whose handlers are asked for.
+ * Hono's smart router with a limit on the number of routes in one regular expression, and a hook that
+ * adds handlers to those found. Hono calls getPath and then match, synchronously: getPath sets `request`
+ * for the match that follows.
  */
 export class Matcher implements Router<Found> {
   readonly name = "Matcher";
-  /** Whose handlers are asked for next; undefined where nobody's are. */
+  /** The request of the next match; undefined outside of a dispatch. */
   request?: RequestBindings | undefined;
   #router = new SmartRouter<Found>({ routers: [new FewRoutes<Found>(), new TrieRouter()] });
-  /** What comes after all that is added by others. */
+  /** The routes of {@linkcode Matcher.last}. */
   #table = new Table<Found>();
   #fill?: (() => void) | undefined;
   #isLast = false;
   #around: (request: RequestBindings, found: readonly Found[]) => Around;
 
-  /** Asks `around` for each request that is not {@linkcode RequestBindings.ordinary}. */
+  /** Calls `around` for each request that is not {@linkcode RequestBindings.ordinary}. */
   constructor(around: (request: RequestBindings, found: readonly Found[]) => Around) {
     this.#around = around;
   }
@@ -48,8 +48,8 @@ export class Matcher implements Router<Found> {
     else this.#router.add(method, path, handler);
   }
   /**
-   * What `add` adds comes after all that is added elsewhere, before or later. It is called when a path
-   * is asked for that needs it: there is much of it, and a daemon should not wait for that.
+   * The routes that `add` adds come after all others, added before or later. `add` is called lazily, at
+   * the first request that no other route answers: there are many, and a start should not pay for them.
    */
   last(add: () => void): void {
     this.#fill = add;
@@ -87,7 +87,7 @@ export class Matcher implements Router<Found> {
   }
 }
 
-/** Whether the last of the handlers leaves nothing to others: it does not take what it would call them by. */
+/** Whether the last handler answers every request: it does not take `next`. */
 function endsIn([handlers]: Result<Found>): boolean {
   const last = handlers.at(-1);
   return last !== undefined && last[0][0].length < 2;
@@ -97,12 +97,12 @@ function withEntries(found: Result<Found>, entries: unknown[]): Result<Found> {
   return [entries, ...found.slice(1)] as unknown as Result<Found>;
 }
 
-/** What Hono knows of a handler that no route has. */
+/** The route of a handler that applies to all paths and methods. */
 function everywhere(handler: Handler | MiddlewareHandler): RouterRoute {
   return { basePath: "/", path: "/*", method: "ALL", handler };
 }
 
-/** As Hono's own tools tell them apart: `use` and `all` are for every method, and middleware takes `next`. */
+/** By Hono's own rule: `use` and `all` are for every method, and middleware takes `next`. */
 function isMiddleware(handler: Handler | MiddlewareHandler, method: string): boolean {
   return method === "ALL" && handler.length >= 2;
 }
@@ -110,7 +110,7 @@ function isMiddleware(handler: Handler | MiddlewareHandler, method: string): boo
 /** With more routes than this, one regular expression of them all is slower than a tree. */
 const FEW = 250;
 
-/** Leaves many routes to the next router, as it does routes that it cannot express. */
+/** Refuses further routes beyond FEW, so that SmartRouter falls back to the next router. */
 class FewRoutes<T> extends RegExpRouter<T> {
   #routes = 0;
   override add(method: string, path: string, handler: T): void {

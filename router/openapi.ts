@@ -6,7 +6,7 @@
 
 import { API_VERSION, MIN_API_VERSION } from "../engine/version.ts";
 import { type Form, formsOf } from "./answers.ts";
-import { STATUS_OF } from "./errors.ts";
+import { JSON_ERRORS, STATUS_OF } from "./errors.ts";
 import type {
   Body,
   Fields,
@@ -23,7 +23,7 @@ import { isWithin, versionRange } from "./versions.ts";
 /** An object of the description. */
 type Json = Record<string, unknown>;
 
-/** What the description says of the API as a whole. */
+/** The title and version of the described API. */
 export interface About {
   readonly title: string;
   /** The program's version. */
@@ -31,8 +31,8 @@ export interface About {
 }
 
 /**
- * Describes rows as an API version has them. Rows of one method and path, which differ in a parameter, are
- * one operation that takes what each of them takes.
+ * Describes the rows of an API version. Rows of one method and path, which differ in a parameter, become
+ * one operation with the parameters of all of them.
  *
  * @param version The API version; undefined for the newest.
  */
@@ -56,9 +56,6 @@ export function describe(rows: readonly Route[], about: About, version?: string)
   };
 }
 
-/** From this version on errors are JSON; before, they are text. */
-const JSON_ERRORS = { since: [1, 24] };
-
 const ERROR = {
   type: "object",
   description: "What went wrong.",
@@ -66,7 +63,7 @@ const ERROR = {
   properties: { message: { type: "string" } },
 };
 
-/** What statuses of errors mean, beside what the kinds of errors are called. */
+/** Descriptions of error statuses that no kind of error has. */
 const MEANINGS: Record<number, string> = {
   500: "internal error",
 };
@@ -74,7 +71,7 @@ const MEANINGS: Record<number, string> = {
 class Description {
   readonly paths: Record<string, Json> = {};
   readonly schemas: Record<string, unknown> = {};
-  /** The paths by their form, whatever their variables are called. */
+  /** The paths by their shape, without the names of variables. */
   readonly #shapes = new Map<string, string>();
   readonly #ids = new Set<string>();
 
@@ -83,7 +80,7 @@ class Description {
       const shape = template.replace(/\{\w+\}/g, "{}");
       const path = this.#shapes.get(shape) ?? template;
       this.#shapes.set(shape, path);
-      // The names that the path's first row has given; a description has but one path of a form.
+      // The variables' names of the path's first row: a description may have one path of a shape.
       const names = [...path.matchAll(/\{(\w+)\}/g)].map(([, name]) => name);
       const renamed = variables.map((variable, i) => ({ ...variable, as: names[i] }));
       const method = row.method.toLowerCase();
@@ -95,7 +92,7 @@ class Description {
     }
   }
 
-  /** A name for an operation: the job's, with the path where several have one. */
+  /** A unique operationId: the job's name, with the path if several rows run the job. */
   #id(row: Route, path: string): string {
     const words = path.split(/[^\w]+/).filter((word) => word !== "");
     let id = row.job;
@@ -183,7 +180,7 @@ class Description {
   }
 
   #responses(row: Route, hasInput: boolean, version: string | undefined): Json {
-    const content = isWithin(JSON_ERRORS, version)
+    const content = isWithin({ since: JSON_ERRORS }, version)
       ? { "application/json": { schema: { $ref: "#/components/schemas/Error" } } }
       : { "text/plain": { schema: { type: "string" } } };
     const responses: Json = {};
@@ -245,7 +242,7 @@ class Description {
     };
   }
 
-  /** The JSON Schema of a Standard Schema; what allows anything, where its library gives none. */
+  /** The JSON Schema of a Standard Schema; `{}`, which allows anything, if its library makes none. */
   #schema(
     schema: StandardSchema,
     direction: "input" | "output",
@@ -257,8 +254,8 @@ class Description {
   }
 
   /**
-   * Takes a JSON Schema in. Its references to parts of itself would mean parts of the description there:
-   * the parts become components.
+   * Adds a JSON Schema to the description. Its `$defs` become components, and references to them are
+   * rewritten: `#` would mean the whole description there.
    */
   #adopt(schema: JsonSchema, name: string, refer = true): unknown {
     const { $schema: _, $defs, ...rest } = schema as Json;
@@ -308,11 +305,11 @@ const DESCRIPTIONS: Record<Form["type"], string> = {
 interface Variable {
   readonly name: string;
   readonly pattern?: string;
-  /** The name that it has in the description. */
+  /** The name in the description. */
   readonly as?: string | undefined;
 }
 
-/** A Hono pattern as OpenAPI writes paths: several, where variables are optional. */
+/** The OpenAPI paths of a Hono pattern: several, if variables are optional. */
 function templatesOf(path: string): { template: string; variables: Variable[] }[] {
   return alternativesOf(path).map((segments) => ({
     template: segments.map((each) => typeof each === "string" ? `/${each}` : `/{${each.name}}`)
@@ -321,7 +318,7 @@ function templatesOf(path: string): { template: string; variables: Variable[] }[
   }));
 }
 
-/** What two rows of one method and path are together. */
+/** Merges the operations of two rows of one method and path. */
 function merged(one: Json, other: Json): Json {
   const list = (operation: Json) => (operation.parameters ?? []) as Json[];
   const key = ({ name, in: where }: Json) => `${where} ${name}`;
@@ -416,7 +413,7 @@ function objectOf(fields: Readonly<Record<string, ParameterKind | Parameter>>, t
   const required = all.filter(([, field]) => field.required).map(([name]) => name);
   const properties = all.map(([name, field]) => {
     const schema = type === "form" ? schemaOfText(field) : schemaOf(field);
-    // Null is as good as absent, and Go's clients send it.
+    // Null counts as absent, and Go's clients send it.
     const nullable = type === "env" && !field.required && typeof schema.type === "string" &&
       schema.enum === undefined;
     return [name, {

@@ -11,7 +11,7 @@ import { alternativesOf } from "./patterns.ts";
 import type { Body, Fields, Parameter, Route } from "./route.ts";
 import { inFull, isSchema, named } from "./validation.ts";
 
-/** Adds the page, `GET /debug/routes`. */
+/** Adds the page to a router, as `GET /debug/routes`. */
 export function attachRoutes(router: Router): void {
   router.get("/debug/routes", (c) => {
     const { protocol, host } = new URL(c.req.url);
@@ -28,7 +28,7 @@ export function attachRoutes(router: Router): void {
   });
 }
 
-/** The page, as HTML. `base`: how curl is told to reach the daemon. */
+/** The page, as HTML. `base`: curl's arguments that reach the daemon. */
 export function renderRoutes(rows: readonly Route[], base: string): string {
   const groups = Map.groupBy(rows, ({ tags }) => tags?.[0] ?? "");
   return String(html`
@@ -81,7 +81,7 @@ function entry(row: Route, base: string) {
         : ""}; answers ${formsOf(row).map(({ status }) => status).join(", ")}.</p>
       <ul>${takes.flatMap(([place, fields]) =>
         Object.entries(fields ?? {}).map(([name, field]) =>
-          html`<li>${place} <code>${name}</code>: ${sayParameter(inFull(field))}</li>`
+          html`<li>${place} <code>${name}</code>: ${describeParameter(inFull(field))}</li>`
         )
       )}</ul>
       <pre>${curl(row, base)}</pre>
@@ -89,7 +89,7 @@ function entry(row: Route, base: string) {
   `;
 }
 
-function sayParameter(parameter: Parameter): string {
+function describeParameter(parameter: Parameter): string {
   const { type, required, description } = parameter;
   const { enum: values, default: fallback, minimum, maximum, names } = parameter as {
     enum?: readonly string[];
@@ -109,7 +109,7 @@ function sayParameter(parameter: Parameter): string {
   ].filter(Boolean).join("; ");
 }
 
-/** A line for a shell, with what the row cannot do without. */
+/** A curl command with the row's required parameters, for a shell. */
 export function curl(row: Route, base: string): string {
   const required = (fields: Fields | undefined): [string, Parameter][] =>
     Object.entries(fields ?? {})
@@ -176,7 +176,7 @@ function sampleOf(parameter: Parameter): unknown {
   }
 }
 
-/** A word in quotes that a shell takes off again. */
+/** A word in single quotes, for a POSIX shell. */
 function quoted(text: string): string {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }

@@ -1,5 +1,5 @@
 /**
- * Patterns of paths, by Hono's own grammar.
+ * Patterns of paths, in Hono's grammar.
  *
  * @module
  */
@@ -11,9 +11,9 @@ import { checkOptionalParameter, getPattern, splitRoutingPath } from "npm:hono@4
 import { messageOf } from "../engine/errors.ts";
 import { isVersion } from "./versions.ts";
 
-/** The names of a pattern's variables, in order, the optional ones too. */
+/** The names of a pattern's variables, in order, including optional ones. */
 export function variablesOf(pattern: string): string[] {
-  // Of the patterns that one with optional variables stands for, the last has them all.
+  // A pattern with optional variables expands to several, the last of which has them all.
   const whole = checkOptionalParameter(pattern)?.at(-1) ?? pattern;
   return splitRoutingPath(whole).flatMap((segment) => {
     const found = getPattern(segment);
@@ -21,14 +21,14 @@ export function variablesOf(pattern: string): string[] {
   });
 }
 
-/** A pattern without the names of its variables: two that are the same match the same paths. */
+/** A pattern without the names of its variables. Two patterns of one shape match the same paths. */
 export function shapeOf(pattern: string): string {
   return splitRoutingPath(pattern)
     .map((segment) => segment.replace(/^:[^{}?]+/, ":"))
     .join("/");
 }
 
-/** What keeps a pattern from being a route's, if anything. */
+/** What is wrong with a route's pattern; undefined if nothing is. */
 export function patternProblem(pattern: string): string | undefined {
   if (isVersion(splitRoutingPath(pattern)[0] ?? "")) {
     return "routes answer with and without a version, expected a path without one";
@@ -36,8 +36,8 @@ export function patternProblem(pattern: string): string | undefined {
   try {
     const names = variablesOf(pattern);
     const twice = names.find((name, at) => names.indexOf(name) !== at);
-    if (twice !== undefined) return `the variable "${twice}" is there twice`;
-    // Hono looks at a pattern when the first request comes, and then no request is answered.
+    if (twice !== undefined) return `the variable "${twice}" occurs twice, expected once`;
+    // Compiled here, because Hono does so at the first request, and then fails all requests.
     const router = new SmartRouter({ routers: [new RegExpRouter(), new TrieRouter()] });
     router.add("GET", pattern, undefined);
     router.match("GET", "/");
@@ -46,7 +46,7 @@ export function patternProblem(pattern: string): string | undefined {
   }
 }
 
-/** A part of a path that varies. */
+/** A variable segment of a path. */
 export interface Variable {
   readonly name: string;
   /** The expression that it has to match. */
@@ -54,8 +54,8 @@ export interface Variable {
 }
 
 /**
- * The segments of the paths that a pattern stands for: several, where variables are optional. What `*` at
- * the end stands for is called "rest".
+ * The segments of the paths that a pattern expands to: several, if variables are optional. A `*` at the
+ * end becomes a variable named "rest".
  */
 export function alternativesOf(pattern: string): (string | Variable)[][] {
   return (checkOptionalParameter(pattern) ?? [pattern]).map((path) =>

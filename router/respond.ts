@@ -1,5 +1,5 @@
 /**
- * Making answers so that Hono keeps what middleware has said of them.
+ * Making responses so that Hono keeps the headers that middleware has set.
  *
  * @module
  */
@@ -7,21 +7,24 @@
 import type { Context } from "npm:hono@4.13.19";
 import type { Bindings } from "./bindings.ts";
 
-/** Statuses whose answers have no body (Fetch, 2.2.3). */
+/** Hono's context of a request. */
+export type RequestContext = Context<{ Bindings: Bindings }>;
+
+/** Statuses of responses without a body (Fetch, 2.2.3). */
 export const BODYLESS: readonly number[] = [204, 205, 304];
 
-/** How an answer begins. */
+/** The status and headers of a response. */
 export interface Init {
   readonly status: number;
   readonly headers: Record<string, string>;
 }
 
 /**
- * An answer, made by Hono where it is known to Hono, since middleware may have set headers. The headers of
- * all answers are among those of `init`.
+ * A response; made through Hono's context if there is one, since middleware may have set headers on it.
+ * `init` has to include the headers of all answers.
  */
 export function respond(
-  c: Context<{ Bindings: Bindings }> | undefined,
+  c: RequestContext | undefined,
   body: BodyInit | null,
   init: Init,
 ): Response {
@@ -31,7 +34,7 @@ export function respond(
     body as string | null,
     init as Parameters<typeof c.newResponse>[1],
   );
-  // What failed after an answer was there takes the headers of that over, and these are not of it.
+  // If an answer was complete before this error, Hono copies its headers; these describe its body.
   if (c.finalized) {
     for (const name of ["content-length", "content-encoding"]) response.headers.delete(name);
   }
@@ -39,8 +42,8 @@ export function respond(
 }
 
 /**
- * The same answer, whose stream ends when the engine is told to stop: its source is cancelled, as when the
- * client leaves, and the client gets its end.
+ * The same response with a stream that ends regularly when `stopping` is aborted. Its source is then
+ * cancelled, as it is when the client leaves.
  */
 export function endingAt(stopping: AbortSignal, response: Response): Response {
   const source = response.body!.getReader();
@@ -53,7 +56,7 @@ export function endingAt(stopping: AbortSignal, response: Response): Response {
   };
   const stop = () => {
     end();
-    source.cancel(stopping.reason).catch(() => {}); // Whatever it says of it, it is not asked again.
+    source.cancel(stopping.reason).catch(() => {}); // The source is not read again.
   };
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
     start: (given) => void (controller = given),

@@ -1,5 +1,5 @@
 /**
- * The row of the route table, as types: all that runs, validates and describes a route derives from it.
+ * Types only: the row of the route table, from which all that runs, validates and describes a route derives.
  *
  * @module
  */
@@ -14,51 +14,51 @@ export interface Route {
   readonly path: string;
   /** The job's name. */
   readonly job: string;
-  /** What the path's variables have to be. Default: strings. Their names are the path's. */
+  /** The kinds of the path's variables, by name. Default: strings. */
   readonly params?: Fields;
   /**
-   * The query parameters that become variables of the job's env. Others are ignored. A list of names
-   * stands for optional strings, of which the env gets all that are given, the last by its name; a
-   * Standard Schema is given all that the client has sent.
+   * The query parameters that become variables of the job's env; others are ignored. A list of names
+   * declares optional strings, of which the env gets every value, and the last one as its value. A
+   * Standard Schema validates the whole query.
    */
   readonly query?: readonly string[] | Fields | StandardSchema;
   /** The request headers that become variables of the job's env. */
   readonly headers?: Fields;
   /**
-   * Which of the parameters become arguments, in order, by the names they have in the path, else in the
-   * query. Absent ones are left out at the end, and are `""` before others. A list becomes several.
-   * Default: those of the path.
+   * The parameters that become arguments, in order, by their names in the path, else in the query. An
+   * absent one is left out at the end and `""` before others. A list becomes several arguments. Default:
+   * the variables of the path.
    */
   readonly args?: readonly string[];
   /**
-   * The request body: nothing (the default), the job's stdin, or a JSON object or a form into its env. A
-   * Standard Schema is given the parsed JSON, whatever it is; an object's members go into the env.
+   * The request body: ignored (the default), the job's stdin, or a JSON object or a form that goes into
+   * its env. A Standard Schema validates the parsed JSON; the members of an object go into the env.
    */
   readonly body?: BodyKind | Body | StandardSchema;
-  /** The longest body in bytes, `Infinity` for any. Default: the router's. */
+  /** The longest body in bytes, `Infinity` for no limit. Default: the router's. */
   readonly bodyLimit?: number;
 
-  /** Whether the answer is sent as the job writes it, and not when it has ended. Default false. */
+  /** Whether the answer is sent while the job writes it, and not when it has ended. Default false. */
   readonly stream?: boolean;
   /** The answer's Content-Type. Default `application/json`. */
   readonly contentType?: string;
   /** The answer's status if the job succeeds. Default 200, or 204 if it has written nothing. */
   readonly status?: number;
   /**
-   * What the job may answer, by status; it chooses by {@linkcode Job.outcome}. Where the row has no
-   * `status`, the first from 200 to 299 is the one of a job that succeeds and chooses none.
+   * The possible answers of a successful job, by status; it chooses one by {@linkcode Job.outcome}. If the
+   * row has no `status`, the default is the first one from 200 to 299.
    */
   readonly answers?: Readonly<Record<number, AnswerKind | AnswerSpec>>;
-  /** The statuses of errors that clients have to expect, for the description. */
+  /** Further statuses of errors that the description lists. */
   readonly errors?: readonly number[];
 
-  /** The first API version, such as `1.25`, that has the row. A request without one has the newest. */
+  /** The first API version that has the row, such as `1.25`. A request without one uses the newest. */
   readonly since?: string;
   /** The last API version that has the row. */
   readonly until?: string;
-  /** A query parameter that has to be there, and not empty, for the row to be the one. */
+  /** A query parameter that a request must have, not empty, for the row to match. */
   readonly when?: string;
-  /** What is said, with 503, where no such job is registered. Default: 501, with the job's name. */
+  /** The message of a 503 if no such job is registered. Default: 501, with the job's name. */
   readonly unavailable?: string;
   /**
    * How long the job may take until it ends or begins a stream, in milliseconds. Then it is aborted and
@@ -66,23 +66,23 @@ export interface Route {
    */
   readonly timeout?: number | { readonly ms: number; readonly kind: ErrorKind };
   /**
-   * How many requests may run the job at once. `waiting` more (default 100) wait for their turn; the
-   * others get 503 and Retry-After. Default: no limit.
+   * How many requests may run the job at once. `waiting` more (default 100) wait; further ones get 503
+   * and Retry-After. Default: no limit.
    */
   readonly concurrency?: number | { readonly running: number; readonly waiting?: number };
   /**
-   * Whether the job has its client's connection: stdin is what the client sends, which ends when that has
-   * sent all, and what the job writes is what the client gets, until the job ends. With `"tcp"` on a raw
-   * stream: stdout and stderr in frames of eight bytes and data, as `docker attach` reads them, unless
-   * the job has set `Tty` in its env; a client that asks for no upgrade gets the same as the body of a
-   * 200. With `"websocket"` as binary messages, and stdin from messages of any kind; the method is GET.
-   * A job that fails before it reads or writes, and within 200 ms, is answered as any that fails.
+   * Whether the job hijacks its client's connection. Its stdin is then the client's data, up to the
+   * client's half-close, and the client gets what the job writes until it ends. `"tcp"` is a raw stream:
+   * stdout and stderr in frames of eight bytes and data, as `docker attach` reads them, unless the job
+   * has set `Tty` in its env; a client that asks for no upgrade gets the same as the body of a 200.
+   * `"websocket"` sends binary messages and takes messages of any kind; the method is GET. A job that
+   * fails within 200 ms, and before it reads or writes, is answered like any job that fails.
    */
   readonly upgrade?: "tcp" | "websocket";
 
-  /** What it does, in one line. */
+  /** What the route does, in one line. */
   readonly summary?: string;
-  /** What a description groups it under. */
+  /** The groups of the route in the description. */
   readonly tags?: readonly string[];
 }
 
@@ -90,10 +90,10 @@ export interface Route {
 export type Fields = Readonly<Record<string, ParameterKind | Parameter>>;
 
 /**
- * What a parameter is. `boolean` is false for `""`, `0`, `no`, `false` and `none` in any case, and else
- * true, as dockerd reads it. `integer` and `number` are decimal. `list` is what is given repeatedly:
+ * The kind of a parameter. `boolean` is false for `""`, `0`, `no`, `false` and `none` in any case, and else
+ * true, as in dockerd. `integer` and `number` are decimal. `list` is a repeated parameter:
  * `?names=a&names=b`. `filters` is a JSON object of lists, `{"name": ["x"]}`, or of sets,
- * `{"name": {"x": true}}`. An empty `integer`, `number`, `json` or `filters` is as good as absent.
+ * `{"name": {"x": true}}`. An empty `integer`, `number`, `json` or `filters` counts as absent.
  */
 export type ParameterKind =
   | "string"
@@ -104,9 +104,9 @@ export type ParameterKind =
   | "list"
   | "filters";
 
-/** What every parameter may say besides its kind. */
+/** The options that all kinds of parameters have. */
 export interface ParameterOptions {
-  /** Whether it has to be there. Default: in the path yes, else no. */
+  /** Whether a request without it is answered 400. Default: true in the path, else false. */
   readonly required?: boolean;
   /** The name of the job's variable. Default: the parameter's name. */
   readonly env?: string;
@@ -114,7 +114,7 @@ export interface ParameterOptions {
   readonly since?: string;
   /** The last API version that reads it. After, it is ignored. */
   readonly until?: string;
-  /** What it is for, in one line. */
+  /** The purpose of the parameter, in one line. */
   readonly description?: string;
 }
 
@@ -127,7 +127,7 @@ export type Parameter =
     readonly enum?: readonly string[];
     /** A regular expression that the whole value has to match. */
     readonly pattern?: string;
-    /** Characters (UTF-16 units). */
+    /** In characters (UTF-16 units). */
     readonly minLength?: number;
     readonly maxLength?: number;
   })
@@ -153,7 +153,7 @@ export type Parameter =
     readonly names?: readonly string[];
   });
 
-/** What becomes of a request's body. */
+/** How a row takes the request's body. */
 export type BodyKind = "stdin" | "env" | "form";
 
 /** A request's body. */
@@ -163,20 +163,20 @@ export interface Body {
    * `multipart/form-data`, of texts.
    */
   readonly type: BodyKind;
-  /** What members of the object, or fields of the form, have to be. Others pass as they are. */
+  /** The kinds of the object's members, or the form's fields. Others pass as they are. */
   readonly fields?: Fields;
-  /** Whether there has to be one. Default false. */
+  /** Whether a request without a body is answered 400. Default false. */
   readonly required?: boolean;
-  /** The Content-Types that are taken. Default: those of the type; any for `stdin`. */
+  /** The accepted Content-Types. Default: those of the type; any for `stdin`. */
   readonly contentTypes?: readonly string[];
-  /** The status where it is another. Default 415; dockerd's is 400. */
+  /** The status for another Content-Type. Default 415; dockerd's is 400. */
   readonly mismatch?: 400 | 415;
 }
 
 /**
- * The form of an answer: `json`; `lines` of JSON, as they come; a `tar` archive; `text`; `raw` bytes as
- * they come; `frames`, which is stdout and stderr in frames of a header of eight bytes and data; `none`,
- * without a body.
+ * The form of an answer: `json`; `lines`, a stream of JSON lines; `tar`, an archive; `text`; `raw`, a
+ * stream of bytes; `frames`, a stream of stdout and stderr in frames of an eight-byte header and data;
+ * `none`, without a body.
  */
 export type AnswerKind = "json" | "lines" | "tar" | "text" | "raw" | "frames" | "none";
 
@@ -186,13 +186,13 @@ export interface AnswerSpec {
   readonly type?: AnswerKind;
   /** Its Content-Type. Default: that of its form. */
   readonly contentType?: string;
-  /** Whether it is sent as the job writes it. Default: that of its form. */
+  /** Whether it is sent while the job writes it. Default: that of its form. */
   readonly stream?: boolean;
-  /** Headers that the job sets, with what they hold. */
+  /** Descriptions of the headers that the job sets, by name. */
   readonly headers?: Readonly<Record<string, string>>;
-  /** The JSON Schema, or the Standard Schema, of what is in it. */
+  /** The JSON Schema, or the Standard Schema, of the body. */
   readonly schema?: JsonSchema | StandardSchema;
-  /** What it means, in one line. */
+  /** The meaning of the answer, in one line. */
   readonly description?: string;
 }
 
@@ -200,11 +200,11 @@ export interface AnswerSpec {
 export type JsonSchema = { readonly [keyword: string]: unknown };
 
 /**
- * What a schema library gives: https://standardschema.dev. Where it has the JSON Schema part as well,
- * that goes into the description.
+ * A schema of any library that follows https://standardschema.dev. If it can be converted to JSON Schema,
+ * the description includes that.
  */
 export interface StandardSchema<Given = unknown, Got = Given> {
-  /** What every such schema has under this name. */
+  /** The properties that the standard defines. */
   readonly "~standard": {
     readonly version: 1;
     readonly vendor: string;
@@ -216,23 +216,23 @@ export interface StandardSchema<Given = unknown, Got = Given> {
   };
 }
 
-/** What a Standard Schema says of a value. */
+/** The result of validating a value with a Standard Schema: the value it makes, or issues. */
 export type SchemaResult<Got> =
   | { readonly value: Got; readonly issues?: undefined }
   | { readonly issues: readonly SchemaIssue[] };
 
-/** What a Standard Schema has against a value. */
+/** A problem that a Standard Schema finds in a value. */
 export interface SchemaIssue {
-  /** What it is. */
+  /** What is wrong. */
   readonly message: string;
-  /** Where it is in the value. */
+  /** The path to the wrong part of the value. Default: the whole value. */
   readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined;
 }
 
 /**
- * What a row's job finds as `job.input`: what the client has sent, validated, with its defaults. `params`
- * are the path's variables, `query` and `headers` the parameters that the row declares, `body` the fields
- * that it declares, or what its schema has made of the body.
+ * The type of `job.input` for a row's job: the client's input, validated, with defaults. `params` are the
+ * path's variables, `query` and `headers` the declared parameters, `body` the declared fields, or the
+ * value that the row's schema made of the body.
  */
-// By way of an index, because deno doc --lint would have all of its parts documented here.
+// An indexed type, because deno doc --lint would ask for documentation of all its parts here.
 export type InputOf<R extends Route> = ((typeof import("./input.ts"))["kind"] & { R: R })["input"];

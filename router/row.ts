@@ -1,70 +1,70 @@
 /**
- * A row of the route table, checked and ready to answer.
+ * A row of the route table, checked and compiled.
  *
  * @module
  */
 
-import type { Context } from "npm:hono@4.13.19";
 import type { Job } from "../engine.ts";
 import { type ErrorKind, messageOf, TypedError } from "../engine/errors.ts";
 import { answers } from "../platform/http.ts";
 import { type Form, formsOf } from "./answers.ts";
-import type { Bindings } from "./bindings.ts";
 import { notRegistered } from "./errors.ts";
 import { streamType } from "./frames.ts";
 import { patternProblem, shapeOf, variablesOf } from "./patterns.ts";
 import type { RequestBindings } from "./request.ts";
-import { BODYLESS, type Init, respond } from "./respond.ts";
+import { BODYLESS, type Init, type RequestContext, respond } from "./respond.ts";
 import type { Route } from "./route.ts";
-import { Turns } from "./turns.ts";
+import { Semaphore } from "./semaphore.ts";
 import { type Reading, RowReader, type Sent } from "./validation.ts";
 import { isWithin, overlap, type VersionRange, versionRange } from "./versions.ts";
 
-const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+/** The methods that a row may have. */
+export const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 const UPGRADES: readonly unknown[] = [undefined, "tcp", "websocket"];
 
 function isWhole(body: unknown): body is string | Uint8Array {
   return typeof body === "string" || body instanceof Uint8Array;
 }
 
-/** How an answer of some form begins. */
+/** The status, headers and form of an answer. */
 interface FormInit extends Init {
   readonly type: Form["type"];
 }
 
-/** A row that was checked. */
+/** A checked row. */
 export class Row {
   readonly route: Route;
-  /** Its path, with that of the app that it was added to. */
+  /** The full path, including the base path of the app that it was added to. */
   readonly path: string;
   readonly reader: RowReader;
-  /** Whether the usual answer is sent as it is written. */
+  /** Whether the default answer is a stream. */
   readonly stream: boolean;
-  /** Whether it begins before the job writes. */
+  /** Whether the stream's headers are sent before the job writes. */
   readonly eager: boolean;
-  /** Whether what the job writes to stdout and stderr is told apart. */
+  /** Whether stdout and stderr are sent in frames. */
   readonly inFrames: boolean;
   /** The longest body in bytes; undefined for the router's. */
   readonly bodyLimit: number | undefined;
-  /** How many may run at once, if that is limited. */
-  readonly turns: Turns | undefined;
+  /** Limits how many jobs run at once; undefined for no limit. */
+  readonly semaphore: Semaphore | undefined;
   readonly timeout: { readonly ms: number; readonly kind: ErrorKind } | undefined;
   readonly #versions: VersionRange;
-  /** How answers begin, by their status. */
+  /** The answers by status. */
   readonly #inits = new Map<number, FormInit>();
+  /** The answer of a job that sets no outcome. */
   readonly #usual: FormInit;
-  /** Makes an answer of what a job has written, where no other has a part in it. */
+  /** Makes a response quickly, where no middleware takes part in it. */
   readonly #make?: (body: string | Uint8Array) => Response;
-  /** How the answer of a job begins that has written nothing. */
+  /** The answer of a job that has written nothing. */
   readonly #unwritten: FormInit;
 
   /**
    * Checks a row.
    *
-   * @param path Its whole path.
+   * @param path Its full path.
    * @param shared Headers of all answers.
-   * @param jsonLimit The longest JSON body in bytes, unless the row has its own.
-   * @throws {TypeError} If the row cannot be: it names the row and what is wrong with it.
+   * @param jsonLimit The longest JSON body in bytes, unless the row has its own limit.
+   * @throws {TypeError} If the row is invalid: the message names the row and what is wrong with it.
    */
   constructor(route: Route, path: string, shared: Record<string, string>, jsonLimit: number) {
     this.route = route;
@@ -73,13 +73,13 @@ export class Row {
       checkEnds(route, path);
       this.reader = new RowReader(route, variablesOf(path));
       this.#versions = versionRange(route);
-      this.turns = turnsOf(route.concurrency);
+      this.semaphore = semaphoreOf(route.concurrency);
       this.timeout = timeoutOf(route.timeout);
       const forms = formsOf(route);
       for (const { status, type, contentType } of forms) {
         const hasType = contentType !== undefined && type !== "none";
         const headers = { ...hasType && { "Content-Type": contentType }, ...shared };
-        // Throws now, and not at the first request, if it can't be answered so.
+        // Throws for invalid headers now, and not at the first request.
         new Response(null, { status, headers });
         this.#inits.set(status, { status, type, headers });
       }
@@ -91,8 +91,8 @@ export class Row {
       if (usual.type !== "none" && !BODYLESS.includes(usual.status)) {
         this.#make = answers(usual.status, Object.entries(this.#usual.headers));
       }
-      const said = (route.status ?? route.answers?.[usual.status]) !== undefined;
-      this.#unwritten = { status: said ? usual.status : 204, type: "none", headers: shared };
+      const declared = (route.status ?? route.answers?.[usual.status]) !== undefined;
+      this.#unwritten = { status: declared ? usual.status : 204, type: "none", headers: shared };
     } catch (error) {
       throw new TypeError(`row ${route.method} ${path}: ${messageOf(error)}`, { cause: error });
     }
@@ -100,14 +100,14 @@ export class Row {
       (this.reader.body?.type === "env" ? jsonLimit : undefined);
   }
 
-  /** What it has in common with other rows for the same requests, whatever their variables are called. */
+  /** The path without the names of its variables: rows for the same paths have the same shape. */
   get shape(): string {
     return shapeOf(this.path);
   }
 
   /**
-   * Whether a request of its path is for it: by its method, which Hono has as GET where it is HEAD, its
-   * version, and the parameters of its query.
+   * Whether the row matches a request of its path: by the method (Hono's GET handlers get HEAD too), the
+   * version, and the query.
    */
   takes(method: string, version: string | undefined, sent: Pick<Sent, "query">): boolean {
     const { route } = this;
@@ -115,13 +115,13 @@ export class Row {
       (route.when === undefined || !!sent.query(route.when));
   }
 
-  /** Whether there are requests that both this row and another of its shape take. */
+  /** Whether some request matches both this row and another of its shape. */
   clashes(other: Row): boolean {
     return this.route.method === other.route.method && this.route.when === other.route.when &&
       overlap(this.#versions, other.#versions);
   }
 
-  /** What a request for it has to have, besides its method and path. */
+  /** What the row requires of a request besides its method and path, in words. */
   get condition(): string {
     const { since, until, when } = this.route;
     return [
@@ -131,7 +131,7 @@ export class Row {
     ].filter(Boolean).join(", ");
   }
 
-  /** What a client is told where the row's job is not registered. */
+  /** The error for a request whose job is not registered. */
   get missing(): TypedError {
     const { job, unavailable } = this.route;
     return unavailable === undefined
@@ -139,7 +139,7 @@ export class Row {
       : new TypedError("unavailable", unavailable);
   }
 
-  /** Whether a body, or that there is none, has to be looked at before the job can be run. */
+  /** Whether the body, or its absence, has to be checked before the job can run. */
   readsBody(hasBody: boolean): boolean {
     const { body } = this.reader;
     if (body === undefined) return false;
@@ -147,11 +147,12 @@ export class Row {
   }
 
   /**
-   * Reads the body into what was read of the rest, unless it is for the job's stdin.
+   * Reads the body into `reading`, unless it is for the job's stdin.
    *
-   * @throws {TypedError} ("unsupported media type", or "bad parameter")
+   * @throws {TypedError} ("unsupported media type") For another Content-Type; ("bad parameter") If the
+   * body is malformed or not what the row declares.
    */
-  async readBody({ req }: Context, hasBody: boolean, reading: Reading): Promise<void> {
+  async readBody({ req }: RequestContext, hasBody: boolean, reading: Reading): Promise<void> {
     const { body } = this.reader;
     if (body?.type === "stdin") return this.#checkType(req, false);
     if (body?.type === "env") {
@@ -165,7 +166,9 @@ export class Row {
       if (hasBody) form = await req.formData();
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
-      throw new TypedError("bad parameter", "the request body is no form", { cause: error });
+      throw new TypedError("bad parameter", "the request body is malformed, expected a form", {
+        cause: error,
+      });
     }
     this.reader.readForm(form, reading);
   }
@@ -178,9 +181,9 @@ export class Row {
     throw new TypedError(isBad ? "bad parameter" : "unsupported media type", problem);
   }
 
-  /** The answer of a job that has succeeded, or goes on writing it. */
+  /** The response of a job that has succeeded, or that begins to stream. */
   respond(
-    c: Context<{ Bindings: Bindings }>,
+    c: RequestContext,
     job: Job,
     body: string | Uint8Array | ReadableStream<Uint8Array> | null,
   ): Response {
@@ -190,15 +193,15 @@ export class Row {
     if (this.inFrames && init === this.#usual) init = this.#typed(c, job, init);
     if (init.type === "none") body = null;
     const env = c.env as RequestBindings;
-    // No middleware that could have set a header: this is three times as fast.
+    // Without middleware no header can have been set: then this is three times as fast.
     if (env.alone && init === this.#usual && isWhole(body) && this.#make) {
       return env.made = this.#make(body);
     }
     return respond(c, body as BodyInit | null, init);
   }
 
-  /** A stream of Docker's has a type of its own where there is a terminal, and had in old versions. */
-  #typed(c: Context<{ Bindings: Bindings }>, job: Job, init: FormInit): FormInit {
+  /** The Content-Type of a stream depends on the job's terminal and on the API version. */
+  #typed(c: RequestContext, job: Job, init: FormInit): FormInit {
     const type = streamType(c.env.version, job.getenvBool("Tty"));
     return { ...init, headers: { ...init.headers, "Content-Type": type } };
   }
@@ -218,33 +221,35 @@ export class Row {
   }
 }
 
-/** Whether every request of its method, as Hono sees it, and of its path is for a row. */
+/** Whether a row matches every request of its path and of its method, as Hono sees it. */
 export function isForAll({ method, since, until, when }: Route): boolean {
   return method !== "HEAD" && (since ?? until ?? when) === undefined;
 }
 
 function checkEnds({ method, job, bodyLimit, upgrade }: Route, path: string): void {
-  if (!METHODS.includes(method)) throw new TypeError(`the method is none of ${METHODS.join(", ")}`);
+  if (!METHODS.includes(method)) {
+    throw new TypeError(`the method is "${method}", expected one of ${METHODS.join(", ")}`);
+  }
   const problem = patternProblem(path);
   if (problem !== undefined) throw new TypeError(problem);
   if (typeof job !== "string" || job === "") {
-    throw new TypeError("it has no job, expected a job's name");
+    throw new TypeError("the job is missing, expected a job's name");
   }
   if (!UPGRADES.includes(upgrade)) {
     throw new TypeError(`upgrade is ${JSON.stringify(upgrade)}, expected "tcp" or "websocket"`);
   }
   if (upgrade === "websocket" && method !== "GET") {
-    throw new TypeError("a WebSocket begins with a GET");
+    throw new TypeError('upgrade is "websocket", expected the method GET');
   }
   if (bodyLimit !== undefined && !(bodyLimit >= 0)) {
-    throw new TypeError(`bodyLimit is ${bodyLimit}, expected bytes`);
+    throw new TypeError(`bodyLimit is ${bodyLimit}, expected a number of bytes`);
   }
 }
 
-function turnsOf(concurrency: Route["concurrency"]): Turns | undefined {
+function semaphoreOf(concurrency: Route["concurrency"]): Semaphore | undefined {
   if (concurrency === undefined) return undefined;
-  if (typeof concurrency === "number") return new Turns(concurrency);
-  return new Turns(concurrency.running, concurrency.waiting);
+  if (typeof concurrency === "number") return new Semaphore(concurrency);
+  return new Semaphore(concurrency.running, concurrency.waiting);
 }
 
 function timeoutOf(timeout: Route["timeout"]): Row["timeout"] {
@@ -253,5 +258,5 @@ function timeoutOf(timeout: Route["timeout"]): Row["timeout"] {
     ? { ms: timeout, kind: "deadline exceeded" as const }
     : timeout;
   if (limit.ms > 0) return limit;
-  throw new TypeError(`timeout is ${limit.ms}, expected milliseconds above 0`);
+  throw new TypeError(`timeout is ${limit.ms}, expected a number of milliseconds above 0`);
 }

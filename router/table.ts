@@ -1,37 +1,37 @@
 /**
- * The routes that every daemon has, apart from those that it adds. There are many, and names in them hold
- * slashes: with them, Hono's expression of all routes would give way to a tree, which takes 1 to 4 µs a path.
+ * A table of the built-in routes, apart from Hono's router. They are many, and names in them hold slashes:
+ * with them Hono would replace its regular expression by a tree, which takes 1 to 4 µs per path.
  *
  * @module
  */
 
 import type { ParamIndexMap, Params, Result } from "npm:hono@4.13.19/router";
 
-/** Handlers with their variables, one after another. */
+/** Handlers with their variables, in order. */
 export type Entries<T> = [T, Params][];
 
 /** Handlers by method and path. */
 export class Table<T> {
   readonly #methods = new Map<string, Paths<T>>();
 
-  /** Adds a handler, behind those that its path has. */
+  /** Adds a handler after those of the same path. */
   add(method: string, path: string, handler: T): void {
     let paths = this.#methods.get(method);
     if (paths === undefined) this.#methods.set(method, paths = new Paths());
     paths.add(path, handler);
   }
 
-  /** The handlers of the first path that fits. */
+  /** The handlers of the first path that matches. */
   match(method: string, path: string): Entries<T> | undefined {
     return this.#methods.get(method)?.match(path);
   }
 }
 
-/** What Hono's routers found, in the form that all of them understand, and more behind it. */
+/** A result of one of Hono's routers with further handlers appended, in the form common to all of them. */
 export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
   const [handlers, stash] = found;
   if (handlers.length === 0) return [more];
-  // They say differently what the variables are.
+  // Results with a stash have indices into it in place of the variables.
   if (stash === undefined) return [[...handlers as Entries<T>, ...more]];
   const inFull = (handlers as [T, ParamIndexMap][]).map(([handler, indices]): [T, Params] => [
     handler,
@@ -42,7 +42,7 @@ export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
 
 class Paths<T> {
   readonly #whole = new Map<string, Entries<T>>();
-  /** Those with variables, by the first segment of their paths, and by the last, `:` where it is one. */
+  /** Paths with variables, by their first segment, then by their last, which is `:` for a variable. */
   readonly #nouns = new Map<string, Map<string, Pattern<T>[]>>();
 
   add(path: string, handler: T): void {
@@ -89,12 +89,12 @@ function first<T>(patterns: Pattern<T>[] | undefined, path: string): Entries<T> 
   }
 }
 
-/** A path with variables: `:name`, or `:name{...}` with the expression that it has to match. */
+/** A path with variables: `:name`, or `:name{...}` with a regular expression for it. */
 class Pattern<T> {
   readonly path: string;
   readonly handlers: T[];
   #names: string[] = [];
-  /** Made when it is first asked for. */
+  /** Compiled at the first match. */
   #expression?: RegExp;
 
   constructor(path: string, handler: T) {

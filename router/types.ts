@@ -1,6 +1,6 @@
 /**
- * What a router is to the type checker: Hono's app, whose methods give a router back, and `job`, which
- * adds what a row takes to the types that a client of Hono's (`hc`) is made of.
+ * The type of a router: Hono's app, with methods that return a router, and `job`, which adds the input of
+ * a row to the schema that Hono's client (`hc`) is typed by.
  *
  * @module
  */
@@ -26,7 +26,7 @@ import type {
 import type { Bindings } from "./bindings.ts";
 import type { Fields, Route, StandardSchema } from "./route.ts";
 
-/** A router for each env of handlers: that of `E` is `(RouterKind & { E: E })["router"]`. */
+/** A type function from an env to its router: `(RouterKind & { E: E })["router"]`. */
 export interface RouterKind {
   readonly E: unknown;
   readonly router: Typed<
@@ -42,24 +42,24 @@ type Typed<E extends Env, S extends Schema, B extends string> =
   & RouterMethods<E, S, B>
   & HonoBase<E, S, B>;
 
-/** What a router can besides what every Hono app can, and what gives a router back. */
+/** The methods that a router adds to Hono's app, and those of Hono's that return a router here. */
 interface RouterMethods<E extends Env, S extends Schema, B extends string> {
   /**
    * Adds a row to the route table.
    *
-   * @throws {TypeError} If the row cannot be, or is there already: it says which, and what is wrong.
+   * @throws {TypeError} If the row is invalid, or one for the same requests exists. The message names it.
    */
   job<const R extends Route>(route: R): Typed<E, S & RowSchema<R, B>, B>;
   /**
-   * Says that handlers of a path call `c.env.upgrade()`, so that connections are looked at for requests
-   * that ask for it. Rows with `upgrade: "tcp"` say so themselves.
+   * Declares that handlers of a path call `c.env.upgrade()`, so that connections are inspected for
+   * upgrade requests before they are served. Rows with `upgrade: "tcp"` are declared by themselves.
    *
    * @param path A Hono pattern, without version.
    */
   upgradable(path: string): Typed<E, S, B>;
-  /** The first segments of the paths that may be upgraded, `*` for any. */
+  /** The first segments of the upgradable paths; `*` for any. */
   readonly upgrades: ReadonlySet<string>;
-  /** The rows that were added, and those that every daemon has whose jobs are registered. */
+  /** The rows that were added, and the built-in rows whose jobs are registered. */
   rows(): Route[];
   /** Adds handlers for GET and HEAD. */
   get: RouteMethod<E, "get", S, B>;
@@ -90,13 +90,13 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
     path: Q,
     app: HonoBase<E2, S2, B2, P2>,
   ): Typed<E, S & MergeSchemaPath<S2, MergePath<B, Q>>, B>;
-  /** The same app, with a path before the routes that are added to it. */
+  /** The same app, with a prefix for the paths of routes that are added to it. */
   basePath<Q extends string>(path: Q): Typed<E, S, MergePath<B, Q>>;
-  /** Adds an application by its `fetch` under a path. */
+  /** Adds an application under a path, by its `fetch`. */
   mount(...args: Parameters<HonoBase["mount"]>): Typed<E, S, B>;
-  /** Sets what answers a request that failed. */
+  /** Sets the handler of errors. */
   onError(handler: ErrorHandler<E>): Typed<E, S, B>;
-  /** Sets what answers a request that no handler has answered. */
+  /** Sets the handler of requests that no other handler has answered. */
   notFound(handler: NotFoundHandler<E>): Typed<E, S, B>;
 }
 
@@ -109,7 +109,7 @@ type Before<E extends Env, P extends string, I extends Input> = MiddlewareHandle
 
 // deno-lint-ignore no-explicit-any -- as Hono has it
 type AnyInput = any;
-// deno-lint-ignore no-explicit-any -- Hono takes it for an answer of which nothing is known
+// deno-lint-ignore no-explicit-any -- Hono's type of an unknown answer
 type AnyOutput = any;
 
 /** Adds handlers for a method to a path. */
@@ -176,11 +176,11 @@ interface UseMethod<E extends Env, S extends Schema, B extends string> {
   ): Typed<E & E2, S, B>;
 }
 
-/** What a row takes and gives, as `hc` wants to know it: nothing where its path is not known. */
+/** The input and output of a row, for `hc`; none for a path that is not a literal type. */
 type RowSchema<R extends Route, B extends string> = string extends R["path"] ? BlankSchema
   : ToSchema<Lowercase<R["method"]>, MergePath<B, R["path"]>, { in: RowInput<R> }, AnyOutput>;
 
-/** What a row takes besides the variables of its path. */
+/** The input of a row besides the variables of its path. */
 type RowInput<R extends Route> =
   & (R["query"] extends readonly (infer Name extends string)[]
     ? { query: { [N in Name]?: string | string[] } }
@@ -191,7 +191,7 @@ type RowInput<R extends Route> =
     : R["body"] extends "env" | { readonly type: "env" } ? { json: Record<string, unknown> }
     : BlankInput);
 
-/** What a handler's result tells of its answer. */
+/** The type of a handler's answer. */
 type Result<R> = R extends Promise<infer T> ? T extends TypedResponse ? T : TypedResponse
   : R extends TypedResponse ? R
   : TypedResponse;

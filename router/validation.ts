@@ -1,14 +1,14 @@
 /**
- * What a row makes of a request: the arguments, the variables and the typed input of its job; or what is
- * wrong with it, in one line that names the field, what it was, and what is expected.
+ * Validates a request by its row: makes the arguments, the variables and the typed input of the job, or an
+ * error of one line that names the field, what it was, and what was expected.
  *
- * Functions of a row and of what was sent: nothing here knows of sockets, of Hono or of jobs.
+ * Nothing here knows of sockets, of Hono or of jobs.
  *
  * @module
  */
 
-import { Env, isTrue } from "../engine/env.ts";
-import { messageOf, TypedError } from "../engine/errors.ts";
+import { Env, FILTERS_FORM, filtersOf, isTrue, tryParse, unknownFilter } from "../engine/env.ts";
+import { messageOf, quote, TypedError } from "../engine/errors.ts";
 import { membersOf } from "../engine/json.ts";
 import type {
   Body,
@@ -22,7 +22,7 @@ import type {
 } from "./route.ts";
 import { isWithin, type VersionRange, versionRange } from "./versions.ts";
 
-/** What a client has sent besides its body. Hono's request is one. */
+/** A request besides its body. Hono's request is one. */
 export interface Sent {
   /** A variable of the path. */
   param(name: string): string | undefined;
@@ -34,11 +34,11 @@ export interface Sent {
   header(name: string): string | undefined;
 }
 
-/** What was sent, validated. */
+/** A validated request. */
 export interface Reading {
   /** The variables of the job's env. */
   readonly env: Variables;
-  /** What a job finds as its input: see `InputOf` in route.ts, which knows the types. */
+  /** The job's input: see `InputOf` in route.ts, which knows the types. */
   readonly input: {
     readonly params: Record<string, unknown>;
     readonly query: unknown;
@@ -52,28 +52,28 @@ type Variables = [name: string, value: string][];
 /** The parts of a request that parameters come from, as messages call them. */
 type Place = "path parameter" | "query parameter" | "header" | "body field" | "form field";
 
-/** A row that is ready to read requests. */
+/** Reads the requests of a row. */
 export class RowReader {
-  /** What the body has to be, if the row takes one. */
+  /** The body that the row takes; undefined for none. */
   readonly body?: Body;
   readonly #schema?: StandardSchema;
   readonly #path: readonly string[];
   readonly #params: readonly Field[];
   readonly #query: readonly Field[];
-  /** Those that the row only names: all that is given of each goes into the env. */
+  /** The query parameters that the row only names: all their values go into the env. */
   readonly #named: readonly string[] = [];
   readonly #querySchema?: StandardSchema;
   readonly #headers: readonly Field[];
   readonly #fields: readonly Field[];
-  /** Those of them whose variables have other names. */
+  /** The names of the fields whose variables have other names. */
   readonly #renamed: ReadonlySet<string>;
   readonly #args: readonly string[] | undefined;
-  /** Whether there is anything besides the path, which every job has as its arguments. */
+  /** Whether the row declares nothing besides its path and its body. */
   readonly #plain: boolean;
 
   /**
    * @param path The names of the path's variables, in order.
-   * @throws {TypeError} If the row's parameters or its body cannot be.
+   * @throws {TypeError} If the row's parameters or its body are invalid.
    */
   constructor(route: Route, path: readonly string[]) {
     this.#path = path;
@@ -88,7 +88,7 @@ export class RowReader {
       this.#schema = route.body;
       this.body = { type: "env" };
     } else if (typeof route.body === "string") {
-      // A word takes a JSON object whatever it calls itself; a form has to say which kind it is.
+      // The short form "env" accepts any Content-Type; a form needs it to tell its two encodings apart.
       this.body = { type: route.body, ...route.body !== "form" && { contentTypes: [] } };
     } else if (route.body !== undefined) {
       this.body = route.body;
@@ -110,7 +110,7 @@ export class RowReader {
       throw new TypeError(`${list} has "${unknown}", expected one of ${known.join(", ")}`);
     };
     among("params", this.#params.map(({ name }) => name), path);
-    // What a schema takes is not known here.
+    // The names that a schema knows are not known here.
     if (this.#querySchema === undefined && this.#schema === undefined) {
       const known = [...this.#query, ...this.#fields].map(({ name }) => name);
       among("args", route.args ?? [], [...path, ...this.#named, ...known]);
@@ -119,15 +119,15 @@ export class RowReader {
       route.params === undefined && route.args === undefined;
   }
 
-  /** What was read of a request that the row asks nothing of but its path and its body. */
-  nothing(): Reading {
+  /** A reading without values, for a row that declares nothing besides its path and its body. */
+  empty(): Reading {
     return { env: [], input: { params: {}, query: {}, headers: {}, body: undefined } };
   }
 
   /**
-   * Reads what came besides the body. Undefined where the row asks for nothing but its path.
+   * Reads the request besides its body. Undefined if the row declares nothing besides its path.
    *
-   * @throws {TypedError} ("bad parameter") For the first thing that is wrong.
+   * @throws {TypedError} ("bad parameter") For the first parameter that is wrong.
    */
   read(sent: Sent, version: string | undefined): Reading | Promise<Reading> | undefined {
     if (this.#plain) return undefined;
@@ -157,15 +157,15 @@ export class RowReader {
     return { env, input: { params, query, headers, body: undefined } };
   }
 
-  /** The Content-Types that a body is taken in; none for any. */
+  /** The accepted Content-Types of the body; empty for any. */
   get contentTypes(): readonly string[] {
     return this.body && (this.body.contentTypes ?? CONTENT_TYPES[this.body.type]) || [];
   }
 
   /**
-   * What is wrong with a body's Content-Type, if anything.
+   * What is wrong with a body's Content-Type; undefined if nothing is.
    *
-   * @param empty Whether there is no body: then there need not be a type either.
+   * @param empty Whether there is no body, which then needs no Content-Type.
    */
   typeProblem(contentType: string | undefined, empty: boolean): string | undefined {
     const accepted = this.contentTypes;
@@ -178,9 +178,9 @@ export class RowReader {
   }
 
   /**
-   * Reads a body of JSON, and adds what it has to the values.
+   * Reads a JSON body into `reading`.
    *
-   * @throws {TypedError} ("bad parameter") If it is none, or not what the row says.
+   * @throws {TypedError} ("bad parameter") If it is not JSON, or not what the row declares.
    */
   readJson(text: string, reading: Reading): void | Promise<void> {
     if (text.trim() === "") {
@@ -227,7 +227,7 @@ export class RowReader {
     return body;
   }
 
-  /** Reads the fields of a form, and adds what they have to the values. */
+  /** Reads the fields of a form into `reading`. Throws like {@linkcode RowReader.readJson}. */
   readForm(form: FormData, reading: Reading): void {
     const given = new Map<string, string[]>();
     for (const [name, value] of form) {
@@ -280,20 +280,20 @@ export class RowReader {
   }
 }
 
-/** The Content-Types that a body is taken in, by its kind. */
+/** The accepted Content-Types of each kind of body; empty for any. */
 const CONTENT_TYPES: Record<BodyKind, readonly string[]> = {
   stdin: [],
   env: ["application/json"],
   form: ["application/x-www-form-urlencoded", "multipart/form-data"],
 };
 
-/** Whether something is a Standard Schema. Some libraries' are functions. */
+/** Whether a value is a Standard Schema. Those of some libraries are functions. */
 export function isSchema(value: unknown): value is StandardSchema {
   return (typeof value === "object" || typeof value === "function") && value !== null &&
     "~standard" in value;
 }
 
-/** What a list of names stands for. */
+/** The parameters that a list of names declares. */
 export function named(query: readonly string[] | Fields | undefined): Fields | undefined {
   if (!isNames(query)) return query;
   return Object.fromEntries(query.map((name) => [name, "string"]));
@@ -303,7 +303,7 @@ function isNames(query: Route["query"]): query is readonly string[] {
   return Array.isArray(query);
 }
 
-/** A parameter in full. */
+/** A parameter with its options, for one that is given by its kind alone. */
 export function inFull(parameter: ParameterKind | Parameter): Parameter {
   return typeof parameter === "string" ? { type: parameter } : parameter;
 }
@@ -335,7 +335,7 @@ function readTexts(
   return values;
 }
 
-/** The text of a variable: the first that was sent, or all of them as JSON. */
+/** The text of a variable: the first value, or all of them as JSON. */
 function textOf(texts: readonly string[], all: boolean): string {
   return all ? JSON.stringify(texts) : texts[0] ?? "";
 }
@@ -361,7 +361,7 @@ async function readQuery(
   return query;
 }
 
-/** What a schema makes of a value; or a message of its first complaint. */
+/** The value that a schema makes of another. Throws a TypedError with the schema's first issue. */
 async function readSchema(
   schema: StandardSchema,
   given: unknown,
@@ -393,7 +393,7 @@ function parse(text: string): unknown {
   }
 }
 
-/** One parameter of a row: from what was sent to what it means. */
+/** One parameter of a row: parses and checks its values. */
 class Field {
   readonly name: string;
   readonly env: string;
@@ -427,11 +427,11 @@ class Field {
     try {
       this.#check(fallback);
     } catch (error) {
-      throw new TypeError(`the default of ${messageOf(error)}`); // The row's mistake, not a client's.
+      throw new TypeError(`the default of ${messageOf(error)}`); // Not a TypedError of a request.
     }
   }
 
-  /** @param texts What was sent, the first first; undefined where nothing was. */
+  /** @param texts The values in the order sent; undefined if the parameter is absent. */
   fromTexts(texts: readonly string[] | undefined): unknown {
     if (texts === undefined) return this.#absent();
     if (this.isList) return this.#check(texts);
@@ -462,13 +462,13 @@ class Field {
     }
   }
 
-  /** @param value A member of a JSON object. Null is as good as absent. */
+  /** @param value A member of a JSON object. Null counts as absent. */
   fromJson(value: unknown): unknown {
     if (value === undefined || value === null) return this.#absent();
     return this.#check(this.isList && typeof value === "string" ? [value] : value);
   }
 
-  /** Sets the variable of one that is absent, where it has a default. */
+  /** Sets the variable of an absent parameter to its default, if it has one. */
   setDefault(env: Variables): void {
     const { default: fallback } = this.#parameter as { default?: unknown };
     if (fallback !== undefined) env.push([this.env, this.textOf(fallback)]);
@@ -486,7 +486,7 @@ class Field {
     throw bad(`${this.#place} ${this.name} is missing, expected ${this.expected}`);
   }
 
-  /** A value that is of the right kind and within its limits. */
+  /** Returns a value of the right kind and within its limits; throws a TypedError for another. */
   #check(value: unknown, given: unknown = value): unknown {
     const parameter = this.#parameter;
     switch (parameter.type) {
@@ -525,13 +525,9 @@ class Field {
       case "filters": {
         const filters = filtersOf(value);
         if (filters === undefined) throw this.#wrong(given);
-        const unknown = parameter.names &&
-          Object.keys(filters).find((name) => !parameter.names!.includes(name));
-        if (unknown === undefined) return filters;
-        throw bad(
-          `${this.#place} ${this.name} has ${quote(unknown)}, expected names among ` +
-            parameter.names!.join(", "),
-        );
+        const problem = unknownFilter(filters, parameter.names);
+        if (problem === undefined) return filters;
+        throw bad(`${this.#place} ${this.name} ${problem}`);
       }
       case "json":
         return value;
@@ -542,7 +538,7 @@ class Field {
     return bad(`${this.#place} ${this.name} is ${quote(given)}, expected ${this.expected}`);
   }
 
-  /** What it has to be, for people. */
+  /** The values that it accepts, in words. */
   get expected(): string {
     const parameter = this.#parameter;
     const noun = NOUNS[parameter.type];
@@ -570,7 +566,7 @@ const NOUNS: Record<ParameterKind, string> = {
   boolean: "true or false",
   json: "JSON",
   list: "a list of strings",
-  filters: 'a JSON object of lists such as {"label": ["a"]}',
+  filters: FILTERS_FORM,
 };
 
 const INTEGER = /^[+-]?\d+$/;
@@ -581,41 +577,6 @@ function limits(least: number | undefined, most: number | undefined, of: string,
   if (most === undefined) return `${of} at least ${least}${unit}`;
   if (least === undefined) return `${of} at most ${most}${unit}`;
   return of === "" ? ` from ${least} to ${most}` : `${of} ${least} to ${most}${unit}`;
-}
-
-/** Docker's filters, from lists or from sets; undefined where it is neither. */
-function filtersOf(value: unknown): Record<string, string[]> | undefined {
-  if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
-  const filters: [string, string[]][] = [];
-  for (const [name, given] of Object.entries(value)) {
-    if (Array.isArray(given)) {
-      if (!given.every((item) => typeof item === "string")) return undefined;
-      filters.push([name, given]);
-    } else if (typeof given === "object" && given !== null) {
-      const set = Object.entries(given);
-      if (!set.every(([, on]) => typeof on === "boolean")) return undefined;
-      filters.push([name, set.filter(([, on]) => on).map(([item]) => item)]);
-    } else if (given !== null) {
-      return undefined;
-    }
-  }
-  return Object.fromEntries(filters);
-}
-
-function tryParse(text: string): { value: unknown } | undefined {
-  try {
-    return { value: JSON.parse(text) };
-  } catch {
-    return undefined; // The question was whether it is JSON, and it is not.
-  }
-}
-
-const QUOTED = 80;
-
-/** A value as a message shows it: on one line, and not too long. */
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? String(value);
-  return text.length > QUOTED ? text.slice(0, QUOTED - 1) + "…" : text;
 }
 
 function bad(message: string): TypedError {

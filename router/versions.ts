@@ -6,12 +6,12 @@
 
 import { API_VERSION, MIN_API_VERSION } from "../engine/version.ts";
 
-/** Whether the first segment of a path is a version, `v1.24`: nothing else may be meant by it. */
+/** Whether the first segment of a path is a version, such as `v1.24`. */
 export function isVersion(segment: string): boolean {
   return /^v\d{1,4}\.\d{1,4}$/.test(segment);
 }
 
-/** What is wrong with a version, `1.24`, if anything. */
+/** What is wrong with a version such as `1.24`; undefined if nothing is. */
 export function versionProblem(version: string): string | undefined {
   if (!isVersion(`v${version}`)) {
     return `malformed version "v${version}", expected vMAJOR.MINOR such as v${API_VERSION}`;
@@ -24,7 +24,7 @@ export function versionProblem(version: string): string | undefined {
   }
 }
 
-/** Below 0 if the version is older than the other, 0 if it is the same, else above 0. */
+/** Negative if the version is older than the other, 0 if they are equal, else positive. */
 export function compareVersions(version: string, other: readonly number[]): number {
   return compare(numbersOf(version), other);
 }
@@ -42,16 +42,16 @@ function numbersOf(version: string): number[] {
 const MAX = numbersOf(API_VERSION);
 const MIN = numbersOf(MIN_API_VERSION);
 
-/** The API versions that have something: from one on, up to one, or both. */
+/** A range of API versions, both ends included; undefined is open. */
 export interface VersionRange {
   readonly since?: readonly number[] | undefined;
   readonly until?: readonly number[] | undefined;
 }
 
 /**
- * Reads a range as a row writes it.
+ * Reads the range of a row.
  *
- * @throws {TypeError} If a version is none, or the range has none.
+ * @throws {TypeError} If a version is malformed, or the range is empty.
  */
 export function versionRange(range: { since?: string; until?: string }): VersionRange {
   const [since, until] = (["since", "until"] as const).map((end) => {
@@ -66,7 +66,7 @@ export function versionRange(range: { since?: string; until?: string }): Version
   return { since, until };
 }
 
-/** Whether a version is in a range. A request without one asks for the newest there is. */
+/** Whether a version is in a range. Undefined, of a request without one, is the newest. */
 export function isWithin({ since, until }: VersionRange, version: string | undefined): boolean {
   const asked = version ?? API_VERSION;
   return (since === undefined || compareVersions(asked, since) >= 0) &&

@@ -380,20 +380,23 @@ Deno.test("Router.job refuses a row that cannot be, and says which and why", () 
     refused({ answers: { [status]: {} } }, "row GET /x: ");
   }
   refused({ contentType: "text/plain\nX-Other: 1" }, "row GET /x: ");
-  refused({ method: "FETCH" }, "row FETCH /x: the method is none of GET, HEAD, POST, ");
-  refused({ method: "get" }, "row get /x: the method is none of ");
+  refused(
+    { method: "FETCH" },
+    'row FETCH /x: the method is "FETCH", expected one of GET, HEAD, POST, ',
+  );
+  refused({ method: "get" }, 'row get /x: the method is "get", expected one of ');
   refused({ body: "xml" }, 'row GET /x: body is "xml", expected "stdin", "env" or "form"');
-  refused({ bodyLimit: -1 }, "row GET /x: bodyLimit is -1, expected bytes");
-  refused({ job: "" }, "row GET /x: it has no job");
+  refused({ bodyLimit: -1 }, "row GET /x: bodyLimit is -1, expected a number of bytes");
+  refused({ job: "" }, "row GET /x: the job is missing");
   refused({ path: "/:id{[}" }, "row GET /:id{[}: Invalid regular expression");
-  refused({ path: "/:id/:id" }, 'row GET /:id/:id: the variable "id" is there twice');
+  refused({ path: "/:id/:id" }, 'row GET /:id/:id: the variable "id" occurs twice, expected once');
   // None of which has left anything behind.
   router.job(row);
   for (const path of ["/x", "/things/:id"]) {
     if (path !== "/x") router.job({ ...row, path });
-    refused({ path }, `row GET ${path}: there is one for these requests already`);
+    refused({ path }, `row GET ${path}: another row matches these requests already`);
   }
-  refused({ path: "/things/:name" }, "row GET /things/:name: there is one for these requests");
+  refused({ path: "/things/:name" }, "row GET /things/:name: another row matches these requests");
   router.job({ ...row, method: "POST" });
   router.job({ ...row, path: "/things/:id{[0-9]+}" });
 });
@@ -406,7 +409,7 @@ Deno.test("Router.job names rows whose jobs no module has registered, when the g
   assertEquals(lines, []);
   await engine.job("acceptconnections").run();
   assertEquals(lines.filter((line) => line.startsWith("warn ")), [
-    "warn no such job registered: missing, of the row POST /api/there/:id",
+    "warn no such job registered: missing, for the row POST /api/there/:id",
   ]);
 });
 

@@ -220,7 +220,7 @@ Deno.test("Router.basePath gives a router whose rows, limits, versions and error
   assertThrows(
     () => router.job({ method: "POST", path: "/api/things/:name", job: "args" }),
     TypeError,
-    "there is one for these requests already",
+    "another row matches these requests already",
   );
   for (const app of [router, api]) {
     const post = (path: string, body: string) => app.request(path, { method: "POST", body });

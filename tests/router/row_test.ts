@@ -170,7 +170,11 @@ Deno.test("Router.job takes forms of both kinds", async () => {
   );
   assertEquals((await order("", "{}")).status, 415);
   const broken = { "Content-Type": "multipart/form-data; boundary=x" };
-  await assertJsonError(await order("", "--y", broken), 400, "the request body is no form");
+  await assertJsonError(
+    await order("", "--y", broken),
+    400,
+    "the request body is malformed, expected a form",
+  );
 });
 
 Deno.test("Router.job takes schemas of zod, valibot and arktype, for bodies and queries", async () => {
@@ -313,8 +317,8 @@ Deno.test("Router.job refuses a row that says what cannot be", () => {
       [{ answers: { 200: "xml" } }, 'answer 200 is "xml", expected one of json, lines'],
       [{ since: "1" }, 'since is "1", expected MAJOR.MINOR'],
       [{ concurrency: 0 }, "concurrency is 0, expected an integer from 1 on"],
-      [{ timeout: 0 }, "timeout is 0, expected milliseconds above 0"],
-      [{ timeout: NaN }, "timeout is NaN, expected milliseconds above 0"],
+      [{ timeout: 0 }, "timeout is 0, expected a number of milliseconds above 0"],
+      [{ timeout: NaN }, "timeout is NaN, expected a number of milliseconds above 0"],
     ] as const
   ) {
     const { message: said } = assertThrows(

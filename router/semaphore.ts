@@ -1,19 +1,23 @@
 /**
- * How many requests may run a row's job at once.
+ * A semaphore with a bounded queue: how many requests may run a row's job at once.
  *
  * @module
  */
 
 import { busy } from "./errors.ts";
 
-/** Lets so many run at once, lets so many wait for their turn, and refuses the others. */
-export class Turns {
+/** Lets a number of holders run at once, a number of callers wait, and refuses further ones. */
+export class Semaphore {
   readonly #running: number;
   readonly #waiting: number;
   #free: number;
   readonly #queue = new Set<() => void>();
 
-  /** @throws {TypeError} If one of them is no count. */
+  /**
+   * @param running How many may hold it at once.
+   * @param waiting How many may wait for it. Default 100.
+   * @throws {TypeError} If `running` is not a positive integer, or `waiting` is a negative one or none.
+   */
   constructor(running: number, waiting = 100) {
     if (!Number.isInteger(running) || running < 1) {
       throw new TypeError(`concurrency is ${running}, expected an integer from 1 on`);
@@ -27,12 +31,12 @@ export class Turns {
   }
 
   /**
-   * Takes a turn, which has to be given back: at once (undefined), or when the promise resolves.
+   * Acquires it: at once (undefined), or when the promise resolves. The caller has to release it.
    *
-   * @param signal Aborted when it is not wanted any more: then the promise rejects with its reason.
-   * @throws {TypedError} ("unavailable") If as many as may already wait.
+   * @param signal Its abort ends the wait: the promise rejects with the signal's reason.
+   * @throws {TypedError} ("unavailable") If the queue is full.
    */
-  take(signal: AbortSignal): Promise<void> | undefined {
+  acquire(signal: AbortSignal): Promise<void> | undefined {
     if (this.#free > 0) {
       this.#free--;
       return undefined;
@@ -43,23 +47,23 @@ export class Turns {
     if (signal.aborted) return Promise.reject(signal.reason);
     return new Promise((resolve, reject) => {
       const leave = () => {
-        this.#queue.delete(go);
+        this.#queue.delete(enter);
         reject(signal.reason);
       };
-      const go = () => {
+      const enter = () => {
         signal.removeEventListener("abort", leave);
         resolve();
       };
-      this.#queue.add(go);
+      this.#queue.add(enter);
       signal.addEventListener("abort", leave, { once: true });
     });
   }
 
-  /** Gives a turn back: to the one that has waited longest, if any does. */
-  give(): void {
-    for (const go of this.#queue) {
-      this.#queue.delete(go);
-      return go();
+  /** Releases it to the caller that has waited longest, if one waits. */
+  release(): void {
+    for (const enter of this.#queue) {
+      this.#queue.delete(enter);
+      return enter();
     }
     this.#free++;
   }
