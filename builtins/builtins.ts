@@ -15,41 +15,43 @@ import { Activation } from "../listenbuffer.ts";
 import { STDERR, writability } from "../platform/descriptors.ts";
 import type { RequestObserver } from "../serve/observe.ts";
 
-/** What {@linkcode registerBuiltins} can be told. */
+/** Options of {@linkcode registerBuiltins}. */
 export interface BuiltinsOptions {
   /**
-   * The app that `serveapi` serves: what `createRouter` gives, or any Hono app. It is waited for, and a
-   * function is called, after the addresses are bound. Default: a router with no routes but the
-   * built-in ones, made from the settings of `serveapi`.
+   * The app that `serveapi` serves: a router of `createRouter`, or any Hono app; or a promise of one, or
+   * a function that makes one. It is awaited or called after the addresses are bound. Default: a router
+   * with the built-in routes only, made from the settings of `serveapi`.
    */
   router?: RouterSource;
 }
 
-/** What {@linkcode registerBuiltins} gives. */
+/** The result of {@linkcode registerBuiltins}. */
 export interface Builtins {
   /** The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it. */
   readonly activation: Activation;
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];
-  /** @internal Lets something hear of each request from now on, when its answer is complete. */
+  /** @internal Calls `observer` for each request from now on, when its answer is complete. */
   observe(observer: RequestObserver): void;
 }
 
 /**
  * Registers `serveapi`, `acceptconnections`, `reload`, `servehealth`, `version`, `info`, `stats`,
  * `metrics`, `events`, `log`, and `true`, which does nothing, successfully.
+ *
+ * @throws {TypeError} If the engine has a job of one of these names already.
  */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
-  // This is going to be a daemon: whoever reads its log, and stalls, must not stop it.
+  // A stalled reader of its log must not stop a daemon.
   stderr.ready = writability(STDERR);
   const activation = new Activation();
   engine.register("true", () => {});
-  // Where OpenTelemetry is on (@opentelemetry/api). By the time that this is loaded serveapi may have
-  // begun, whose span would be as long as the daemon's life.
+  // If OpenTelemetry is on (@opentelemetry/api). Loaded asynchronously, so that serveapi, which may start
+  // meanwhile, gets no span: it would last as long as the daemon.
   if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
     import("./traces.ts").then(({ traceJobs }) => traceJobs(engine));
   }
-  // A router that cannot be made fails serveapi, which may not have come to wait for it yet.
+  // A router that cannot be made fails serveapi, which may not be awaiting it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
   const events = registerEvents(engine);
   const observers: RequestObserver[] = [];
@@ -66,23 +68,23 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   });
   const sources = { gate: activation, listeners: () => events.listeners, apis: apis.stats };
   registerInfo(engine, sources);
-  // Loaded by those who ask: a start has no time for it.
+  // Loaded at the first use, to keep the start short.
   let metrics: Promise<Metrics> | undefined;
-  const counting = () =>
+  const loadMetrics = () =>
     metrics ??= import("./metrics.ts").then(({ Metrics }) => {
       const counts = new Metrics(engine, sources);
       observers.push(counts);
       return counts;
     });
   engine.register("metrics", async (job) => {
-    const { body } = (await counting()).expose(
+    const { body } = (await loadMetrics()).expose(
       job.getenvBool("OpenMetrics") ? "openmetrics" : "text",
     );
     await job.print(body);
   });
   engine.register("servehealth", async (job) => {
     const { serveHealth } = await import("./health.ts");
-    await serveHealth(job, sources, await counting());
+    await serveHealth(job, sources, await loadMetrics());
   });
   return {
     activation,

@@ -1,5 +1,5 @@
 /**
- * The jobs `log`, which records an event, and `events`, which tells of them.
+ * The jobs `log`, which records an event, and `events`, which prints them.
  *
  * @module
  */
@@ -9,14 +9,14 @@ import type { Engine, Job } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
 import { after, turn } from "../engine/time.ts";
 
-/** How many events a late listener can still ask for. */
+/** How many past events are kept for `since`. */
 const HISTORY = 1_024;
-/** How many events are looked at in one go. */
-const WALK = 64;
-/** How many events a listener may fall behind before it is let go. */
+/** How many events a listener filters between two turns of the event loop. */
+const BATCH = 64;
+/** How many events a listener may fall behind before it is dropped. */
 const BACKLOG = 1_024;
 
-/** An event in the form that the docker CLI reads, with the names it had in 2014 beside it. */
+/** An event in the form that the docker CLI reads, with the members of 2014 beside it. */
 interface Event {
   Type: string;
   Action: string;
@@ -29,11 +29,11 @@ interface Event {
   status: string;
   id: string;
   from: string;
-  /** None of the above but all of it, as it is sent: made once, for the first who is told. */
+  /** The event as a JSON line: built once, for the first listener that it is sent to. */
   line?: string;
 }
 
-/** What the other built-in jobs may know of the events. */
+/** The counts of events, for the other built-in jobs. */
 export interface Events {
   /** How many `events` jobs listen. */
   readonly listeners: number;
@@ -55,7 +55,7 @@ export function registerEvents(engine: Engine): Events {
     attributes: Record<string, string>,
     from = "",
   ): void {
-    // Milliseconds are what the clock gives; events of the same one still get an order.
+    // The clock has milliseconds; events of the same one still get distinct, ordered times.
     const now = BigInt(Date.now()) * 1_000_000n;
     last = now > last ? now : last + 1n;
     const event: Event = {
@@ -71,11 +71,11 @@ export function registerEvents(engine: Engine): Events {
     };
     history.push(event);
     if (history.length > HISTORY) history.shift();
-    for (const tell of listeners) tell(event);
+    for (const listener of listeners) listener(event);
   }
 
   engine.onJob((job, phase) => {
-    // Jobs that requests run are not of interest: a listener would hear of its own listening.
+    // Not for jobs of requests: a listener would get events about its own listening.
     if (job.quiet || job.name === "log" || job.name === "events") return;
     const attributes: Record<string, string> = { name: job.name };
     if (phase === "end") attributes.exitCode = String(job.status);
@@ -102,22 +102,22 @@ export function registerEvents(engine: Engine): Events {
         `since="${job.getenv("since")}" is later than until="${job.getenv("until")}"`,
       );
     }
-    const matches = parseFilters(job.getenv("filters"));
+    const matches = filterOf(job);
     const wanted = (event: Event) =>
       (until === undefined || event.timeNano <= until) && matches(event);
 
     const queue = since === undefined ? [] : history.filter((event) => event.timeNano >= since);
-    let over = false;
+    let ended = false;
     const overrun = Promise.withResolvers<never>();
     let wake = () => {};
     const end = () => {
-      over = true;
+      ended = true;
       wake();
     };
     const listener = (event: Event) => {
       if (queue.length >= BACKLOG + HISTORY) {
         overrun.reject(
-          new TypedError("unavailable", "the listener did not keep up with the events"),
+          new TypedError("unavailable", "the client did not keep up with the events"),
         );
         return end();
       }
@@ -129,22 +129,22 @@ export function registerEvents(engine: Engine): Events {
     stop.addEventListener("abort", end, { once: true });
     if (stop.aborted) end();
     const cancel = until === undefined ? undefined : after(Number(until / 1_000_000n) - now, end);
-    const tell = async () => {
-      // The client learns at once that it is listening, even if nothing happens for hours.
+    const send = async () => {
+      // Sends the headers at once, so that the client knows that it is listening before the first event.
       await job.stdout.write("");
       for (;;) {
-        for (let event, looked = 1; (event = queue.shift()); looked++) {
+        for (let event, count = 1; (event = queue.shift()); count++) {
           if (wanted(event)) await print(job, event);
-          // Others have their turn between, since a client may want what takes long to find.
-          if (looked % WALK === 0) await turn();
+          // A client's filters may be slow: other tasks get a turn in between.
+          if (count % BATCH === 0) await turn();
         }
-        if (over) return;
+        if (ended) return;
         await new Promise<void>((resolve) => wake = resolve);
       }
     };
     try {
-      // A client that takes nothing keeps an event waiting for long, and is let go before that is over.
-      await Promise.race([tell(), overrun.promise]);
+      // A client that reads nothing blocks send() for long; the overrun ends the job before.
+      await Promise.race([send(), overrun.promise]);
     } finally {
       cancel?.();
       listeners.delete(listener);
@@ -167,7 +167,10 @@ function encode({ timeNano, ...rest }: Event): string {
   return JSON.stringify(rest).slice(0, -1) + `,"timeNano":${timeNano}}\n`;
 }
 
-/** Seconds since 1970 with up to nine decimals, RFC 3339, or a duration before now; in nanoseconds. */
+/**
+ * Parses a time to nanoseconds since 1970: seconds with up to nine decimals, RFC 3339, or a duration before
+ * `now`, which is in milliseconds.
+ */
 function parseTime(name: string, text: string, now: number): bigint | undefined {
   if (text === "") return undefined;
   const [, seconds, decimals = ""] = /^(\d{1,12})(?:\.(\d{1,9}))?$/.exec(text) ?? [];
@@ -180,13 +183,13 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   if (Number.isNaN(date)) {
     throw new TypedError(
       "bad parameter",
-      `${name}="${text}" is no time, expected seconds since 1970, RFC 3339 or a duration such as 10m`,
+      `${name}="${text}" is not a time, expected seconds since 1970, RFC 3339 or a duration such as 10m`,
     );
   }
   return BigInt(date) * 1_000_000n;
 }
 
-/** The filters of dockerd. The last ones are the types of events that an ID or a name chooses among. */
+/** The filters of dockerd. Those from `config` on match the ID or name of an object of that type. */
 const FILTERS = [
   "type",
   "event",
@@ -204,48 +207,25 @@ const FILTERS = [
   "volume",
 ];
 /** How many values all filters of a listener may have together. */
-const VALUES = 1_000;
-/** Actions that have more after a colon, such as `exec_create: ls`. */
-const BEGINNINGS = ["health_status", "exec_create", "exec_start"];
+const MAX_VALUES = 1_000;
+/** Actions that are followed by a colon and more, such as `exec_create: ls`: matched by their prefix. */
+const PREFIXES = ["health_status", "exec_create", "exec_start"];
 
 type Test = (event: Event) => boolean;
 
-/** Which events a listener wants: those that fit each of its filters. */
-function parseFilters(text: string): Test {
-  const tests = readFilters(text).filter(({ values }) => values.length > 0)
-    .map(({ name, values }) => compile(name, values));
+/** The test for the events that match each of a job's filters. */
+function filterOf(job: Job): Test {
+  const filters = [...job.env.getFilters("filters", FILTERS)];
+  const count = filters.reduce((sum, [, values]) => sum + values.length, 0);
+  if (count > MAX_VALUES) {
+    throw new TypedError(
+      "bad parameter",
+      `filters has ${count} values, expected at most ${MAX_VALUES}`,
+    );
+  }
+  const tests = filters.filter(([, values]) => values.length > 0)
+    .map(([name, values]) => compile(name, [...new Set(values)]));
   return (event) => tests.every((test) => test(event));
-}
-
-/** `{"type": ["daemon"]}` as the docker CLI has sent it, and `{"type": {"daemon": true}}` as it does. */
-function readFilters(text: string): { name: string; values: string[] }[] {
-  if (text === "") return [];
-  const bad = (problem: string) => new TypedError("bad parameter", `filters: ${problem}`);
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch {
-    throw bad("not JSON");
-  }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
-    throw bad('expected a JSON object such as {"type": ["daemon"]}');
-  }
-  let count = 0;
-  return Object.entries(parsed).map(([name, given]) => {
-    if (!FILTERS.includes(name)) {
-      throw bad(`"${name.slice(0, 40)}" is unknown, expected one of ${FILTERS.join(", ")}`);
-    }
-    if (typeof given !== "object" || given === null) throw bad(`"${name}" has no list of values`);
-    const values = Array.isArray(given)
-      ? given
-      : Object.entries(given).filter(([, on]) => on).map(([value]) => value);
-    count += values.length;
-    if (count > VALUES) throw bad(`more than ${VALUES} values`);
-    if (!values.every((value) => typeof value === "string")) {
-      throw bad(`"${name}" has a value that is no text`);
-    }
-    return { name, values: [...new Set(values)] };
-  });
 }
 
 function compile(name: string, values: readonly string[]): Test {
@@ -258,7 +238,7 @@ function compile(name: string, values: readonly string[]): Test {
     case "scope":
       return ({ scope }) => exact(scope);
     case "event": {
-      const matches = values.some((value) => BEGINNINGS.includes(value)) ? begins : exact;
+      const matches = values.some((value) => PREFIXES.includes(value)) ? begins : exact;
       return ({ Action }) => matches(Action);
     }
     case "label": {
@@ -282,7 +262,7 @@ function compile(name: string, values: readonly string[]): Test {
   }
 }
 
-/** An image's name as the docker CLI shows it: without tag, digest, and the registry that is the default. */
+/** An image's name as the docker CLI shows it: without tag, digest, and default registry. */
 function nameOf(image: string): string {
   const digest = image.indexOf("@");
   let name = digest < 0 ? image : image.slice(0, digest);

@@ -5,10 +5,10 @@
  * @module
  */
 
-/** Which of the two formats. */
+/** One of the two formats. */
 export type Format = "text" | "openmetrics";
 
-/** The labels of a series. Names are ours; values may be anything. */
+/** The labels of a series. Values are escaped, names are not. */
 export type Labels = Readonly<Record<string, string | number>>;
 
 /** The media type of each format. */
@@ -22,19 +22,19 @@ export const BOUNDS: readonly number[] = [
   ...[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10],
 ];
 
-/** How long things took: how many were within each of {@linkcode BOUNDS}. */
+/** A histogram of durations, with buckets by {@linkcode BOUNDS}. */
 export class Histogram {
-  /** Those of each bucket by itself; one more than there are bounds. */
+  /** The count of each bucket, not cumulative; one more than there are bounds. */
   readonly counts: number[] = new Array(BOUNDS.length + 1).fill(0);
-  /** All of them together, in seconds. */
+  /** The sum of all durations, in seconds. */
   sum = 0;
   #last = 0;
   #bucket = 0;
 
   /**
-   * Counts one more.
+   * Counts a duration.
    *
-   * @param seconds How long it took; undefined: as long as the one before, which stands for it.
+   * @param seconds The duration. Default: that of the observation before, for an unmeasured one.
    */
   observe(seconds?: number): void {
     if (seconds !== undefined) {
@@ -48,35 +48,35 @@ export class Histogram {
   }
 }
 
-/** Writes metrics, a family after another. */
+/** Writes metrics, one family after another. */
 export class Exposition {
   #format: Format;
   #lines: string[] = [];
 
-  /** In this format. */
+  /** Writes in this format. */
   constructor(format: Format) {
     this.#format = format;
   }
 
-  /** What can go up and down. A value that is undefined is left out. */
+  /** Writes a value that can go up and down. An undefined value is left out. */
   gauge(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
     this.#family(name, "gauge", help, name, series);
   }
 
-  /** What only goes up. The name ends with `_total`. */
+  /** Writes a value that only goes up. The name has to end with `_total`. */
   counter(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
     // OpenMetrics names the family, and a sample by its suffix.
     const family = this.#format === "text" ? name : name.replace(/_total$/, "");
     this.#family(family, "counter", help, name, series);
   }
 
-  /** What is known once and for all, as labels. The name ends with `_info`. */
+  /** Writes constants, as labels. The name has to end with `_info`. */
   info(name: string, help: string, labels: Labels): void {
     if (this.#format === "text") this.gauge(name, help, [[labels, 1]]);
     else this.#family(name.replace(/_info$/, ""), "info", help, name, [[labels, 1]]);
   }
 
-  /** Durations. The name ends with `_seconds`. */
+  /** Writes durations. The name has to end with `_seconds`. */
   histogram(name: string, help: string, series: Iterable<[Labels, Histogram]>): void {
     this.#head(name, "histogram", help);
     for (const [labels, { counts, sum }] of series) {
@@ -90,7 +90,7 @@ export class Exposition {
     }
   }
 
-  /** All of it. */
+  /** The whole exposition. */
   toString(): string {
     const end = this.#format === "text" ? [] : ["# EOF"];
     return [...this.#lines, ...end, ""].join("\n");
@@ -128,7 +128,7 @@ function escape(text: string | number): string {
   return String(text).replace(/[\\"\n]/g, (char) => char === "\n" ? "\\n" : `\\${char}`);
 }
 
-/** OpenMetrics writes a bound with a point in it. */
+/** OpenMetrics requires a decimal point in a bound. */
 function formatBound(bound: number | undefined): string {
   if (bound === undefined) return "+Inf";
   return Number.isInteger(bound) ? `${bound}.0` : String(bound);

@@ -1,6 +1,6 @@
 /**
- * How the daemon is, for whoever watches over it: an orchestrator, systemd, Prometheus. It has
- * addresses of its own, which are behind no gate and have nothing of the API.
+ * The daemon's health, for an orchestrator, a load balancer, or Prometheus, on addresses of its own. They
+ * are behind no gate and do not serve the API.
  *
  * @module
  */
@@ -17,18 +17,22 @@ import { admit } from "../serve/requests.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Sources } from "./info.ts";
 
-/** How many clients are served at once at an address. What they may cost has to be bounded, too. */
+/** How many clients are served at once at an address. */
 const MAX_CONNECTIONS = 16;
 /** How long a job that does nothing may take before the daemon counts as dead, in milliseconds. */
 const LIVE_TIMEOUT = 5_000;
-/** How long an answer may take that is on its way when the daemon ends, in milliseconds. */
+/** How long pending answers may take at the end of the daemon, in milliseconds. */
 const DRAIN = 200;
+/** The header, idle and send timeout of a connection, in milliseconds. */
 const TIMEOUT = 5_000;
 const PATHS: readonly string[] = ["/livez", "/readyz", "/metrics"];
 
 /**
- * Runs `servehealth ADDR ...`: binds the addresses, prints each, and ends. What it has bound answers
- * until the engine is closed: the last of all, since it is told to before anything else has started.
+ * Runs `servehealth ADDR ...`: binds the addresses, prints each, and ends. The addresses answer until the
+ * last shutdown handler, since the first to register is the last to be called.
+ *
+ * @throws {TypedError} ("bad parameter") If there is no address, or one is malformed; and what
+ * {@linkcode bind} throws.
  */
 export async function serveHealth(job: Job, sources: Sources, metrics: Metrics): Promise<void> {
   if (job.args.length === 0) {
@@ -37,7 +41,7 @@ export async function serveHealth(job: Job, sources: Sources, metrics: Metrics):
   const { engine } = job;
   const health = new Health(engine, sources, metrics);
   engine.onShutdown(() => health.close(), { name: "of servehealth" });
-  // What is badly written is found before anything is bound.
+  // All addresses are parsed before the first is bound.
   for (const address of job.args.map(parseAddress)) {
     const places = await bind(address, {
       group: job.getenv("SocketGroup"),
@@ -50,7 +54,7 @@ export async function serveHealth(job: Job, sources: Sources, metrics: Metrics):
   }
 }
 
-/** Where a daemon stands. */
+/** The state of a daemon, as `/readyz` names it. */
 type State = "booting" | "ready" | "draining" | "failed";
 
 class Health {
@@ -78,7 +82,7 @@ class Health {
   }
 
   #become(state: State): void {
-    // A boot that failed is what there is to say, also while the daemon ends because of it.
+    // A failed boot stays "failed" while the daemon ends because of it.
     if (this.#state === "failed" || this.#state === "draining") return;
     this.#state = state;
     this.#since = new Date();
@@ -94,7 +98,7 @@ class Health {
         ...tcp && { problemOf: judgePages({ scheme: "http", hosts: [tcp[1]!, ...names] }) },
       }),
       timeouts: { header: TIMEOUT, idle: TIMEOUT, send: TIMEOUT },
-      // Each answer is its connection's last: a place is free again at once.
+      // Each answer is the last of its connection, so that its place is free for the next client.
       pressed: () => true,
       log: this.#engine.log,
     });
@@ -126,10 +130,10 @@ class Health {
       return text(405, `method ${request.method} is not allowed, expected GET`, { allow: "GET" });
     }
     if (path === "/livez") return this.#live();
-    return path === "/readyz" ? this.#ready() : this.#count(request);
+    return path === "/readyz" ? this.#ready() : this.#expose(request);
   }
 
-  /** The event loop turns, or there would be no answer; and a job can run. */
+  /** Checks that a job can run. That there is an answer shows that the event loop turns. */
   async #live(): Promise<Response> {
     const job = this.#engine.job("true");
     job.quiet = true;
@@ -155,7 +159,7 @@ class Health {
     }, { status: this.#state === "ready" ? 200 : 503, headers: NO_STORE });
   }
 
-  #count(request: Request): Response {
+  #expose(request: Request): Response {
     const open = /\bapplication\/openmetrics-text\b/.test(request.headers.get("accept") ?? "");
     const { type, body } = this.#metrics.expose(open ? "openmetrics" : "text");
     return new Response(body, { headers: { ...NO_STORE, "content-type": type } });

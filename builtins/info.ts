@@ -1,5 +1,5 @@
 /**
- * The jobs that tell about the daemon: `version`, `info` and `stats`.
+ * The jobs that describe the daemon: `version`, `info` and `stats`.
  *
  * @module
  */
@@ -11,27 +11,27 @@ import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";
 import { DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
 import type { Activation } from "../listenbuffer.ts";
 
-/** What the other built-in jobs know. */
+/** The other built-in jobs' contributions to the daemon's statistics. */
 export interface Sources {
   /** The engine's gate. */
   readonly gate: Activation;
-  /** How many clients listen for events. */
+  /** How many `events` jobs run. */
   listeners(): number;
   /** The counts of each running `serveapi`. */
   apis(): ApiStats[];
 }
 
-/** What the job `stats` prints, as JSON. */
+/** The JSON that the job `stats` prints. */
 export interface DaemonStats {
   /** The process id. */
   pid: number;
   /** Seconds since the start. */
   uptime: number;
-  /** What the process takes, in bytes. */
+  /** The memory of the process, in bytes. */
   memory: Deno.MemoryUsage;
   /** Counts of the engine's jobs. */
   jobs: EngineStats;
-  /** How many clients listen for events. */
+  /** How many `events` jobs run. */
   events: { listeners: number };
   /** The counts of each running `serveapi`. */
   apis: ApiStats[];
@@ -39,11 +39,11 @@ export interface DaemonStats {
 
 /** Registers `version`, `info` and `stats`. Each prints one JSON object. */
 export function registerInfo(engine: Engine, sources: Sources): void {
-  // Random bytes load half of the runtime's cryptography, for which nobody has asked yet.
+  // Made at first use: random bytes load half of the runtime's cryptography.
   let id: string | undefined;
-  const started = Date.now(); // A Date would ask for the time zone.
-  const began = performance.now(); // The clock on the wall may be set.
-  // Asked for when somebody wants to know, since it takes a permission; and once, since it stays.
+  const started = Date.now(); // Not a Date, which would load the time zone.
+  const began = performance.now(); // The wall clock may be set.
+  // Made at first use, because it asks for permissions; and once, because it does not change.
   let version: string | undefined;
   engine.register("version", (job) => job.print(version ??= describe()));
 
@@ -84,7 +84,7 @@ export function registerInfo(engine: Engine, sources: Sources): void {
 
 function describe(): string {
   const versions = { ApiVersion: API_VERSION, MinAPIVersion: MIN_API_VERSION };
-  // Undefined, and so left out, where this runs from its source.
+  // Undefined, and so left out, for a program that runs from its source.
   const build = { GitCommit: BUILD.commit, BuildTime: BUILD.time };
   const system = {
     Os: Deno.build.os,
@@ -110,7 +110,7 @@ function describe(): string {
   }) + "\n";
 }
 
-/** What the system tells, where we may ask. A daemon that may not leaves it out. */
+/** The system's answer to `ask`; undefined without the permission of that kind. */
 function permitted<T>(
   kind: NonNullable<Deno.SysPermissionDescriptor["kind"]>,
   ask: () => T,
@@ -118,21 +118,21 @@ function permitted<T>(
   return Deno.permissions.querySync({ name: "sys", kind }).state === "granted" ? ask() : undefined;
 }
 
-/** The architecture by the name that Go, and so the docker CLI, has for it. */
+/** The architecture by its name in Go, which the docker CLI expects. */
 function arch(): string {
   return { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] ?? Deno.build.arch;
 }
 
 const OS_RELEASE = "/etc/os-release";
 
-/** os-release(5): the name for people, where the system has that file. */
+/** The system's PRETTY_NAME in os-release(5); Deno's name of it if that file cannot be read. */
 async function osName(): Promise<string> {
   const { state } = await Deno.permissions.query({ name: "read", path: OS_RELEASE });
   const text = state === "granted" ? await Deno.readTextFile(OS_RELEASE).catch(() => "") : "";
   return /^PRETTY_NAME="?(.*?)"?$/m.exec(text)?.[1] ?? Deno.build.os;
 }
 
-/** How many descriptors are open, or -1 where nobody tells, which is what dockerd says then. */
+/** How many descriptors are open; -1, as in dockerd, if /proc cannot be read. */
 async function countDescriptors(): Promise<number> {
   if (descriptorsProblem()) return -1;
   let count = 0;

@@ -1,15 +1,15 @@
 /**
- * The settings of a daemon, each once: its flag, the variable that the job `serveapi` reads, what a
- * value looks like, its default and what it is for. The flags, `--help`, what `serveapi` reads and the
- * tables in docs/ come from here.
+ * The settings of a daemon, one row each: its flag, its variable of the job `serveapi`, its kind of value,
+ * its default and its help. The flags, `--help`, what `serveapi` reads and the tables in docs/ derive from
+ * it.
  *
- * A text becomes a value here, and nowhere else: times are milliseconds from then on, sizes bytes, and
- * `Infinity` is no limit.
+ * Text is parsed here only: in values, times are in milliseconds, sizes in bytes, and `Infinity` is no
+ * limit.
  *
  * @module
  */
 
-import type { Env } from "../engine/env.ts";
+import { type Env, isTrue } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
@@ -21,49 +21,45 @@ import { HEADER_TIMEOUT, IDLE_TIMEOUT } from "../serve/connections.ts";
 import type { CertificateFiles } from "../serve/tls.ts";
 import { MAX_CONNECTION_REQUESTS } from "../serve/workload.ts";
 
-/** What the values of a setting look like. */
+/** The kind of a setting's values. */
 export interface Kind<T> {
-  /** What a text has to be, in words. */
+  /** The accepted texts, in words. */
   readonly expected: string;
-  /** The value of a text; undefined if it is none. May throw a TypedError that says more. */
+  /** Parses a text; undefined if it is not a value. May throw a TypedError that says more. */
   parse(text: string): T | undefined;
-  /** All texts that are values, where they are few. */
+  /** All accepted texts, if they are few. */
   readonly choices?: readonly string[];
-  /** A value as it is written. Default: by `String`. */
+  /** The text of a value. Default: `String`. */
   format?(value: T): string;
-  /** What a value that is a number has to be, in words, the least that it may be, and if it is whole. */
+  /** For numbers: the unit in words, the least value, and whether it has to be an integer. */
   readonly number?: { readonly unit: string; readonly least: number; readonly whole?: true };
 }
 
 /** One setting. */
 export interface Setting<T = unknown> {
-  /** Its flag, without the dashes. Undefined: it is not for the command line. */
+  /** The flag, without dashes. Undefined: not a setting of the command line. */
   readonly flag?: string;
   /** The flag's letter. */
   readonly letter?: string;
-  /** What stands for the value in `--help`. Undefined: the flag has none, and is on or off. */
+  /** The placeholder of the value in `--help`. Undefined: the flag is a boolean without a value. */
   readonly takes?: string;
-  /** Its name in a configuration file. Default: the flag. */
+  /** The name in a configuration file. Default: the flag. */
   readonly key?: string;
-  /** The variable of `serveapi`. Undefined: it is for the command line only. */
+  /** The variable of `serveapi`. Undefined: a setting of the command line only. */
   readonly variable?: string;
-  /** What its values look like. */
+  /** The kind of its values. */
   readonly kind: Kind<T>;
-  /** Whether it has any number of values: a flag that is repeated, a JSON list in a variable. */
+  /** Whether it has any number of values: a repeated flag, a JSON list in a variable. */
   readonly list?: true;
-  /** Its value where none is given; or, as a text, what is done then. */
+  /** The default value; or, as a text, a description of what happens without one. */
   readonly default?: T | string;
-  /** What 0 means, where that is special. */
+  /** The meaning of 0, if it is special. */
   readonly zero?: string;
-  /** What it is for. Names and values stand in backticks. */
+  /** The description for `--help` and docs/. Names and values are in backticks. */
   readonly help: string;
 }
 
-// What Env.getBool reads.
-const boolean: Kind<boolean> = {
-  expected: "1 or 0",
-  parse: (text) => !["", "0", "no", "false", "none"].includes(text.trim().toLowerCase()),
-};
+const boolean: Kind<boolean> = { expected: "1 or 0", parse: isTrue };
 
 const text: Kind<string> = { expected: "a text", parse: (text) => text };
 
@@ -113,7 +109,7 @@ const size: Kind<number> = {
   number: { unit: "a number of bytes", least: 0 },
 };
 
-/** For times: 0 is {@linkcode Infinity}. */
+/** For timeouts: 0 is {@linkcode Infinity}. */
 const UNLIMITED = { zero: "no limit" } as const;
 
 /** All settings by the names of their values, in the order of `--help`. */
@@ -143,14 +139,14 @@ export const SETTINGS = {
     kind: text,
     list: true,
     help:
-      "Tell of the daemon's health there, from the first moment on: `/livez`, `/readyz`, `/metrics`; `tcp://` on this machine, or `unix://`; repeatable",
+      "Serve the daemon's health there, before the boot begins: `/livez`, `/readyz`, `/metrics`; `tcp://` on this machine, or `unix://`; repeatable",
   },
   bootTimeout: {
     flag: "boot-timeout",
     takes: "TIME",
     kind: duration,
     ...UNLIMITED,
-    help: "Fail a boot that makes no progress for so long",
+    help: "Fail a boot that reports no progress for this long",
   },
   exitIdleTime: {
     flag: "exit-idle-time",
@@ -158,7 +154,7 @@ export const SETTINGS = {
     kind: duration,
     default: "never",
     help:
-      "End when no client has been connected and no job has run for so long, for sockets of systemd (`fd://`), which starts the daemon again for the next client",
+      "Exit when no client has been connected and no job has run for this long, for sockets of systemd (`fd://`), which starts the daemon again for the next client",
   },
   bufferRequests: {
     variable: "BufferRequests",
@@ -186,7 +182,7 @@ export const SETTINGS = {
     variable: "Takeover",
     kind: boolean,
     help:
-      "Take the place of the daemon that listens at `--handover`, or answers on a unix socket, once booted",
+      "Once booted, take over from the daemon that listens at `--handover`, or that answers on a unix socket",
   },
   handover: {
     flag: "handover",
@@ -194,7 +190,7 @@ export const SETTINGS = {
     variable: "Handover",
     kind: path,
     default: "`PIDFILE.handover`, if there is a pidfile",
-    help: "Unix socket at which the daemon that takes the place of this one gets its sockets",
+    help: "Unix socket at which a daemon that takes over from this one gets its listening sockets",
   },
   reusePort: {
     flag: "reuse-port",
@@ -219,14 +215,14 @@ export const SETTINGS = {
     takes: "PATH",
     variable: "TlsCa",
     kind: path,
-    help: "Who signs clients' certificates (PEM), for `--tlsverify`",
+    help: "The authorities that sign clients' certificates (PEM), for `--tlsverify`",
   },
   tlsCert: {
     flag: "tlscert",
     takes: "PATH",
     variable: "TlsCert",
     kind: path,
-    help: "The daemon's certificate (PEM), its authority's after it",
+    help: "The daemon's certificate (PEM), followed by its chain",
   },
   tlsKey: {
     flag: "tlskey",
@@ -240,7 +236,7 @@ export const SETTINGS = {
     variable: "Insecure",
     kind: boolean,
     help:
-      "Allow tcp addresses that other machines can reach without `--tlsverify`: anyone there may then use the API",
+      "Allow tcp addresses that other machines can reach without `--tlsverify`: any client there may then use the API",
   },
   allowedHosts: {
     flag: "allowed-host",
@@ -259,12 +255,12 @@ export const SETTINGS = {
     kind: origins,
     list: true,
     help:
-      "Allow browsers' requests from this origin, or from several with commas between them, or `*` for any; repeatable",
+      "Allow pages of this origin in browsers, or of several separated by commas, or `*` for any; repeatable",
   },
   enableCors: {
     variable: "EnableCors",
     kind: boolean,
-    help: "As `CorsHeaders=*`",
+    help: "The same as `CorsHeaders=*`",
   },
   headerTimeout: {
     flag: "header-timeout",
@@ -273,7 +269,7 @@ export const SETTINGS = {
     kind: duration,
     default: HEADER_TIMEOUT,
     ...UNLIMITED,
-    help: "For a client's first request",
+    help: "How long a client's first request may take to arrive",
   },
   idleTimeout: {
     flag: "idle-timeout",
@@ -282,7 +278,7 @@ export const SETTINGS = {
     kind: duration,
     default: IDLE_TIMEOUT,
     ...UNLIMITED,
-    help: "Between requests",
+    help: "How long a connection may be idle between requests",
   },
   sendTimeout: {
     flag: "send-timeout",
@@ -291,7 +287,8 @@ export const SETTINGS = {
     kind: duration,
     default: SEND_TIMEOUT,
     ...UNLIMITED,
-    help: "For taking some 64 KiB more of an answer; a client that takes longer is cut",
+    help:
+      "How long a client may take to read a further 64 KiB of an answer, before its connection is closed",
   },
   maxConnections: {
     flag: "max-connections",
@@ -299,7 +296,7 @@ export const SETTINGS = {
     variable: "MaxConnections",
     kind: count(1),
     default: "what descriptors allow",
-    help: "At this many idle ones are ended, and clients wait",
+    help: "At this many connections, idle ones are closed and further clients wait",
   },
   maxRequests: {
     flag: "max-requests",
@@ -307,7 +304,7 @@ export const SETTINGS = {
     variable: "MaxRequests",
     kind: count(1),
     default: "what memory allows",
-    help: "At this many in work, more are answered 503",
+    help: "At this many requests in progress, further ones are answered 503",
   },
   maxConnectionRequests: {
     flag: "max-connection-requests",
@@ -315,7 +312,7 @@ export const SETTINGS = {
     variable: "MaxConnectionRequests",
     kind: count(1),
     default: MAX_CONNECTION_REQUESTS,
-    help: "The same for those of one connection, which takes HTTP/2",
+    help: "The same for the requests of one connection, over HTTP/2",
   },
   bodyLimit: {
     flag: "body-limit",
@@ -323,7 +320,7 @@ export const SETTINGS = {
     variable: "BodyLimit",
     kind: size,
     default: BODY_LIMIT,
-    help: "Longest request body; more is 413",
+    help: "Longest request body; a longer one is answered 413",
   },
   jsonLimit: {
     flag: "json-limit",
@@ -331,7 +328,8 @@ export const SETTINGS = {
     variable: "JsonLimit",
     kind: size,
     default: JSON_LIMIT,
-    help: "Longest JSON body of a route that takes its members for variables; more is 413",
+    help:
+      "Longest JSON body of a route that reads it into the job's env; a longer one is answered 413",
   },
   bodiesLimit: {
     flag: "bodies-limit",
@@ -339,7 +337,7 @@ export const SETTINGS = {
     variable: "BodiesLimit",
     kind: size,
     default: BODIES_LIMIT,
-    help: "All request bodies together that are being read; more is 503",
+    help: "All request bodies together that are being read; further requests are answered 503",
   },
   serverVersion: {
     variable: "Version",
@@ -358,7 +356,8 @@ export const SETTINGS = {
     variable: "ShutdownTimeout",
     kind: duration,
     default: DRAIN_TIMEOUT,
-    help: "For requests to finish at SIGTERM or SIGINT, or once another daemon has taken over",
+    help:
+      "How long requests may take to finish at SIGTERM or SIGINT, or once another daemon has taken over",
   },
   pidfile: {
     flag: "pidfile",
@@ -394,7 +393,7 @@ export const SETTINGS = {
     takes: "PATH",
     kind: path,
     default: "standard error",
-    help: "Write the log there, and open it again at SIGHUP",
+    help: "Write the log to this file, and reopen it at SIGHUP",
   },
   accessLog: {
     flag: "access-log",
@@ -402,19 +401,19 @@ export const SETTINGS = {
     kind: oneOf<"text" | "json" | "combined">("text", "json", "combined"),
     default: "none",
     help:
-      "Write a line for each request to the log, once its answer is complete: `text`, `json`, or `combined` as Apache does",
+      "Log a line for each request, once its answer is complete: `text`, `json`, or Apache's `combined`",
   },
   configFile: {
     flag: "config-file",
     takes: "PATH",
     kind: path,
     help:
-      "Read settings from this file too: a JSON object with the names of the flags, and `hosts` and `allowed-hosts`",
+      "Read settings from this file too: a JSON object whose keys are the names of the flags, and `hosts` and `allowed-hosts`",
   },
   validate: {
     flag: "validate",
     kind: boolean,
-    help: "Check the settings and the certificates, say what is wrong, and end",
+    help: "Check the settings and the certificates, print what is wrong, and exit",
   },
   version: {
     flag: "version",
@@ -426,7 +425,7 @@ export const SETTINGS = {
     flag: "help",
     letter: "h",
     kind: boolean,
-    help: "Print this",
+    help: "Print this help",
   },
 } as const satisfies Record<string, Setting>;
 
@@ -437,15 +436,15 @@ export type Name = keyof Table;
 /** The values of the settings that were given. */
 export type Values = { [N in Name]?: ValueOf<Table[N]> };
 
-/** All settings with their names, as what they have in common. */
+/** All settings with their names. */
 export const ALL = Object.entries(SETTINGS) as [Name, Setting][];
 
 /**
- * The values of all settings that have texts.
+ * Parses the texts of all settings that are given.
  *
- * @param textsOf The texts of a setting: one, or several of a list. Undefined where it is not given.
- * @param written How a setting was given such a text, to begin an error with.
- * @throws {TypedError} ("bad parameter") If a text is no value of its setting.
+ * @param textsOf The texts of a setting: one, or several of a list. Undefined if it is not given.
+ * @param written How a setting was given a text, to begin an error with, such as `--hold=x`.
+ * @throws {TypedError} ("bad parameter") If a text is not a value of its setting.
  */
 export function readValues(
   textsOf: (setting: Setting) => readonly string[] | undefined,
@@ -463,7 +462,7 @@ export function readValues(
   return values as Values;
 }
 
-/** The values that a job's variables have. Throws what {@linkcode readValues} throws. */
+/** Parses the variables of a job. Throws what {@linkcode readValues} throws. */
 export function readVariables(env: Env): Values {
   return readValues(
     ({ variable, list }) => {
@@ -478,7 +477,7 @@ function orUnlimited({ zero }: Setting, value: unknown): unknown {
   return value === 0 && zero === UNLIMITED.zero ? Infinity : value;
 }
 
-/** Which addresses to serve, to which clients, and what each of them may cost. */
+/** How to serve addresses: the clients that may connect, and the limits of each. */
 export interface ServeSettings {
   /** Hold clients until the job `acceptconnections` opens the gate. Default true. */
   bufferRequests?: boolean;
@@ -487,16 +486,19 @@ export interface ServeSettings {
   /** The group, by name or number, that may connect to unix sockets. Default: the process's. */
   group?: string;
   /**
-   * Take the place of the daemon that listens at `handover`, or answers on a unix socket, once booted.
+   * Once booted, take over from the daemon that listens at `handover`, or that answers on a unix socket.
    * Default false.
    */
   takeover?: boolean;
   /**
-   * The path of a unix socket at which the daemon that takes the place of this one gets its listening
+   * The path of a unix socket at which a daemon that takes over from this one gets its listening
    * sockets. Default: none, and only unix sockets can be taken over.
    */
   handover?: string;
-  /** For requests to finish once another daemon has taken over, in milliseconds. Default 10 000. */
+  /**
+   * How long requests may take to finish once another daemon has taken over, in milliseconds. Default
+   * 10 000.
+   */
   shutdownTimeout?: number;
   /** Share tcp ports with other processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
   reusePort?: boolean;
@@ -508,21 +510,24 @@ export interface ServeSettings {
   allowedHosts?: readonly string[];
   /** The origins whose pages may use the API, or `*` for any. Default: only our own. */
   cors?: string | readonly string[];
-  /** For a client's first request, in milliseconds; 0: no limit. Default 10 000. */
+  /** How long a client's first request may take to arrive, in milliseconds; 0: no limit. Default 10 000. */
   headerTimeout?: number;
-  /** Between requests, in milliseconds; 0: no limit. Default 60 000. */
+  /** How long a connection may be idle, in milliseconds; 0: no limit. Default 60 000. */
   idleTimeout?: number;
-  /** For taking some 64 KiB more of an answer, or its end, in milliseconds; 0: no limit. Default 300 000. */
+  /**
+   * How long a client may take to read a further 64 KiB of an answer, or its end, in milliseconds; 0: no
+   * limit. Default 300 000.
+   */
   sendTimeout?: number;
-  /** At this many connections idle ones are ended, and clients wait. Default: what descriptors allow. */
+  /** At this many connections idle ones are closed, and clients wait. Default: what descriptors allow. */
   maxConnections?: number;
-  /** At this many requests in work, more are answered 503. Default: what memory allows. */
+  /** At this many requests in progress, further ones are answered 503. Default: what memory allows. */
   maxRequests?: number;
-  /** The same for the requests of one connection, which takes HTTP/2. Default 100. */
+  /** The same for the requests of one connection, over HTTP/2. Default 100. */
   maxConnectionRequests?: number;
   /** The longest request body in bytes. Default 16 MiB. For the default router, as are those below. */
   bodyLimit?: number;
-  /** The longest JSON body of a route that takes its members for variables. Default 1 MiB. */
+  /** The longest JSON body of a route that reads it into the job's env. Default 1 MiB. */
   jsonLimit?: number;
   /** All request bodies together that are being read, in bytes. Default 256 MiB. */
   bodiesLimit?: number;
@@ -533,10 +538,10 @@ export interface ServeSettings {
 }
 
 /**
- * What `serve` is told by values: what belongs together is put together.
+ * The settings of `serve` that values mean, with those of TLS grouped.
  *
- * @param nameOf How the settings are called where the values come from.
- * @throws {TypedError} ("bad parameter") If one is of no use without another.
+ * @param nameOf The names of the settings where the values come from, for errors.
+ * @throws {TypedError} ("bad parameter") If a setting needs another that is missing.
  */
 export function serveSettings(values: Values, nameOf: (setting: Setting) => string): ServeSettings {
   const { tls, tlsVerify, tlsCa, tlsCert, tlsKey, enableCors, ...settings } = values;
@@ -548,7 +553,7 @@ export function serveSettings(values: Values, nameOf: (setting: Setting) => stri
   };
 }
 
-/** What the default router is told by settings. */
+/** The options of the default router. */
 export function routerOptions(settings: ServeSettings): RouterOptions {
   const { serverVersion, bodyLimit, jsonLimit, bodiesLimit, sendTimeout, logging } = settings;
   return given({
@@ -567,7 +572,7 @@ export function originsOf({ cors }: ServeSettings): string[] | undefined {
   return cors === undefined ? undefined : readOrigins([cors].flat().join(","));
 }
 
-/** Options without those that have no value: TypeScript tells the two apart. */
+/** Options without undefined properties, for exactOptionalPropertyTypes. */
 export function given<T extends object>(options: { [K in keyof T]: T[K] | undefined }): T {
   return Object.fromEntries(
     Object.entries(options).filter(([, value]) => value !== undefined),
@@ -604,9 +609,9 @@ function tlsFiles(
 }
 
 /**
- * Settings in code, as they are meant: 0 is no limit where it is so in a text.
+ * Checks settings given in code, and normalizes them: 0 becomes `Infinity` where it means no limit.
  *
- * @throws {TypedError} ("bad parameter") If a value is none that its setting can have.
+ * @throws {TypedError} ("bad parameter") If a value is not one of its setting.
  */
 export function checkedSettings<T extends ServeSettings>(settings: T): T {
   const checked = { ...settings } as Record<string, unknown>;
@@ -629,15 +634,15 @@ export function checkedSettings<T extends ServeSettings>(settings: T): T {
   return checked as unknown as T;
 }
 
-/** A number as JavaScript reads it; undefined if it is none. */
+/** A number in JavaScript's notation; undefined if the text is not one. */
 function numberOf(text: string): number | undefined {
   const value = text.trim() === "" ? NaN : Number(text);
   return Number.isNaN(value) ? undefined : value;
 }
 
-/** What the units of a time are in milliseconds, the longest first. */
+/** The units of time in milliseconds, the longest first. */
 const TIMES: Readonly<Record<string, number>> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };
-/** What the units of a size are in bytes (IEC 80000-13). */
+/** The units of size in bytes (IEC 80000-13). */
 const SIZES: Readonly<Record<string, number>> = {
   gib: 2 ** 30,
   mib: 2 ** 20,
@@ -648,7 +653,7 @@ const SIZES: Readonly<Record<string, number>> = {
   b: 1,
 };
 
-/** A time whose parts have units, such as `1m30s`, in milliseconds; undefined if it is none. */
+/** A duration such as `1m30s` in milliseconds; undefined if the text is not one. */
 export function parseDuration(text: string): number | undefined {
   if (!/^(?:\d{1,12}(?:\.\d{1,9})?(?:ms|s|m|h))+$/.test(text)) return undefined;
   let ms = 0;
@@ -672,7 +677,7 @@ function withUnit(value: number, units: Readonly<Record<string, number>>): strin
   return `${value / factor}${unit}`;
 }
 
-/** The default of a setting as it is written, if it has one. */
+/** The text of a setting's default, if it has one. */
 export function defaultOf({ kind, default: value }: Setting): string | undefined {
   if (value === undefined || value === true) return undefined;
   return typeof value === "string" ? value : kind.format?.(value) ?? String(value);

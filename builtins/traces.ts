@@ -1,5 +1,5 @@
 /**
- * A span for each job, where OpenTelemetry is on.
+ * A span for each job, if OpenTelemetry is on.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { messageOf } from "../engine/errors.ts";
 import { VERSION } from "../engine/version.ts";
 import { ERROR, type Span, telemetry } from "../platform/telemetry.ts";
 
-/** Makes each job that starts from now on a span, the child of whatever runs it. */
+/** Gives each job that starts from now on a span, a child of the span that is active at its start. */
 export function traceJobs(engine: Engine): void {
   const spans = telemetry(VERSION);
   if (!spans) return;

@@ -17,7 +17,7 @@ import {
   type Strings,
   subject,
 } from "./daemon.ts";
-import { type Filters, filtersOf, labelled, named, some } from "./filters.ts";
+import { type Filters, labelled, named, some } from "./filters.ts";
 import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
 import { applied } from "./instructions.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
@@ -884,7 +884,7 @@ export function registerContainers(containers: Containers): void {
     await print(job, { Id: container.id, Warnings: warnings });
   });
   engine.register("containers", async (job) => {
-    const filters = new Map(filtersOf(job, FILTERS));
+    const filters = job.env.getFilters("filters", FILTERS);
     for (const name of ["since", "before"]) { // Of clients before 1.24.
       if (job.getenv(name)) filters.set(name, [job.getenv(name)]);
     }

@@ -4,41 +4,10 @@
  * @module
  */
 
-import { type Job, TypedError } from "../../mod.ts";
+import { TypedError } from "../../mod.ts";
 
-/** Filters by name; of one name's values one has to fit, unless the filter says otherwise. */
+/** Filters by name, as `Env.getFilters` reads them. One of a filter's values has to match, by default. */
 export type Filters = ReadonlyMap<string, readonly string[]>;
-
-/**
- * Reads a job's `filters`: `{"name": ["x"]}`, or `{"name": {"x": true}}`.
- *
- * @throws {TypedError} ("bad parameter") If it is neither, or names one that is not among `names`.
- */
-export function filtersOf(job: Job, names: readonly string[]): Filters {
-  const text = job.getenv("filters");
-  const found = new Map<string, string[]>();
-  if (text === "") return found;
-  const bad = (problem: string) => new TypedError("bad parameter", `invalid filters: ${problem}`);
-  let parsed: unknown;
-  try {
-    parsed = JSON.parse(text);
-  } catch {
-    throw bad("not JSON");
-  }
-  if (typeof parsed !== "object" || parsed === null || Array.isArray(parsed)) {
-    throw bad('expected an object such as {"name": ["web"]}');
-  }
-  for (const [name, given] of Object.entries(parsed)) {
-    if (!names.includes(name)) {
-      throw bad(`"${name}" is unknown, expected one of ${names.join(", ")}`);
-    }
-    if (Array.isArray(given)) found.set(name, given.map(String));
-    else if (typeof given === "object" && given !== null) {
-      found.set(name, Object.entries(given).filter(([, on]) => on).map(([value]) => value));
-    } else throw bad(`"${name}" has no list of values`);
-  }
-  return found;
-}
 
 /** Whether one of a filter's values fits; true where there is no such filter. */
 export function some(filters: Filters, name: string, fits: (value: string) => boolean): boolean {

@@ -7,7 +7,7 @@
 
 import type { Job } from "../../mod.ts";
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
-import { type Filters, filtersOf, labelled, some, untilOf, yesOrNo } from "./filters.ts";
+import { type Filters, labelled, some, untilOf, yesOrNo } from "./filters.ts";
 import { idRange } from "./store.ts";
 
 /** How a healthcheck is done; times in nanoseconds. */
@@ -458,7 +458,7 @@ const FILTERS = ["before", "dangling", "label", "label!", "reference", "since", 
 export function registerImages(daemon: Daemon, images: Images): void {
   const { engine } = daemon;
   engine.register("images", (job) => {
-    const filters = new Map(filtersOf(job, FILTERS));
+    const filters = job.env.getFilters("filters", FILTERS);
     const filter = job.getenv("filter"); // Of clients before 1.41.
     if (filter) filters.set("reference", [filter]);
     return print(job, images.list(filters, job.getenvBool("all")));
@@ -485,7 +485,10 @@ export function registerImages(daemon: Daemon, images: Images): void {
     await images.tag(images.find(name), referenceOf(repository, tag));
   });
   engine.register("images_prune", async (job) => {
-    await print(job, await images.prune(filtersOf(job, ["dangling", "until", "label", "label!"])));
+    await print(
+      job,
+      await images.prune(job.env.getFilters("filters", ["dangling", "until", "label", "label!"])),
+    );
   });
   engine.register("pull", (job) => pull(job, images));
   engine.register("push", (job) => {

@@ -15,7 +15,7 @@ import {
 } from "./containers.ts";
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
-import { filtersOf, labelled, untilOf } from "./filters.ts";
+import { labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
 import { reaches, type User, userOf } from "./users.ts";
 
@@ -690,7 +690,7 @@ export function registerLifecycle(life: Lifecycle): void {
       volumes: job.getenvBool("removeVolume"),
     }));
   engine.register("containers_prune", async (job) => {
-    const filters = filtersOf(job, ["until", "label", "label!"]);
+    const filters = job.env.getFilters("filters", ["until", "label", "label!"]);
     const until = untilOf(filters);
     const deleted: string[] = [];
     let reclaimed = 0;

@@ -6,7 +6,7 @@
  */
 
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
-import { type Filters, filtersOf, labelled, named, some, untilOf, yesOrNo } from "./filters.ts";
+import { type Filters, labelled, named, some, untilOf, yesOrNo } from "./filters.ts";
 import { idRange, newId } from "./store.ts";
 
 /** A network. */
@@ -270,7 +270,7 @@ export function registerNetworks(daemon: Daemon, networks: Networks): void {
   engine.register("networks", (job) => {
     return print(
       job,
-      networks.list(filtersOf(job, FILTERS)).map((each) => networks.describe(each)),
+      networks.list(job.env.getFilters("filters", FILTERS)).map((each) => networks.describe(each)),
     );
   });
   engine.register("network_inspect", (job) => {
@@ -292,6 +292,9 @@ export function registerNetworks(daemon: Daemon, networks: Networks): void {
   });
   engine.register("network_rm", (job) => networks.remove(subject(job)));
   engine.register("networks_prune", async (job) => {
-    await print(job, await networks.prune(filtersOf(job, ["until", "label", "label!"])));
+    await print(
+      job,
+      await networks.prune(job.env.getFilters("filters", ["until", "label", "label!"])),
+    );
   });
 }

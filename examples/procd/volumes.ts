@@ -15,7 +15,7 @@ import {
   type Strings,
   subject,
 } from "./daemon.ts";
-import { type Filters, filtersOf, labelled, named, some, yesOrNo } from "./filters.ts";
+import { type Filters, labelled, named, some, yesOrNo } from "./filters.ts";
 import { newId } from "./store.ts";
 
 /** A volume. */
@@ -200,7 +200,7 @@ export class Volumes {
 export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
   const { engine } = daemon;
   engine.register("volumes", (job) => {
-    const filters = filtersOf(job, ["dangling", "driver", "label", "name"]);
+    const filters = job.env.getFilters("filters", ["dangling", "driver", "label", "name"]);
     const list = volumes.list(filters).map((volume) => volumes.describe(volume));
     return print(job, { Volumes: list, Warnings: [] });
   });
@@ -217,6 +217,9 @@ export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
   });
   engine.register("volume_rm", (job) => volumes.remove(subject(job), job.getenvBool("force")));
   engine.register("volumes_prune", async (job) => {
-    await print(job, await volumes.prune(filtersOf(job, ["all", "label", "label!"])));
+    await print(
+      job,
+      await volumes.prune(job.env.getFilters("filters", ["all", "label", "label!"])),
+    );
   });
 }

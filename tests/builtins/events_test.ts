@@ -307,7 +307,7 @@ Deno.test("events refuses a time that is none, and does not listen", async () =>
       await assertBadParameter(
         engine,
         { [name]: text },
-        `${name}="${text}" is no time, expected seconds since 1970, RFC 3339 or a duration such as 10m`,
+        `${name}="${text}" is not a time, expected seconds since 1970, RFC 3339 or a duration such as 10m`,
       );
     }
   }
@@ -464,11 +464,17 @@ Deno.test("events bounds how many values filters have", async () => {
   const { engine } = make();
   const many = (count: number) => JSON.stringify({ label: Array(count).fill("1") });
   assertEquals(await pastIds(engine, { filters: many(1_000) }), []);
-  await assertBadParameter(engine, { filters: many(1_001) }, "filters: more than 1000 values");
+  await assertBadParameter(
+    engine,
+    { filters: many(1_001) },
+    "filters has 1001 values, expected at most 1000",
+  );
   const spread = JSON.stringify({ label: Array(600).fill("1"), event: Array(600).fill("x") });
-  await assertBadParameter(engine, { filters: spread }, "filters: more than 1000 values");
-  const numbers = JSON.stringify({ label: Array(30_000).fill(1) });
-  await assertBadParameter(engine, { filters: numbers }, "filters: more than 1000 values");
+  await assertBadParameter(
+    engine,
+    { filters: spread },
+    "filters has 1200 values, expected at most 1000",
+  );
 });
 
 Deno.test("events takes no part of a filter that is false", async () => {
@@ -482,22 +488,21 @@ Deno.test("events takes no part of a filter that is false", async () => {
 
 Deno.test("events refuses filters that it does not understand, and does not listen", async () => {
   const { engine, count } = make();
-  const object = 'filters: expected a JSON object such as {"type": ["daemon"]}';
+  const form = 'expected a JSON object of lists such as {"label": ["a"]}';
   for (
     const [filters, message] of [
-      ["type=image", "filters: not JSON"],
-      ["{", "filters: not JSON"],
-      ["[]", object],
-      ["null", object],
-      ['"type"', object],
-      ["1", object],
-      ['{"colour":["red"]}', 'filters: "colour" is unknown, expected one of type, event, '],
-      ['{"toString":["red"]}', 'filters: "toString" is unknown, expected one of type, event, '],
-      ['{"type":"image"}', 'filters: "type" has no list of values'],
-      ['{"type":null}', 'filters: "type" has no list of values'],
-      ['{"type":true}', 'filters: "type" has no list of values'],
-      ['{"label":[1,1]}', 'filters: "label" has a value that is no text'],
-      ['{"label":[null]}', 'filters: "label" has a value that is no text'],
+      ["type=image", `filters is "type=image", ${form}`],
+      ["{", `filters is "{", ${form}`],
+      ["[]", form],
+      ["null", form],
+      ['"type"', form],
+      ["1", form],
+      ['{"colour":["red"]}', 'filters has "colour", expected names among type, event, '],
+      ['{"toString":["red"]}', 'filters has "toString", expected names among type, event, '],
+      ['{"type":"image"}', form],
+      ['{"type":true}', form],
+      ['{"label":[1,1]}', form],
+      ['{"label":[null]}', form],
     ] as const
   ) await assertBadParameter(engine, { filters }, message);
   assertEquals(count(), 0);

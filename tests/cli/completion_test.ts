@@ -52,7 +52,7 @@ Deno.test(
       })).stdout.trim().split("\n");
     assertStringIncludes(
       (await complete("floodgate --heal"))[0]!,
-      "--health\tTell of the daemon's health",
+      "--health\tServe the daemon's health",
     );
     const formats = await complete("floodgate --log-format ");
     assertEquals(formats.map((line) => line.split("\t")[0]), ["json", "text"]);

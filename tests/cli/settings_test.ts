@@ -149,7 +149,7 @@ Deno.test("help has a line of at most 100 columns for each flag, its units, and 
   }
   assertStringIncludes(
     help(),
-    "--header-timeout TIME    For a client's first request (default: 10s",
+    "--header-timeout TIME    How long a client's first request may take to arrive (default: 10s",
   );
 });
 

@@ -3,6 +3,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertStrictEquals,
+  assertStringIncludes,
   assertThrows,
 } from "@std/assert";
 import { Env } from "../../engine/env.ts";
@@ -138,6 +139,39 @@ Deno.test("Env.setInt throws on what is no safe integer, and sets nothing", () =
     assertThrows(() => env.setInt("a", value), RangeError, `cannot set a to ${value}`);
   }
   assertEquals(env.has("a"), false);
+});
+
+Deno.test("Env.getFilters reads Docker's filters in both forms", () => {
+  const env = new Env();
+  assertEquals(env.getFilters("filters"), new Map());
+  env.set("filters", '{"label":["a=1","b"],"name":["x"],"none":[]}');
+  const lists = new Map([["label", ["a=1", "b"]], ["name", ["x"]], ["none", []]]);
+  assertEquals(env.getFilters("filters"), lists);
+  assertEquals(env.getFilters("filters", ["name", "none", "label"]), lists);
+  env.set("filters", '{"label":{"a=1":true,"b":true,"c":false},"name":{"x":true},"none":null}');
+  assertEquals(env.getFilters("filters"), new Map([["label", ["a=1", "b"]], ["name", ["x"]]]));
+  env.set("filters", " ");
+  assertEquals(env.getFilters("filters"), new Map());
+});
+
+Deno.test("Env.getFilters refuses another form, and names that are not known", () => {
+  const form = 'expected a JSON object of lists such as {"label": ["a"]}';
+  for (
+    const [text, message] of [
+      ["{", `filters is "{", ${form}`],
+      ["[]", `filters is "[]", ${form}`],
+      ['{"label":"a"}', form],
+      ['{"label":[1]}', form],
+      ['{"label":{"a":1}}', form],
+      ['{"label":["a"],"size":["1"]}', 'filters has "size", expected names among label, name'],
+    ] as const
+  ) {
+    const env = new Env();
+    env.set("filters", text);
+    const error = assertThrows(() => env.getFilters("filters", ["label", "name"]), TypedError);
+    assertEquals(error.kind, "bad parameter");
+    assertStringIncludes(error.message, message);
+  }
 });
 
 Deno.test("Env.getList gives a JSON array, or a single string, or nothing", () => {
