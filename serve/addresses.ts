@@ -1,6 +1,6 @@
 /**
- * The addresses a daemon listens on: how they are written, and how each is bound so that nobody
- * who should not get in ever can, and no other process's socket is harmed.
+ * The addresses a daemon listens on: how they are written, and how each is bound so that no unauthorized
+ * client can connect at any moment, and no other process's socket is harmed.
  *
  * @module
  */
@@ -21,7 +21,7 @@ import {
 import type { BindOptions, Bound, GivenSocket } from "./bound.ts";
 import { bindUnix, MAX_PATH, SocketFile } from "./unix.ts";
 
-/** An address as it was asked for. */
+/** An address to listen on. */
 export type Address =
   | { readonly proto: "tcp"; readonly host: string; readonly port: number }
   | { readonly proto: "unix"; readonly path: string }
@@ -30,9 +30,9 @@ export type Address =
 const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
 
 /**
- * Reads `tcp://HOST:PORT`, `unix:///path`, or `fd://` with nothing, `*`, a number or a name after it.
+ * Parses `tcp://HOST:PORT`, `unix:///path`, or `fd://` followed by nothing, `*`, a number or a name.
  *
- * @throws {TypedError} ("bad parameter") With a message that says what was wrong and what is right.
+ * @throws {TypedError} ("bad parameter") If the text is not an address; the message says what is expected.
  */
 export function parseAddress(text: string): Address {
   const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
@@ -73,16 +73,16 @@ export function parseAddress(text: string): Address {
 }
 
 /**
- * Reads addresses.
+ * Parses several addresses.
  *
- * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is there twice.
+ * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is given twice.
  */
 export function parseAddresses(texts: readonly string[]): Address[] {
   const seen = new Set<string>();
   return texts.map((text) => {
     const address = parseAddress(text);
     const name = canonical(address);
-    // Any number of them may be given any port.
+    // Port 0 is a different port each time.
     const twice = seen.has(name) && !(address.proto === "tcp" && address.port === 0);
     seen.add(name);
     if (!twice) return address;
@@ -90,15 +90,15 @@ export function parseAddresses(texts: readonly string[]): Address[] {
   });
 }
 
-/** An address in the form that it has in common with others that are the same. */
+/** A text that is the same for two spellings of one address. */
 function canonical(address: Address): string {
   if (address.proto !== "unix") return formatAddress(address).toLowerCase();
   return formatAddress({ ...address, path: address.path.replace(/\/(?:\.?\/)+/g, "/") });
 }
 
 /**
- * Whether an address can be reached from this machine only. What a descriptor is, is known only once
- * it is looked at.
+ * Whether an address can be reached from this machine only. True for `fd://`: the address of a descriptor
+ * is checked when it is bound.
  */
 export function isLocal(address: Address): boolean {
   return address.proto !== "tcp" ||
@@ -107,8 +107,8 @@ export function isLocal(address: Address): boolean {
 }
 
 /**
- * What is wrong with serving an address to any client, if anything. A name is looked up: it may be one
- * of this machine for itself, or of none.
+ * What is wrong with serving an address without client certificates; undefined if nothing is. A name is
+ * resolved: it may be local, or unknown.
  */
 export async function exposureProblem(address: Address): Promise<string | undefined> {
   if (isLocal(address)) return undefined;
@@ -132,24 +132,24 @@ function isName(host: string): boolean {
   return !host.includes(":") && !/^[\d.]+$/.test(host);
 }
 
-/** The numbers that the system has for a name. Undefined where we may not ask. */
+/** Resolves a name to IP addresses; an empty list if it does not resolve, undefined without permission. */
 async function lookUp(host: string): Promise<string[] | undefined> {
   if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") return undefined;
-  // Loaded here, because few addresses are names, and it takes 30 ms.
+  // Loaded here, because it takes 30 ms, and few addresses are names.
   const { lookup } = await import("node:dns/promises");
   try {
     return (await lookup(host, { all: true })).map(({ address }) => address);
   } catch {
-    return []; // Whatever keeps the system from an answer, it has none.
+    return []; // Whatever the reason, the name does not resolve.
   }
 }
 
 /**
  * Binds an address.
  *
- * @returns What is bound: several with `fd://`, if systemd has passed several.
- * @throws {TypedError} ("conflict") If it is in use, or something else is in the socket's place;
- * ("bad parameter") if it cannot be bound as asked. The message names the address.
+ * @returns The bound sockets: several for `fd://`, if systemd has passed several.
+ * @throws {TypedError} ("conflict") If the address is in use, or its path is not a socket; ("bad parameter")
+ * if it cannot be bound for another reason. The message names the address.
  */
 export async function bind(address: Address, options: BindOptions = {}): Promise<Bound[]> {
   const name = formatAddress(address);
@@ -181,7 +181,7 @@ async function refuseExposed(address: Address): Promise<void> {
   if (problem) throw new TypedError("bad parameter", problem);
 }
 
-/** The address as it is written. */
+/** The text of an address: the reverse of {@linkcode parseAddress}. */
 export function formatAddress(address: Address): string {
   switch (address.proto) {
     case "tcp":
@@ -198,8 +198,8 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
     hostname: address.host,
     port: address.port,
     reusePort: options.reusePort ?? false,
-    // The kernel takes as many of these as net.core.somaxconn allows: a boot that blocks the
-    // event loop has nothing but this queue.
+    // The kernel caps it at net.core.somaxconn. While a boot blocks the event loop, clients wait in
+    // this queue only.
     tcpBacklog: BACKLOG,
   };
   let listener: Acceptor<Deno.Conn, Deno.Addr>;
@@ -217,7 +217,7 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
     throw error;
   }
   const bound = formatTcp(listener.addr as Deno.NetAddr);
-  // A name, localhost too, is what the system says it is.
+  // A name, localhost too, may resolve to an address that is not local.
   if (!options.exposed && !isLocal(parseAddress(bound))) {
     listener.close();
     throw new TypedError("bad parameter", `it is ${bound}: ${EXPOSED}`);
@@ -225,7 +225,7 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
   return unlisted(listener, bound);
 }
 
-/** Listens on the sockets that the predecessor has handed over: all of them, or none. */
+/** Listens on the sockets that the predecessor handed over: all of them, or none. */
 function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound[] {
   for (const { address } of sockets) {
     if (address.startsWith("tcp:") && !options.exposed && !isLocal(parseAddress(address))) {
@@ -239,7 +239,7 @@ function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound
         ? adopt(listenAbstract, fd).listener
         : options.listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;
       const each = unlisted(listener, address);
-      // The file of a socket that systemd has passed is systemd's.
+      // The file of a socket that systemd passed belongs to systemd.
       const own = asked.startsWith("unix:") && parseAddress(asked);
       bound.push(own && own.proto === "unix" ? withFile(own.path, each) : each);
     }
@@ -250,7 +250,7 @@ function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound
   }
 }
 
-/** Something bound that has no file of ours. */
+/** A bound socket without a file that is ours to remove. */
 function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bound {
   return {
     listener,
@@ -264,7 +264,7 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
   };
 }
 
-/** The file of a socket that was handed over is this process's, as if it had bound it. */
+/** A socket that was handed over with its file, which this process has to remove. */
 function withFile(path: string, bound: Bound): Bound {
   const file = SocketFile.at(path);
   return {
@@ -276,14 +276,14 @@ function withFile(path: string, bound: Bound): Bound {
   };
 }
 
-/** Listens on sockets that the process was started with: all of them, or none. */
+/** Listens on sockets that systemd passed: all of them, or none. */
 function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
-  // Without the permissions we may not even see that something was passed.
+  // Without the permissions we cannot even see whether sockets were passed.
   requireDescriptors();
   const taken = takeInherited(which);
   const bound: Bound[] = [];
   try {
-    // What is wrong with one is found before anything is done to another.
+    // All are checked before the first is used.
     const sockets = taken.map((socket) => ({ socket, ...inspectSocket(socket.fd) }));
     for (const { fd, proto, address } of sockets) {
       if (proto === "tcp" && !exposed && !isLocal(parseAddress(address))) {
@@ -291,7 +291,7 @@ function bindInherited(which: string, { exposed, listenTls }: BindOptions): Boun
       }
     }
     for (const { socket, fd, proto, address } of sockets) {
-      // It has a descriptor of its own.
+      // The listener gets a duplicate of the descriptor.
       const listener = proto === "unix"
         ? adopt(listenAbstract, fd).listener
         : listenTls?.(fd) ?? adopt(() => Deno.listen(ANYWHERE), fd).listener;

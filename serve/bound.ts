@@ -1,26 +1,29 @@
 /**
- * What it is to bind an address, whatever its kind: types only.
+ * Types only: the options and the result of binding an address of any kind.
  *
  * @module
  */
 
 import type { Acceptor } from "../listenbuffer.ts";
 
-/** How {@linkcode bind} binds. */
+/** Options of {@linkcode bind}. */
 export interface BindOptions {
   /** The group, by name or number, that may connect to a unix socket. Default: the process's own. */
   group?: string;
-  /** Bind beside the process that answers on a unix socket, and take its place on `publish`. */
+  /**
+   * Bind beside the process that answers on a unix socket, and replace its file on `publish`. Default
+   * false.
+   */
   takeover?: boolean;
-  /** Sockets that the predecessor has handed over, in place of those of our own. Default: none. */
+  /** Sockets that the predecessor handed over, to use in place of new ones. Default: none. */
   given?: readonly GivenSocket[];
   /** The mode of a unix socket. Default 0o660: owner and group may connect. */
   mode?: number;
-  /** Share a tcp port with other processes that ask for the same (SO_REUSEPORT, socket(7)). */
+  /** Share a tcp port with other processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
   reusePort?: boolean;
-  /** Allow tcp addresses that other machines can reach. */
+  /** Allow tcp addresses that other machines can reach. Default false. */
   exposed?: boolean;
-  /** Listens for TLS on tcp, at an address or on a socket. Default: what is said there is in the clear. */
+  /** Listens for TLS on tcp, at an address or on a descriptor. Default: no TLS. */
   listenTls?: (
     where: Deno.TcpListenOptions | number,
   ) => (Acceptor<Deno.Conn, Deno.Addr> & { readonly fd?: number }) | undefined;
@@ -30,34 +33,34 @@ export interface BindOptions {
 export interface GivenSocket {
   /** Its descriptor, which stays open. */
   readonly fd: number;
-  /** The address as the other process was asked for it, such as `tcp://localhost:0` or `fd://`. */
+  /** The address in the other process's settings, such as `tcp://localhost:0` or `fd://`. */
   readonly asked: string;
   /** The address that it is bound to, `tcp:` or `unix:`. */
   readonly address: string;
 }
 
-/** An address that is bound. */
+/** A bound address. */
 export interface Bound {
-  /** What listens there. */
+  /** Its listener. */
   readonly listener: Acceptor<Deno.Conn, Deno.Addr>;
   /** The address with the real port, `tcp:` or `unix:`. */
   readonly address: string;
-  /** Whether clients can find it no more after `unpublish`, as it is with a socket file of our own. */
+  /** Whether `unpublish` keeps new clients from connecting, as with a socket file of our own. */
   readonly hides: boolean;
   /**
-   * Takes a living process's place, where `takeover` bound beside it; else it is there already. What
-   * systemd has passed is from here on nobody else's.
+   * Makes the socket reachable at its address: with `takeover`, replaces the file of the other process;
+   * else it is reachable already. Keeps a socket of systemd's from being given back.
    */
   publish(): Promise<void>;
   /**
-   * Lets no new client find it: removes the socket file, if it is still ours. What systemd has passed
-   * can be had again, unless it was published.
+   * Keeps new clients from finding the socket: removes its file, if it is still ours. Gives a socket of
+   * systemd's back, unless it was published.
    */
   unpublish(): Promise<void>;
-  /** The same at once, for a process that is about to end. */
+  /** Like `unpublish`, synchronously, for a process that is about to end. */
   unpublishNow(): void;
-  /** The descriptor of the socket; undefined where it cannot be had. */
+  /** The descriptor of the socket; undefined if it cannot be found. */
   descriptor(): number | undefined;
-  /** Leaves the file to the process that the socket was handed over to. */
+  /** Leaves the file to the process that the socket was handed over to: it is not removed here. */
   handOver(): void;
 }

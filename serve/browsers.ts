@@ -1,7 +1,7 @@
 /**
- * Keeping web pages away from a daemon on tcp. Any page that a user of this machine looks at can send
- * requests to a port of this machine; a browser then keeps the page from reading answers, and from
- * little else. A page can even read them if its own name resolves to this machine (DNS rebinding).
+ * Keeps web pages away from a daemon on tcp. Any page in a browser of this machine can send requests to a
+ * port of this machine; all that the browser prevents is that the page reads the answers. A page whose
+ * own name resolves to this machine can even read them (DNS rebinding).
  *
  * @module
  */
@@ -9,27 +9,28 @@
 import { TypedError } from "../engine/errors.ts";
 import { headerOf } from "../platform/http.ts";
 
-/** Whose requests are let through. */
+/** The requests that are accepted. */
 export interface BrowserRules {
-  /** How browsers reach the daemon. */
+  /** The scheme of the daemon's own origin. */
   scheme: "http" | "https";
   /**
-   * The names and numbers that a request's Host may have. `0.0.0.0` and `::` stand for all numbers: a
-   * page of another's cannot have one of ours. Undefined: any, where a certificate proves the name.
+   * The names and IP addresses that a request's Host may have. `0.0.0.0` and `::` stand for any IP
+   * address: the page of another site cannot have one of this machine. Undefined: any host, where the
+   * certificate proves the name.
    */
   hosts?: readonly string[];
-  /** The origins whose pages are let through, or `*` for all. Default: only our own. */
+  /** The origins whose pages are accepted, or `*` for all. Default: only our own. */
   cors?: readonly string[];
 }
 
 /**
- * Reads the name or number that a Host may have, and gives it the way URLs write it. A port is left out,
- * since whoever reaches us under another one is not another.
+ * Normalizes the name or IP address of a Host header to the spelling of URLs. The port is left out: it
+ * does not matter through which port a client reaches us.
  *
- * @throws {TypedError} ("bad parameter") If it is none.
+ * @throws {TypedError} ("bad parameter") If the text is neither.
  */
 export function readHost(text: string): string {
-  // An IPv6 address may come without the brackets that a URL has around it.
+  // An IPv6 address may be given without brackets.
   const host = hostname(text) ?? hostname(`[${text}]`);
   if (host !== undefined && /^(\[.*\]|[\w.-]+)$/.test(host)) return host;
   throw new TypedError(
@@ -39,15 +40,15 @@ export function readHost(text: string): string {
 }
 
 /**
- * Reads the origins of pages, with commas or spaces between them, or `*` for all (RFC 6454).
+ * Parses the origins of pages (RFC 6454), separated by commas or spaces, or `*` for all.
  *
- * @throws {TypedError} ("bad parameter") If no browser would name one this way.
+ * @throws {TypedError} ("bad parameter") If one is not spelled as browsers send it.
  */
 export function readOrigins(text: string): string[] {
   const origins = text.split(/[\s,]+/).filter((origin) => origin !== "");
   const wrong = origins.length === 0 ? text : origins.find((origin) => {
     const { origin: own, protocol, host } = URL.parse(origin) ?? {};
-    // Schemes that URLs know no origin of are those of browsers' extensions.
+    // URLs of browser extensions have the origin "null".
     return origin !== (own === "null" && host ? `${protocol}//${host}` : own) &&
       (origin !== "*" || origins.length > 1);
   });
@@ -59,13 +60,13 @@ export function readOrigins(text: string): string[] {
 }
 
 /**
- * What keeps a request out, if anything: a page of another's has sent it.
+ * Returns why a request is refused, if a page of another site has sent it; else undefined.
  *
- * @param host Whom the request is for: its Host, or the authority of its target; null where it names none.
+ * @param host The request's Host, or the authority of its target; null if it has neither.
  */
 export type Judge = (request: Request, host: string | null) => string | undefined;
 
-/** Judges requests by whose pages may send them. */
+/** Makes the judge of requests by these rules. */
 export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
   const names = new Set(hosts?.map(readHost));
   const numbers = names.has("0.0.0.0") || names.has("[::]");
@@ -81,7 +82,7 @@ export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
   // Nearly all requests to a daemon are for the same host.
   let last: string | undefined;
   return (request, host) => {
-    // HTTP/1.0 has none, and no browser speaks that.
+    // An HTTP/1.0 request may have no Host; no browser speaks HTTP/1.0.
     if (hosts !== undefined && host !== null && host !== last) {
       if (!known(host)) {
         return `host "${host}" is not a name of this daemon, expected its address, localhost, or one given to --allowed-host (AllowedHosts)`;
@@ -92,13 +93,13 @@ export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
     const origin = headerOf(request, "origin");
     if (origin !== null) {
       if (origin === `${scheme}://${host}` || cors.includes(origin)) return undefined;
-      // What ends TLS in front of us speaks another scheme with browsers, and perhaps at another port.
+      // Behind a proxy that terminates TLS, browsers use another scheme and perhaps another port.
       const theirs = URL.parse(origin)?.host;
       const own = theirs && (hosts === undefined ? theirs === host : known(theirs));
       if (own && headerOf(request, "sec-fetch-site") === "same-origin") return undefined;
       return `pages of ${origin} may not use this daemon, expected the origin given to --api-cors-header (CorsHeaders)`;
     }
-    // Set by browsers where a page makes a request that names no origin: an image, a form, a link.
+    // Browsers set this for requests without an Origin: images, forms, links.
     const site = headerOf(request, "sec-fetch-site");
     if (site === null || site === "same-origin" || site === "none") return undefined;
     return "pages of other sites may not use this daemon";
@@ -108,9 +109,9 @@ export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f]+\])$/;
 const NUMBER = /^(\d+(\.\d+){3}|\[.*\])$/;
 
-/** The host of a Host header, the way URLs write it; undefined if it is none. */
+/** The host of a Host header, in the spelling of URLs; undefined if it is malformed. */
 export function hostname(host: string): string | undefined {
-  // What else a URL may have would be read as if it were there.
+  // URL.parse would accept other parts of a URL here, such as a path.
   if (/[\s/\\?#@]/.test(host)) return undefined;
   return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");
 }

@@ -1,5 +1,5 @@
 /**
- * Clients that have to show a certificate.
+ * TLS for clients that have to present a certificate.
  *
  * @module
  */
@@ -18,18 +18,18 @@ import { readNames } from "./distinguished_name.ts";
 import type { Inner, Upgrading } from "./handler.ts";
 import type { Certificates } from "./tls.ts";
 
-/** What is known of a request from a client that has shown its certificate. */
+/** A request of a client whose certificate was verified. */
 export interface VerifiedInfo extends ServedInfo {
   readonly client: ClientCertificate;
 }
 
-/** How long the check of the runtime may take, in milliseconds. */
+/** How long each handshake of {@linkcode Verifier.check} may take, in milliseconds. */
 const CHECK_TIMEOUT = 5_000;
 
 /**
- * Serves clients that have to show a certificate. Deno's own TLS listener cannot ask for one, so TLS
- * ends here, by node:tls, and what is inside goes on over a socket of our own to the native HTTP loop:
- * there is one way of serving HTTP, and one that ends connections.
+ * Serves clients that have to present a certificate. Deno's own TLS listener cannot request one, so
+ * node:tls terminates TLS here, and a socket pair carries the plaintext to the native HTTP loop. So there
+ * is one way of serving HTTP, and one of ending connections.
  */
 export class Verifier {
   #certificates: Certificates;
@@ -39,7 +39,7 @@ export class Verifier {
   #log: Logger;
   #known = new KnownClients();
 
-  /** Lets clients through to `serve` that have a certificate. */
+  /** Passes clients that have a valid certificate on to `inner`. */
   constructor(certificates: Certificates, inner: Inner, log: Logger) {
     this.#certificates = certificates;
     this.#serve = inner.serve;
@@ -48,11 +48,11 @@ export class Verifier {
   }
 
   /**
-   * Makes sure that this runtime refuses a client without a certificate, and that others can be served.
-   * There were releases that took the options and let every client in (denoland/deno PR 33439), and a
-   * daemon that is told to verify must not run where that is so again.
+   * Checks that this runtime refuses a client without a valid certificate, and that others can be served.
+   * Some releases of Deno accepted the options and let every client in (denoland/deno PR 33439); a daemon
+   * with --tlsverify must not run on such a release.
    *
-   * @throws {Error} If either is not so.
+   * @throws {Error} If the runtime lets such a client in, or a socket pair cannot be made.
    */
   async check(): Promise<void> {
     await this.#checkRefusal();
@@ -65,16 +65,16 @@ export class Verifier {
     try {
       return await (this.#pairs ??= new SocketPairs(this.#accepted)).make();
     } catch (error) {
-      // Somebody may have cleaned up the temporary folder; the next client gets another.
+      // Another process may have removed the temporary folder: the next client gets a new one.
       this.close();
       throw new Error(
-        `client certificates take a socket of our own in the temporary folder: ${messageOf(error)}`,
+        `client certificates need a unix socket in the temporary folder: ${messageOf(error)}`,
         { cause: error },
       );
     }
   }
 
-  /** Tries to get in with no certificate, and with one of an authority that is none of ours. */
+  /** Tries to connect without a certificate, and with one of an unknown authority. */
   async #checkRefusal(): Promise<void> {
     const { cert, key } = this.#certificates.now;
     const strict = createSecureContext({ cert, key, ca: STRANGER });
@@ -83,11 +83,11 @@ export class Verifier {
       const client = connect({
         host: listener.addr.hostname,
         port: listener.addr.port,
-        rejectUnauthorized: false, // It is the server that is on trial.
+        rejectUnauthorized: false, // The server is what is tested.
         ...shown,
       });
-      client.on("error", () => {}); // To be refused is what it is for.
-      const raw = new RawEnd(await listener.accept());
+      client.on("error", () => {}); // It expects to be refused.
+      const raw = new RawConnection(await listener.accept());
       const refused = this.#handshake(raw, strict).then(
         () => false,
         (error) => error instanceof Refused,
@@ -95,7 +95,7 @@ export class Verifier {
       try {
         if (await within(CHECK_TIMEOUT, refused) && await refused) continue;
         throw new Error(
-          `Deno ${Deno.version.deno} lets clients in that have no certificate that is good, expected one that refuses them, for --tlsverify (TlsVerify)`,
+          `Deno ${Deno.version.deno} lets clients in that have no valid certificate, expected a release that refuses them, for --tlsverify (TlsVerify)`,
         );
       } finally {
         client.destroy();
@@ -104,10 +104,10 @@ export class Verifier {
     }
   }
 
-  /** Serves a connection, as the native loop does, once its client has proven who it is. */
+  /** Serves a connection, as the native loop does, once its client's certificate is verified. */
   readonly serve: Serve<VerifiedInfo> = (conn, signal, handler, onError, onListen): Upgrading => {
     let native: Upgrading | undefined;
-    const raw = new RawEnd(conn);
+    const raw = new RawConnection(conn);
     let cut = () => raw.cut();
     signal.addEventListener("abort", () => cut());
     const run = async () => {
@@ -130,7 +130,7 @@ export class Verifier {
         onError,
         onListen,
       );
-      // The last of an answer may still be on its way when the loop has ended.
+      // The end of an answer may still be in the pair when the loop has ended.
       await native.finished.finally(() => piped);
     };
     return {
@@ -156,7 +156,7 @@ export class Verifier {
   }
 
   async #verified(
-    raw: RawEnd,
+    raw: RawConnection,
     { hostname, port }: Deno.NetAddr,
   ): Promise<{ socket: TLSSocket; client: ClientCertificate }> {
     try {
@@ -166,7 +166,7 @@ export class Verifier {
         this.#known.check(socket, this.#certificates.now.ca);
         return { socket, client: describe(certificate.raw, certificate.fingerprint256) };
       } catch (error) {
-        await raw.leave(socket);
+        await raw.end(socket);
         throw error;
       }
     } catch (error) {
@@ -177,7 +177,7 @@ export class Verifier {
     }
   }
 
-  /** What node:tls makes of the certificates, made anew where those are. */
+  /** The TLS context of the current certificates. */
   get #context(): SecureContext {
     const { now } = this.#certificates;
     if (now !== this.#made?.of) this.#made = { of: now, context: createSecureContext(now) };
@@ -185,9 +185,9 @@ export class Verifier {
   }
   #made?: { of: Certificates["now"]; context: SecureContext };
 
-  /** Resolves once the client has shown a certificate that is good. */
-  async #handshake(raw: RawEnd, context: SecureContext): Promise<TLSSocket> {
-    const { socket, done } = beginHandshake(raw.stream, context, (words) => raw.lastWords = words);
+  /** Resolves once the client has presented a valid certificate. */
+  async #handshake(raw: RawConnection, context: SecureContext): Promise<TLSSocket> {
+    const { socket, done } = beginHandshake(raw.stream, context, (alert) => raw.closing = alert);
     let problem: string;
     try {
       problem = await done;
@@ -199,7 +199,7 @@ export class Verifier {
     }
     const { raw: certificate } = socket.getPeerCertificate() ?? {};
     if (problem === "" && certificate) return socket;
-    await raw.leave(socket);
+    await raw.end(socket);
     throw new Refused(
       certificate
         ? `its certificate is not valid: ${
@@ -210,7 +210,7 @@ export class Verifier {
   }
 }
 
-/** An authority that has signed nothing: whoever comes with another's certificate has to be refused. */
+/** An authority that has signed nothing, so that every certificate has to be refused. */
 const STRANGER = `-----BEGIN CERTIFICATE-----
 MIIBfTCCASOgAwIBAgIUF14V/W67dSCApLZU6TLATKqyD6UwCgYIKoZIzj0EAwIw
 EzERMA8GA1UEAwwIc3RyYW5nZXIwIBcNMjYxMTI3MjEyNDUzWhgPMjEyNjExMDMy
@@ -223,18 +223,18 @@ EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSAAwRQIhAIXNvJheyvFa3PzWEnRb31oE
 6g==
 -----END CERTIFICATE-----`;
 
-/** A client is not let in. */
+/** A client is refused. */
 class Refused extends Error {}
 
-/** For clients without a certificate alone (RFC 5280, 4.2.1.12). */
+/** The extended key usages of a client's certificate (RFC 5280, 4.2.1.12). */
 const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 const ANY_USAGE = "2.5.29.37.0";
 
 /**
- * What is wrong with a client's certificate, with OpenSSL's name of it. Of most things node:tls says the
- * same (UNABLE_TO_VERIFY_LEAF_SIGNATURE), which helps no operator.
+ * What is wrong with a client's certificate, with OpenSSL's code for it. node:tls has one code for most
+ * problems (UNABLE_TO_VERIFY_LEAF_SIGNATURE), which helps no operator.
  *
- * @param code What node:tls says.
+ * @param code The code of node:tls.
  */
 function whyInvalid(der: Uint8Array, ca: string | undefined, code: string): string {
   let certificate: X509Certificate;
@@ -267,20 +267,20 @@ function authoritiesIn(pem: string): X509Certificate[] {
     .map((text) => new X509Certificate(text));
 }
 
-/** How many clients are known at most; whoever is forgotten has to show a certificate again. */
+/** How many clients are remembered; a forgotten one has to present its certificate again. */
 const KNOWN = 65_536;
 
 /**
- * The clients whose certificates were checked under the authorities of today. A client that resumes a
- * session (RFC 8446, 2.2) shows none: Deno believes what its ticket says, whoever in this process has
- * checked it, under whichever authorities, and whenever that was.
+ * The clients whose certificates were verified under the current authorities. A client that resumes a
+ * session (RFC 8446, 2.2) presents none: Deno trusts its ticket, even if the certificate was verified by
+ * another listener of this process, under other authorities, or has expired since.
  */
 class KnownClients {
   #ca: string | undefined;
-  /** When their certificates expire, by fingerprint. */
+  /** The expiry of their certificates, by fingerprint. */
   #expiries = new Map<string, number>();
 
-  /** Throws if a client whose session is good is not let in. */
+  /** Remembers a client; throws Refused if it resumes a session and is not remembered. */
   check(socket: TLSSocket, ca: string | undefined): void {
     if (ca !== this.#ca) this.#expiries.clear();
     this.#ca = ca;
@@ -291,9 +291,9 @@ class KnownClients {
       return;
     }
     const expiry = this.#expiries.get(fingerprint256);
-    // Where there is no number the comparison does not hold.
+    // False for NaN too.
     if (expiry !== undefined && Date.now() <= expiry) return;
-    throw new Refused("it resumes a session, and its certificate was not checked by now");
+    throw new Refused("it resumes a session, and its certificate has expired or was not checked");
   }
 }
 
@@ -301,16 +301,16 @@ function describe(der: Uint8Array, fingerprint: string): ClientCertificate {
   return { subject: readNames(der).subject || fingerprint, fingerprint };
 }
 
-/** A TLS record has at most this many bytes of content (RFC 8446, 5.1). */
+/** The most bytes of content in a TLS record (RFC 8446, 5.1). */
 const RECORD = 16_384;
-/** How long a client that is refused may take to read why, in milliseconds. */
+/** How long a refused client may take to read why, in milliseconds. */
 const LINGER = 1_000;
-/** For how long, in milliseconds, and how often in a row nothing comes where nothing more is to come. */
+/** The end of input counts as reached after this many checks without data, at this interval in ms. */
 const QUIET = 5;
 const QUIET_TURNS = 3;
 const PLAIN_HTTP = new TextEncoder().encode(plainHttp());
 
-/** What Go's net/http tells a client in the clear. */
+/** The answer to a client that speaks HTTP without TLS, worded as in Go's net/http. */
 function plainHttp(): string {
   const body = JSON.stringify({ message: "Client sent an HTTP request to an HTTPS server." }) +
     "\n";
@@ -318,16 +318,16 @@ function plainHttp(): string {
     `Content-Length: ${body.length}\r\n\r\n${body}`;
 }
 
-/** A connection as what node:tls can use. */
-class RawEnd {
+/** A connection as a stream that node:tls can use. */
+class RawConnection {
   readonly stream: Duplex;
   /** Resolves when the connection is closed, some time after the stream is destroyed. */
   readonly closed: Promise<void>;
-  /** What the client is still told when the stream is destroyed. */
-  lastWords?: Uint8Array;
-  /** Whether the client speaks HTTP in the clear. */
+  /** What is still sent to the client when the stream is destroyed. */
+  closing?: Uint8Array;
+  /** Whether the client speaks HTTP without TLS. */
   plain = false;
-  /** What was read of the client by whoever reads: chunks, and whether one is being passed on. */
+  /** How many decrypted chunks were read, and whether one is being forwarded. */
   readonly passed = { chunks: 0, busy: false };
   #conn: Deno.Conn;
   #cut = false;
@@ -345,11 +345,11 @@ class RawEnd {
       read: () => {
         conn.read(buffer).then((count) => {
           if (count === null) return this.#finish();
-          // A record of a handshake begins with 22, and no method of HTTP does (RFC 8446, 5.1).
+          // A handshake record begins with 22 (RFC 8446, 5.1), an HTTP request with a capital letter.
           if (first && buffer[0]! >= 0x41 && buffer[0]! <= 0x5a) {
             this.plain = true;
-            this.lastWords = PLAIN_HTTP;
-            return this.stream.destroy(new Error("HTTP in the clear"));
+            this.closing = PLAIN_HTTP;
+            return this.stream.destroy(new Error("HTTP without TLS"));
           }
           first = false;
           this.stream.push(buffer.slice(0, count));
@@ -359,34 +359,34 @@ class RawEnd {
       final: (done) => settle(conn.closeWrite(), done),
       destroy: (error, done) => {
         done(error);
-        this.#end(buffer).finally(resolve);
+        this.#close(buffer).finally(resolve);
       },
     });
-    this.stream.on("error", () => {}); // The TLS socket on top of it tells.
+    this.stream.on("error", () => {}); // The TLS socket reports it.
   }
 
   /**
-   * Tells TLS that the client has sent all it will, once nothing more comes out of what it has sent: at the
-   * end, node:tls drops what it has not decrypted by then, and its reader waits for that for ever.
+   * Passes the client's end of input on to TLS once all received data is decrypted: node:tls drops what it
+   * has not decrypted when the end comes, and its reader waits for ever.
    */
   #finish(quiet = 0): void {
     const { chunks } = this.passed;
     setTimeout(() => {
       if (this.passed.busy || this.passed.chunks !== chunks) this.#finish();
-      // Several turns of the event loop, because one may be late.
+      // Several checks, because one may come late.
       else if (quiet < QUIET_TURNS) this.#finish(quiet + 1);
       else this.stream.push(null);
     }, QUIET);
   }
 
-  /** Says goodbye in TLS, and lets the client read it. */
-  async leave(socket: TLSSocket): Promise<void> {
-    this.lastWords = new Uint8Array(0);
+  /** Closes TLS with an alert, and lets the client read it. */
+  async end(socket: TLSSocket): Promise<void> {
+    this.closing = new Uint8Array(0);
     await within(LINGER, new Promise<void>((resolve) => socket.end(resolve)));
     this.stream.destroy();
   }
 
-  /** Ends the connection at once. */
+  /** Closes the connection at once. */
   cut(): void {
     this.#cut = true;
     closeQuietly(this.#conn);
@@ -394,18 +394,18 @@ class RawEnd {
   }
 
   /**
-   * Closes, once the client has read what was last. To close with bytes of its own unread would reset
-   * the connection, and with that take away what it has not read.
+   * Closes once the client has read the closing data. Closing with unread input would reset the
+   * connection, and the client would lose what it has not read.
    */
-  async #end(buffer: Uint8Array): Promise<void> {
+  async #close(buffer: Uint8Array): Promise<void> {
     try {
-      if (this.lastWords === undefined || this.#cut) return;
+      if (this.closing === undefined || this.#cut) return;
       const read = async () => {
-        await writeAll(this.#conn, this.lastWords!);
+        await writeAll(this.#conn, this.closing!);
         await this.#conn.closeWrite();
         while (await this.#conn.read(buffer) !== null);
       };
-      // The client may be gone, and then there is no one to tell.
+      // Fails if the client has gone.
       await within(LINGER, read().catch(() => {}));
     } finally {
       closeQuietly(this.#conn);
@@ -413,10 +413,14 @@ class RawEnd {
   }
 }
 
-/** Passes on what comes from either side, until both have ended. Never rejects: each sees the other end. */
-async function pipe(socket: TLSSocket, conn: Deno.Conn, passed: RawEnd["passed"]): Promise<void> {
+/** Forwards both directions until both have ended. Never rejects: each side sees the end of the other. */
+async function pipe(
+  socket: TLSSocket,
+  conn: Deno.Conn,
+  passed: RawConnection["passed"],
+): Promise<void> {
   const inwards = async () => {
-    // A client that has sent all may still read: its end must not be that of the socket.
+    // The client may half-close and still read, so the end of its input must not destroy the socket.
     for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
       passed.chunks++;
       passed.busy = true;
@@ -434,9 +438,9 @@ async function pipe(socket: TLSSocket, conn: Deno.Conn, passed: RawEnd["passed"]
     }
     await new Promise<void>((resolve) => socket.end(resolve));
   };
-  // A client that has died is gone for both directions: the native loop hears of it by the pair's end.
+  // A broken client is broken in both directions: closing the pair tells the native loop.
   const inwardsEnded = inwards().catch(() => closeQuietly(conn));
-  // Once the server has said all it will, what the client still sends is for nobody.
+  // Once the server has sent everything, what the client still sends is discarded.
   await outwards().catch(() => {});
   socket.destroy();
   closeQuietly(conn);
@@ -447,15 +451,15 @@ async function writeAll(conn: Deno.Conn, chunk: Uint8Array): Promise<void> {
   for (let at = 0; at < chunk.length;) at += await conn.write(chunk.subarray(at));
 }
 
-/** socketpair(2), which Deno has not. */
+/** socketpair(2), which Deno lacks, by a listener in a private folder. */
 class SocketPairs {
-  #folder = Deno.makeTempDirSync({ prefix: "floodgate-" }); // With no rights for others.
+  #folder = Deno.makeTempDirSync({ prefix: "floodgate-" }); // Mode 0700.
   #path = `${this.#folder}/pair`;
   #listener: Deno.UnixListener;
   #last: Promise<unknown> = Promise.resolve();
   #accepted: (conn: Deno.Conn) => void;
 
-  /** Tells of each connection that it accepts. */
+  /** Calls `accepted` with each connection that it accepts. */
   constructor(accepted: (conn: Deno.Conn) => void) {
     this.#accepted = accepted;
     try {
@@ -466,7 +470,7 @@ class SocketPairs {
     }
   }
 
-  /** Two ends of a connection. */
+  /** Makes a connected pair. */
   make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
     const made = this.#last.then(() => this.#make());
     this.#last = made.catch(() => {});
@@ -489,9 +493,9 @@ class SocketPairs {
       while (true) {
         const far = await this.#listener.accept();
         this.#accepted(far);
-        // What was left in the queue by an attempt that failed, or somebody else's, is not it.
-        const said = new Uint8Array(token.length);
-        if (await far.read(said) === token.length && said.every((byte, i) => byte === token[i])) {
+        // Without the token it is of an attempt that failed, or of another process.
+        const got = new Uint8Array(token.length);
+        if (await far.read(got) === token.length && got.every((byte, i) => byte === token[i])) {
           return { near, far };
         }
         far.close();
@@ -507,7 +511,7 @@ function closeQuietly(conn: { close(): void }): void {
   try {
     conn.close();
   } catch (error) {
-    // It has ended by itself.
+    // Closed already.
     if (!(error instanceof Deno.errors.BadResource)) throw error;
   }
 }

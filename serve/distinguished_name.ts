@@ -1,21 +1,21 @@
 /**
- * Whose a certificate is, as text: the subject out of its DER (RFC 5280, 4.1), the way RFC 4514 writes
- * it. Two subjects that differ are never the same text.
+ * The subject of a certificate as text: from its DER (RFC 5280, 4.1) to the notation of RFC 4514. Two
+ * different subjects never have the same text.
  *
  * @module
  */
 
-/** What is read of a certificate here. */
+/** The parts of a certificate that are read here. */
 export interface CertificateNames {
   /** 1 to 3. */
   readonly version: number;
-  /** The subject by RFC 4514, such as `CN=alice,O=Ops`; empty where it names no one. */
+  /** The subject in the notation of RFC 4514, such as `CN=alice,O=Ops`; may be empty. */
   readonly subject: string;
-  /** The numbers of what it is for (extended key usage); undefined where it does not say. */
+  /** The object identifiers of its extended key usage; undefined without that extension. */
   readonly usages?: readonly string[] | undefined;
 }
 
-/** A value of DER (X.690): its kind, what is in it, and all of its bytes. */
+/** A value of DER (X.690): its tag, its content, and all of its bytes. */
 interface Value {
   readonly tag: number;
   readonly content: Uint8Array;
@@ -30,7 +30,7 @@ const VERSION = 0xa0;
 const EXTENSIONS = 0xa3;
 const EXTENDED_KEY_USAGE = "2.5.29.37";
 
-/** The names of RFC 4514, and more of RFC 4519 and RFC 2985. What is not here is written by its number. */
+/** Attribute names of RFC 4514, RFC 4519 and RFC 2985. Others are written as object identifiers. */
 const TYPES: Readonly<Record<string, string>> = {
   "2.5.4.3": "CN",
   "2.5.4.4": "SN",
@@ -60,7 +60,7 @@ const TYPES: Readonly<Record<string, string>> = {
  * Reads a certificate's names.
  *
  * @param der The certificate.
- * @throws {Error} If it is none.
+ * @throws {Error} If it is not DER.
  */
 export function readNames(der: Uint8Array): CertificateNames {
   const [certificate] = valuesOf(der);
@@ -68,11 +68,11 @@ export function readNames(der: Uint8Array): CertificateNames {
   const fields = valuesOf(contentOf(body, SEQUENCE));
   const explicit = fields[0]?.tag === VERSION;
   const version = explicit ? valuesOf(fields.shift()!.content)[0]!.content[0]! + 1 : 1;
-  // Before it stand the serial number, the algorithm of the signature, the issuer and the validity.
+  // After the serial number, the signature algorithm, the issuer and the validity.
   const names = valuesOf(contentOf(fields[4], SEQUENCE));
   return {
     version,
-    // The certificate has the most general first, and the notation has it last.
+    // The certificate has the most general name first, the notation has it last.
     subject: names.map(relativeName).reverse().join(","),
     usages: usagesOf(fields.find(({ tag }) => tag === EXTENSIONS)),
   };
@@ -89,18 +89,18 @@ function usagesOf(extensions: Value | undefined): string[] | undefined {
   }
 }
 
-/** One part of the name, which may have several attributes; DER has an order for those. */
+/** One part of the name. It may have several attributes, whose order DER defines. */
 function relativeName(name: Value): string {
   return valuesOf(contentOf(name, SET)).map((attribute) => {
     const [type, value] = valuesOf(contentOf(attribute, SEQUENCE));
     const number = objectIdentifier(contentOf(type, OBJECT_IDENTIFIER));
     const text = number in TYPES ? textOf(value!) : undefined;
-    // A value that is no text, or of a type without a name, is written by its bytes (RFC 4514, 2.4).
+    // A value that is not text, or whose type has no name, is written in hexadecimal (RFC 4514, 2.4).
     return `${TYPES[number] ?? number}=${text === undefined ? hex(value!.whole) : escaped(text)}`;
   }).join("+");
 }
 
-/** The values that stand one after another. */
+/** Splits bytes into consecutive values. */
 function valuesOf(bytes: Uint8Array): Value[] {
   const values: Value[] = [];
   for (let at = 0; at < bytes.length;) {
@@ -109,13 +109,13 @@ function valuesOf(bytes: Uint8Array): Value[] {
     let length = bytes[at++] ?? NaN;
     if (length >= 0x80) {
       const digits = length & 0x7f;
-      // More than four would be a certificate of gigabytes; none is a length that DER does not know.
+      // More than four bytes would be a certificate of gigabytes; DER forbids the indefinite length, 0.
       if (digits === 0 || digits > 4) throw malformed();
       length = 0;
       for (let i = 0; i < digits; i++) length = length * 256 + (bytes[at++] ?? NaN);
     }
     const end = at + length;
-    // Where a byte was missing the comparison does not hold.
+    // False for NaN too, which a missing byte has made of the length.
     if (!(end <= bytes.length)) throw malformed();
     values.push({ tag, content: bytes.subarray(at, end), whole: bytes.subarray(start, end) });
     at = end;
@@ -141,13 +141,13 @@ function objectIdentifier(bytes: Uint8Array): string {
     numbers.push(number);
     number = 0n;
   }
-  // The first two share a number.
+  // The first two components are encoded in one number.
   const [first = 0n, ...others] = numbers;
   const top = first < 80n ? first / 40n : 2n;
   return [top, first - top * 40n, ...others].join(".");
 }
 
-/** A text, of whichever kind; undefined where it is none, or not sure to be one. */
+/** The text of a string value of any type; undefined for another type, or for an ambiguous encoding. */
 function textOf({ tag, content }: Value): string | undefined {
   switch (tag) {
     case 0x0c: // UTF8String
@@ -158,7 +158,7 @@ function textOf({ tag, content }: Value): string | undefined {
       return universal(content);
     case 0x12: // NumericString
     case 0x13: // PrintableString
-    case 0x14: // T61String: past ASCII no two programs agree what it means
+    case 0x14: // T61String: programs disagree on its meaning beyond ASCII
     case 0x16: // IA5String
     case 0x1a: // VisibleString
       return content.every((byte) => byte < 0x80) ? decoded("utf-8", content) : undefined;
@@ -185,8 +185,8 @@ function universal(bytes: Uint8Array): string | undefined {
 const encoder = new TextEncoder();
 
 /**
- * What has a meaning in a name has a backslash before it, and what is not to be seen is written by its
- * bytes in UTF-8 (RFC 4514, 2.4).
+ * Escapes special characters with a backslash, and invisible ones as the bytes of their UTF-8 (RFC 4514,
+ * 2.4).
  */
 function escaped(value: string): string {
   return value

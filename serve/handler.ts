@@ -1,5 +1,5 @@
 /**
- * What handles requests, and what it is told: types only.
+ * Types only: the handlers of requests, and their information about a request.
  *
  * @module
  */
@@ -8,13 +8,13 @@ import type { Peer } from "../engine.ts";
 import type { Serve, Served } from "../platform/http.ts";
 import type { ClientCertificate, Described, Upgrade } from "../router/bindings.ts";
 
-/** What a request handler is told besides the request. */
+/** A request handler's information about a request and its connection. */
 export interface RequestInfo {
-  /** Where the client is. */
+  /** The client's address. */
   readonly remoteAddr: Deno.Addr;
-  /** The certificate that the client has shown, where clients have to. */
+  /** The client's certificate, where clients need one. */
   readonly client?: ClientCertificate | undefined;
-  /** The client's process, at a unix socket, where it can be known. */
+  /** The client's process, for a unix socket, if it is known. */
   readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
   readonly signal: AbortSignal;
@@ -22,27 +22,27 @@ export interface RequestInfo {
   readonly completed: Promise<void>;
   /** Whether the client has left before its answer was complete. */
   readonly left: boolean;
-  /** What is to be told of the request, where something asks: a router describes it there. */
+  /** Where a router puts its description of the request, if an observer needs it. */
   exchange?: { described?: Described | undefined; readonly identified: boolean };
-  /** Ends the connection at once, whatever it has not sent yet, unless the answer is complete. */
+  /** Closes the connection at once, even with data unsent, unless the answer is complete. */
   cut(): void;
-  /** Takes the connection over, as `c.env.upgrade` does. */
+  /** Hijacks the connection, as `c.env.upgrade` does. */
   upgrade(headers?: HeadersInit): Upgrade;
 }
 
-/** A served connection whose requests' handlers may take it over. */
+/** A served connection that the handlers of its requests may hijack. */
 export interface Upgrading extends Served {
-  /** Takes it over, for the handler of the request that is being answered. */
+  /** Hijacks the connection, for the handler of the current request. */
   upgrade?: ((headers?: HeadersInit) => Upgrade) | undefined;
-  /** Whether its next answer should be its last, because of what may be asked for then. */
+  /** Whether its next answer has to be its last, because the request after it may be an upgrade. */
   readonly once?: boolean;
 }
 
-/** What serves connections inside of others. */
+/** Serves the connections inside of TLS connections. */
 export interface Inner {
   /** Serves HTTP on a connection. */
   serve: Serve;
-  /** Told of each connection as it is accepted. */
+  /** Called for each inner connection as it is accepted. */
   accepted?(conn: Deno.Conn): void;
 }
 

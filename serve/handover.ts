@@ -1,9 +1,9 @@
 /**
- * A takeover: a new process gets the listening sockets themselves of the daemon whose place it takes,
- * so that there is one queue, and no moment in which no process listens.
+ * The protocol of a takeover: a new process gets the listening sockets themselves of the daemon that it
+ * takes over from, so that there is one queue, and no moment in which no process listens.
  *
- * The two talk over a unix socket of the daemon's that only its own user may connect to. The daemon
- * goes on serving until its successor says that it is ready, and for ever if that never comes.
+ * The two communicate over a unix socket of the daemon that only its own user may connect to. The daemon
+ * serves until its successor reports that it is ready, and for ever if the successor never does.
  *
  * ```text
  * successor: {"takeover":1}
@@ -29,38 +29,38 @@ import type { GivenSocket } from "./bound.ts";
 /** How long the other process may take to answer, in milliseconds. */
 const ANSWER_TIMEOUT = 5_000;
 
-/** A client that waits at a gate which is shut. */
+/** A held client that is handed over. */
 export interface OfferedClient {
-  /** The address it came to. */
+  /** The address that it connected to. */
   readonly address: string;
   /** Its connection's descriptor. */
   readonly fd: number;
-  /** Where it is, where its connection leads elsewhere. */
+  /** The client's address, if the descriptor is one end of a pair that leads to it. */
   readonly remoteAddr?: Deno.NetAddr;
 }
 
-/** What a daemon does about its succession. */
+/** The daemon's part in being taken over. */
 export interface Succession {
   /** The sockets it listens on. They stay open here. */
   sockets(): GivenSocket[];
   /**
-   * Stops accepting, since the successor does.
+   * Stops accepting, because the successor accepts now.
    *
-   * @returns The clients that wait at a gate which is shut, and what lets go of them.
+   * @returns The held clients, and a function that discards them here once they are handed over.
    */
   surrender(): Promise<{ clients: OfferedClient[]; release(): void }>;
-  /** The successor serves: the daemon drains, and ends. Resolves when its jobs have ended. */
+  /** Drains and ends the daemon, once the successor serves. Resolves when its jobs have ended. */
   end(pid: number): Promise<void>;
 }
 
-/** Listens for a successor, on behalf of the daemon that may be succeeded. */
+/** Listens for a successor of this daemon. */
 export class Successors {
   #listener: Deno.UnixListener;
   #succession: Succession;
   #log: Logger;
   #successor: number | undefined;
 
-  /** Listens at a unix socket that was bound for this, and that only the daemon's user may use. */
+  /** Listens at a unix socket that only the daemon's user may connect to. */
   constructor(listener: Deno.UnixListener, succession: Succession, log: Logger) {
     this.#listener = listener;
     this.#succession = succession;
@@ -76,24 +76,24 @@ export class Successors {
       } catch (error) {
         if (error instanceof Deno.errors.BadResource) return; // It was closed.
         this.#log("warn", `takeover: ${messageOf(error)}`);
-        // Whatever it was, to try at once would keep the daemon busy with nothing else.
+        // A pause, so that a persistent error does not keep the daemon busy.
         await new Promise((resolve) => setTimeout(resolve, 100));
         continue;
       }
-      this.#converse(passage).catch((error) =>
+      this.#answer(passage).catch((error) =>
         this.#log("warn", `takeover by process ${passage.peer.pid}: ${messageOf(error)}`)
       ).finally(() => passage[Symbol.dispose]());
     }
   }
 
-  async #converse(passage: AcceptedPassage): Promise<void> {
+  async #answer(passage: AcceptedPassage): Promise<void> {
     const { pid } = passage.peer;
     requireOwn(passage);
     const asked = await receiveLine(passage);
-    if (asked === undefined) return; // It only looked whether a process listens here.
-    if (asked.takeover !== 1) throw new Error("it does not ask for a takeover that is known here");
+    if (asked === undefined) return; // It only checked whether a process listens here.
+    if (asked.takeover !== 1) throw new Error("its request is not known, expected a takeover");
     if (this.#successor !== undefined) {
-      sendLine(passage, { error: `process ${this.#successor} takes over already` });
+      sendLine(passage, { error: `process ${this.#successor} is taking over already` });
       return;
     }
     this.#successor = pid;
@@ -105,10 +105,10 @@ export class Successors {
         sockets.map(({ fd }) => fd),
       );
       this.#log("info", `process ${pid} takes over: serving until it is ready`);
-      // It boots for as long as it takes. If it ends meanwhile nothing has happened here.
+      // No limit on the successor's boot. If it ends before it is ready, nothing changes here.
       const line = await readLine(passage.conn);
       if (line?.ready !== 1) {
-        this.#log("warn", `process ${pid} has not taken over: going on`);
+        this.#log("warn", `process ${pid} has ended before it took over: serving on`);
         return;
       }
       await this.#handOver(passage);
@@ -133,7 +133,7 @@ export class Successors {
     sendLine(passage, { draining: 1 });
   }
 
-  /** Lets no further successor in. */
+  /** Stops listening for successors. */
   close(): void {
     try {
       this.#listener.close();
@@ -143,16 +143,16 @@ export class Successors {
   }
 }
 
-/** The daemon whose place this process takes. */
+/** The daemon that this process takes over from. */
 export class Predecessor implements Disposable {
-  /** Its process. */
+  /** Its process id. */
   readonly pid: number;
-  /** The sockets it has handed over. */
+  /** The sockets that it handed over. */
   sockets: readonly GivenSocket[];
   #passage: ConnectedPassage;
   #released = Promise.withResolvers<void>();
-  /** Whether it was told that this process is ready. */
-  told = false;
+  /** Whether {@linkcode Predecessor.ready} was called. */
+  notified = false;
 
   private constructor(passage: ConnectedPassage, pid: number, sockets: GivenSocket[]) {
     this.#passage = passage;
@@ -161,11 +161,11 @@ export class Predecessor implements Disposable {
   }
 
   /**
-   * Asks the daemon that listens for successors at `path` for its sockets.
+   * Requests the sockets of the daemon that listens for successors at `path`.
    *
-   * @returns Undefined where no process listens there.
-   * @throws {TypedError} ("conflict") If another process takes over at this moment; ("forbidden") if
-   * the process that listens there is another user's; {Error} if it does not answer as it should.
+   * @returns Undefined if no process listens there.
+   * @throws {TypedError} ("conflict") If another process is taking over; ("forbidden") if the process that
+   * listens there is of another user; {Error} if its answer is malformed.
    */
   static async ask(path: string): Promise<Predecessor | undefined> {
     const passage = await ConnectedPassage.connect(path);
@@ -179,7 +179,9 @@ export class Predecessor implements Disposable {
       const sockets = answer.sockets as { asked: string; address: string }[];
       if (!Array.isArray(sockets) || sockets.length !== fds.length) {
         fds.forEach(closeDescriptor);
-        throw new Error(`process ${passage.peer.pid} has not handed over what it says`);
+        throw new Error(
+          `process ${passage.peer.pid} sent ${fds.length} sockets, not those of its list`,
+        );
       }
       return new Predecessor(
         passage,
@@ -192,37 +194,37 @@ export class Predecessor implements Disposable {
     }
   }
 
-  /** The sockets for an address: by what it was asked for, or else by what it is. */
+  /** The sockets for an address: those asked for by this address, or else those bound to it. */
   socketsFor(address: string): GivenSocket[] {
     const asked = this.sockets.filter((socket) => socket.asked === address);
     return asked.length > 0 ? asked : this.sockets.filter((socket) => socket.address === address);
   }
 
-  /** Closes the sockets, for a process that has others of the same by now. */
+  /** Closes the descriptors, once listeners have duplicated them. */
   closeSockets(): void {
     this.sockets.forEach(({ fd }) => closeDescriptor(fd));
     this.sockets = [];
   }
 
-  /** Resolves when the daemon's jobs have ended, or it has. */
+  /** Resolves when the daemon's jobs, or its process, have ended. */
   get released(): Promise<void> {
     return this.#released.promise;
   }
 
   /**
-   * Tells the daemon that this process serves in its place.
+   * Tells the daemon that this process serves now.
    *
-   * @returns The clients that it held, where it was still booting; the caller closes their descriptors.
-   * @throws {Error} If it has ended in the meantime, which loses nothing but those clients.
+   * @returns The clients that it held, if it was still booting; the caller closes their descriptors.
+   * @throws {Error} If the daemon has ended in the meantime: its held clients are lost.
    */
   async ready(): Promise<OfferedClient[]> {
     const clients: OfferedClient[] = [];
-    this.told = true;
+    this.notified = true;
     try {
       sendLine(this.#passage, { ready: 1 });
       while (true) {
         const { message, fds } = await this.#passage.receive(ANSWER_TIMEOUT);
-        // What follows, and comes without descriptors, may have come with it.
+        // Following lines without descriptors may be in the same message.
         const [first] = new TextDecoder().decode(message).split("\n", 1);
         const line = parseLine(first!);
         if (line.draining === 1) break;
@@ -234,7 +236,7 @@ export class Predecessor implements Disposable {
       if (clients.length === 0) throw error;
       return clients;
     }
-    // The word that it has, or its end, which says the same.
+    // "released", or the end of the connection, which means the same.
     this.#passage.receive().catch(() => {}).then(() => this.#end());
     return clients;
   }
@@ -244,14 +246,14 @@ export class Predecessor implements Disposable {
     this.#released.resolve();
   }
 
-  /** Leaves the daemon its place, unless this process has told it that it is ready. */
+  /** Closes the connection. The daemon serves on, unless it was told that this process is ready. */
   [Symbol.dispose](): void {
     this.closeSockets();
     this.#end();
   }
 }
 
-/** Whoever is no process of this user's, or root's, gets nothing, and gives nothing. */
+/** Refuses a process of a user other than this one and root. */
 function requireOwn({ peer }: Pick<AcceptedPassage, "peer">): void {
   if (peer.uid === Deno.uid() || peer.uid === 0) return;
   throw new TypedError(
@@ -274,22 +276,24 @@ function parseLine(message: Uint8Array | string): Line {
   const text = typeof message === "string" ? message : new TextDecoder().decode(message);
   const parsed: unknown = JSON.parse(text);
   if (typeof parsed === "object" && parsed !== null) return parsed as Line;
-  throw new Error("the other process does not speak this protocol");
+  throw new Error("the other process sent a line that is not a JSON object");
 }
 
 async function receiveLine(passage: AcceptedPassage): Promise<Line | undefined> {
   const line = readLine(passage.conn);
-  if (!await within(ANSWER_TIMEOUT, line)) throw new Error("it says nothing");
+  if (!await within(ANSWER_TIMEOUT, line)) {
+    throw new Error(`it sent nothing within ${ANSWER_TIMEOUT} ms`);
+  }
   return await line;
 }
 
-/** A line without descriptors; undefined where the other process has gone. */
+/** Reads a line without descriptors; undefined if the other process has gone. */
 async function readLine(conn: Deno.Conn): Promise<Line | undefined> {
   const bytes = new Uint8Array(1_024);
   let length = 0;
   while (bytes[length - 1] !== NEWLINE) {
     if (length === bytes.length) throw new Error("a line is too long");
-    // A connection that was reset, or that was closed here, is at its end as well.
+    // A connection that was reset, or closed here, has ended as well.
     const count = await conn.read(bytes.subarray(length)).catch(() => null);
     if (count === null) return undefined;
     length += count;

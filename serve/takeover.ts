@@ -1,6 +1,6 @@
 /**
- * Taking the place of another daemon, and giving up one's own: what of {@linkcode Predecessor} and
- * {@linkcode Successors} happens when.
+ * The two takeovers of a daemon: of its predecessor at the start, and by its successor later. It decides
+ * when {@linkcode Predecessor} and {@linkcode Successors} act.
  *
  * @module
  */
@@ -23,38 +23,38 @@ import type { Bound, GivenSocket } from "./bound.ts";
 import { type OfferedClient, Predecessor, type Succession, Successors } from "./handover.ts";
 import type { Tls } from "./tls.ts";
 
-/** An address that is listened on, and the clients that are held there. */
+/** A bound address and its listen buffer. */
 export interface Held {
   place: Bound;
-  /** The address as it was asked for. */
+  /** The address in the daemon's settings. */
   asked: string;
   buffer: ListenBuffer;
 }
 
-/** What {@linkcode Takeover.prepare} needs. */
+/** Options of {@linkcode Takeover.prepare}. */
 export interface TakeoverOptions {
-  /** Where a successor comes to; where the predecessor, if there is one, listens for us. */
+  /** The handover socket, at which the predecessor listens now and this daemon will. */
   path: string;
-  /** Whether to take the place of the daemon that listens there. */
+  /** Whether to take over from the daemon that listens there. */
   takeover: boolean;
   /** The addresses of this daemon, once they are bound. */
   listening: readonly Held[];
-  /** How tcp addresses are kept secret, if they are. */
+  /** The TLS of tcp addresses, if they have it. */
   tls?: Tls;
   /** Drains and ends this daemon. Resolves when its jobs have ended. */
   end(): Promise<void>;
-  /** Where it is logged. */
+  /** Where log lines go. */
   log: Logger;
 }
 
-/** Only the daemon's own user may take its place. */
+/** Only the daemon's own user may take over from it. */
 const MODE = 0o600;
 
 /** The part of a daemon in takeovers: of its predecessor, and by its successor. */
 export class Takeover implements Succession {
-  /** The daemon whose place is taken, if there is one. */
+  /** The daemon that this one takes over from, if there is one. */
   readonly predecessor: Predecessor | undefined;
-  /** Whether a successor has taken the place of this daemon. */
+  /** Whether a successor has taken over. */
   takenOver = false;
   #options: TakeoverOptions;
   #place: Bound;
@@ -70,8 +70,7 @@ export class Takeover implements Succession {
   }
 
   /**
-   * Asks the daemon whose place is to be taken for its sockets, and listens for the one that will take
-   * ours.
+   * Requests the predecessor's sockets, if this is a takeover, and listens for a successor.
    *
    * @throws What {@linkcode Predecessor.ask} and {@linkcode bind} throw.
    */
@@ -79,12 +78,12 @@ export class Takeover implements Succession {
     const { path, takeover, log } = options;
     const predecessor = takeover ? await Predecessor.ask(path) : undefined;
     try {
-      // Beside the predecessor's, until its place is taken.
+      // Bound beside the predecessor's socket, whose file it replaces later.
       const [place] = await bind({ proto: "unix", path }, { mode: MODE, takeover });
       if (predecessor) {
-        log("info", `taking the place of process ${predecessor.pid} once the gate is open`);
+        log("info", `taking over from process ${predecessor.pid} once the gate is open`);
       } else if (takeover) {
-        log("info", `no daemon listens at ${path}: there is no place to take`);
+        log("info", `no daemon listens at ${path}: there is none to take over from`);
       }
       return new Takeover(options, place!, predecessor);
     } catch (error) {
@@ -98,21 +97,21 @@ export class Takeover implements Succession {
     return this.predecessor?.socketsFor(address) ?? [];
   }
 
-  /** All addresses are bound: the predecessor's descriptors are of no more use. */
+  /** Closes the predecessor's descriptors, once all addresses are bound. */
   bound(): void {
     this.predecessor?.closeSockets();
   }
 
-  /** The gate is open: tells the predecessor, and takes the clients that it held. Never rejects. */
+  /** Called when the gate is open: tells the predecessor, and takes its held clients. Never rejects. */
   async succeed(): Promise<void> {
     const { predecessor } = this;
-    if (!predecessor || predecessor.told) return;
+    if (!predecessor || predecessor.notified) return;
     const { log } = this.#options;
     try {
       await this.#place.publish();
       for (const client of await predecessor.ready()) await this.#take(client);
     } catch (error) {
-      log("warn", `process ${predecessor.pid}, whose place was taken: ${messageOf(error)}`);
+      log("warn", `takeover from process ${predecessor.pid}: ${messageOf(error)}`);
     }
   }
 
@@ -121,7 +120,7 @@ export class Takeover implements Succession {
     try {
       const { buffer } = listening.find(({ place }) => place.address === address) ?? {};
       const conn = await adoptConnection(fd, remoteAddr);
-      skipDescriptor(); // Or it would be taken for the next that is accepted.
+      skipDescriptor(); // Or it would be taken for that of the next accepted connection.
       if (buffer) buffer.take(conn);
       else conn.close();
     } catch (error) {
@@ -151,7 +150,7 @@ export class Takeover implements Succession {
       if (held.length === 0) continue;
       const { address } = place;
       if (this.#options.tls?.verifies === false && address.startsWith("tcp:")) {
-        // Their handshakes have begun here, and can be ended nowhere else.
+        // Their TLS handshakes have begun in this process, which has to go on with them.
         for (const conn of held) {
           const { conn: near, fd } = await connectedPair();
           clients.push({ address, fd, remoteAddr: conn.remoteAddr as Deno.NetAddr });
@@ -181,25 +180,25 @@ export class Takeover implements Succession {
     await this.#options.end();
   }
 
-  /** Waits, so many milliseconds at most, for the clients that a successor serves through this process. */
+  /** Waits up to `limit` milliseconds for the clients that a successor serves through this process. */
   async drain(limit: number): Promise<void> {
     if (this.#forwarded.length > 0) await within(limit, Promise.all(this.#forwarded));
   }
 
-  /** Where successors ask. */
+  /** The handover socket. */
   get place(): Bound {
     return this.#place;
   }
 
-  /** Lets no successor in any more. A predecessor that was told nothing goes on. */
+  /** Stops listening for successors. A predecessor that was not told to end serves on. */
   async close(): Promise<void> {
     this.#successors.close();
     await this.#place.unpublish();
-    if (!this.predecessor?.told) this.predecessor?.[Symbol.dispose]();
+    if (!this.predecessor?.notified) this.predecessor?.[Symbol.dispose]();
   }
 }
 
-/** Passes on what comes from either side, until both have ended or one is broken. Never rejects. */
+/** Forwards both directions until both have ended or one has failed. Never rejects. */
 async function forward(one: Deno.Conn, other: Deno.Conn): Promise<void> {
   await Promise.allSettled([
     one.readable.pipeTo(other.writable),

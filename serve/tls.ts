@@ -1,5 +1,6 @@
 /**
- * TLS: the certificates of a daemon, listeners that take new ones, and what serves their connections.
+ * TLS: the certificates of a daemon, listeners whose certificates can be renewed, and the server of their
+ * connections.
  *
  * @module
  */
@@ -16,19 +17,19 @@ import type { Inner } from "./handler.ts";
 
 /** The files of a daemon's certificates, all in PEM. */
 export interface CertificateFiles {
-  /** The daemon's certificate, followed by those between it and its authority. */
+  /** The daemon's certificate, followed by its chain. */
   cert: string;
   /** Its private key. */
   key: string;
-  /** The authorities of whose certificates clients have to show one. Default: clients need none. */
+  /** The authorities that sign clients' certificates. Default: clients need no certificate. */
   ca?: string;
 }
 
-/** How the tcp addresses of an API are kept secret, and who is let in. */
+/** TLS for the tcp addresses of an API: listens, serves, renews its certificates, and closes. */
 export class Tls {
-  /** Whether clients have to show a certificate. */
+  /** Whether clients have to present a certificate. */
   readonly verifies: boolean;
-  /** How many descriptors a connection takes: where clients are verified, a pair of sockets besides. */
+  /** How many descriptors a connection takes: with client certificates a socket pair besides. */
   readonly descriptors: number;
   /** Serves a connection that was accepted from a listener of {@linkcode listen}. */
   readonly serve: Serve<ServedInfo & { client?: ClientCertificate }>;
@@ -45,15 +46,16 @@ export class Tls {
   }
 
   /**
-   * Reads and checks the certificates, and, where clients have to show one, this runtime.
+   * Reads and checks the certificates, and, with client certificates, this runtime.
    *
-   * @param inner What serves the connections whose clients are verified.
-   * @throws {TypedError} ("bad parameter") If a file is no good; {Error} if this Deno cannot serve so.
+   * @param inner Serves the plaintext connections of verified clients.
+   * @throws {TypedError} ("bad parameter") If a file is missing or invalid; {Error} if this release of
+   * Deno cannot verify clients.
    */
   static async load(files: CertificateFiles, inner: Inner, log: Logger): Promise<Tls> {
     const certificates = new Certificates(files, log);
     if (files.ca === undefined) return new Tls(certificates, new TlsServer(nativeServe()));
-    // Only here, because node:tls takes its time to load.
+    // Loaded here, because node:tls is slow to load.
     const { Verifier } = await import("./client_certificates.ts");
     const verifier = new Verifier(certificates, inner, log);
     await verifier.check();
@@ -63,12 +65,12 @@ export class Tls {
   /**
    * Listens.
    *
-   * @param where An address to bind, or the descriptor of a socket that listens already.
+   * @param where An address to bind, or the descriptor of a listening socket.
    * @throws What `Deno.listen` and {@linkcode adopt} throw.
    */
   listen(where: Deno.TcpListenOptions | number): Acceptor<Deno.Conn, Deno.Addr> {
     if (this.verifies) {
-      // Deno's own TLS listener can ask for no certificate: TLS begins where a connection is served.
+      // Deno's own TLS listener cannot request a certificate: node:tls handshakes when it is served.
       return typeof where === "number"
         ? adopt(() => Deno.listen(ANYWHERE), where).listener
         : Deno.listen(where);
@@ -79,10 +81,11 @@ export class Tls {
   }
 
   /**
-   * Reads the certificates anew, for connections from now on.
+   * Reads the certificates again, for new connections.
    *
-   * @returns The file of the daemon's own, and whether others are the authorities of clients now.
-   * @throws {TypedError} ("bad parameter") If one is no good, or a listener can take no new one.
+   * @returns The file of the daemon's certificate, and whether the authorities of clients have changed.
+   * @throws {TypedError} ("bad parameter") If a file is missing or invalid, or a listener cannot be
+   * renewed.
    */
   renew(): { cert: string; otherAuthorities: boolean } {
     const { ca } = this.#certificates.now;
@@ -94,13 +97,13 @@ export class Tls {
     };
   }
 
-  /** Ends the connections that have not ended by themselves. */
+  /** Closes the connections that are still open. */
   close(): void {
     this.#server.close();
   }
 }
 
-/** The certificates of a daemon, as they are in their files. */
+/** The certificates of a daemon, read from their files. */
 export class Certificates {
   readonly files: CertificateFiles;
   #log: Logger;
@@ -109,18 +112,18 @@ export class Certificates {
   /**
    * Reads and checks the files.
    *
-   * @throws {TypedError} ("bad parameter") With a message that names the file and what is wrong with it.
+   * @throws {TypedError} ("bad parameter") If a file is missing or invalid; the message names it.
    */
   constructor(files: CertificateFiles, log: Logger) {
     this.files = files;
     this.#log = log;
     this.#now = this.#read();
   }
-  /** What the files held when they were last read. */
+  /** The contents of the files when they were last read. */
   get now(): { readonly cert: string; readonly key: string; readonly ca?: string | undefined } {
     return this.#now;
   }
-  /** Reads the files anew. Throws as the constructor does, and keeps what was there. */
+  /** Reads the files again. Throws like the constructor, and then keeps the old contents. */
   reload(): void {
     this.#now = this.#read();
   }
@@ -134,7 +137,7 @@ export class Certificates {
     if (ca !== undefined) {
       parsed("certificate authority", files.ca!, () => new X509Certificate(ca));
     }
-    // PKCS #8 says so in its header, and what came before it in a header of its own (RFC 1421).
+    // Encryption is marked in the PEM label (PKCS #8) or in a header (RFC 1421).
     if (/^(-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: *4,ENCRYPTED)/m.test(key)) {
       throw new TypedError(
         "bad parameter",
@@ -145,7 +148,7 @@ export class Certificates {
     if (!derOf(publicKey).equals(derOf(certificate.publicKey))) {
       throw new TypedError(
         "bad parameter",
-        `TLS key ${files.key}: it is not that of the certificate ${files.cert}`,
+        `TLS key ${files.key}: it does not match the certificate ${files.cert}`,
       );
     }
     if (new Date(certificate.validTo) < new Date()) {
@@ -155,7 +158,7 @@ export class Certificates {
     if (mode !== null && (mode & 0o004) !== 0) {
       this.#log(
         "warn",
-        `TLS key ${files.key}: everyone on this machine can read it, try chmod o-r`,
+        `TLS key ${files.key}: every user of this machine can read it, try chmod o-r`,
       );
     }
     return { cert, key, ca };
@@ -186,10 +189,10 @@ function parsed<T>(what: string, path: string, parse: () => T): T {
   }
 }
 
-/** What clients are offered, the best first (RFC 7301). */
+/** The protocols offered by ALPN (RFC 7301), the preferred first. */
 const PROTOCOLS = ["h2", "http/1.1"];
 
-/** A listener for TLS on tcp that can be given new certificates while it listens. */
+/** A listener for TLS on tcp whose certificates can be renewed while it listens. */
 export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   #certificates: Certificates;
   #listener: Deno.TlsListener;
@@ -198,7 +201,7 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   /**
    * Listens.
    *
-   * @param where An address to bind, or the descriptor of a socket that listens already.
+   * @param where An address to bind, or the descriptor of a listening socket.
    * @throws What `Deno.listenTls` and {@linkcode adopt} throw.
    */
   constructor(
@@ -215,7 +218,7 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   get addr(): Deno.Addr {
     return this.#listener.addr;
   }
-  /** The descriptor of the socket; undefined where it cannot be had. */
+  /** The descriptor of the socket; undefined if it cannot be found. */
   get fd(): number | undefined {
     return this.#fd;
   }
@@ -225,13 +228,13 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
       try {
         return await listener.accept();
       } catch (error) {
-        // It was replaced while we waited.
+        // renew() replaced the listener meanwhile.
         if (listener === this.#listener) throw error;
       }
     }
   }
   close(): void {
-    this.#fd = undefined; // It will be another's.
+    this.#fd = undefined; // The kernel may reuse the number.
     this.#listener.close();
   }
   ref(): void {
@@ -241,13 +244,13 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
     this.#listener.unref();
   }
   /**
-   * Takes the certificates' new contents for connections from now on. The socket stays the same, so
-   * that nobody in its queue is lost.
+   * Uses the certificates' new contents for new connections. The socket stays the same, so that no client
+   * in its queue is lost.
    *
-   * @throws {TypedError} Where foreign functions are not to be had; then the old ones stay.
+   * @throws {TypedError} Without permission for foreign functions; then the old certificates stay.
    */
   renew(): void {
-    // What adopt() needs is what finding the descriptor needed; it says best what is missing.
+    // Without a descriptor adopt() throws, and its message says which permission is missing.
     const { listener, fd } = adopt(() => this.#listen(ANYWHERE), this.#fd ?? -1);
     const old = this.#listener;
     this.#listener = listener;
@@ -260,17 +263,17 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
   }
 }
 
-/** How long a client may take to go once its connection has ended, in milliseconds. */
+/** How long a client may take to read the end of its connection, in milliseconds. */
 const LINGER = 1_000;
 
 /**
- * Serves connections of a {@linkcode TlsListener}. Deno does not let go of a TLS connection that has
- * ended before its client has gone, which may be never: in the middle of a handshake, or of an answer
- * that the client does not take. So whatever stays too long is shut down.
+ * Serves connections of a {@linkcode TlsListener}. Deno keeps an ended TLS connection open until its
+ * client closes it, which may be never: in the middle of a handshake, or of an answer that the client does
+ * not read. So connections that linger are shut down.
  */
 export class TlsServer {
   #serve: Serve;
-  /** When each connection ended; never, as long as it is served. */
+  /** When each connection ended; Infinity while it is served. */
   #connections = new Map<string, { ended: number }>();
   #timer: ReturnType<typeof setInterval> | undefined;
 
@@ -281,7 +284,7 @@ export class TlsServer {
   /** Serves a connection, as the native loop does. */
   readonly serve: Serve = (conn, ...rest): Served => {
     const connection = { ended: Infinity };
-    // If there was one before between the same ports, it is gone, even if we have not heard of it yet.
+    // An earlier connection between the same ports is gone, even if its end was not reported yet.
     this.#connections.set(endsOf(conn), connection);
     const served = this.#serve(conn, ...rest);
     const finished = served.finished.finally(() => {
@@ -294,7 +297,7 @@ export class TlsServer {
       hijack: (response, request) => served.hijack?.(response, request),
     };
   };
-  /** Shuts down what is left. */
+  /** Shuts down the connections that are left. */
   close(): void {
     this.#shut([...this.#connections.keys()]);
   }

@@ -1,5 +1,5 @@
 /**
- * Binding a unix socket so that no client that should not get in ever can, and no other process's
+ * Binds a unix socket so that no unauthorized client can connect at any moment, and no other process's
  * socket is harmed.
  *
  * @module
@@ -11,15 +11,20 @@ import { foldersProblem, type OpenFolder, openFolder } from "../platform/folders
 import { deepenQueue, descriptorOfListener } from "../platform/sockets.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
-/** sockaddr_un holds 108 bytes, the last of which is a zero (unix(7)). */
+/** The longest path of a socket in bytes: sockaddr_un has 108, the last of which is a zero (unix(7)). */
 export const MAX_PATH = 107;
 
-/** Owner and group may connect, as dockerd has it. */
+/** Owner and group may connect, as in dockerd. */
 const MODE = 0o660;
 /** A gid has 32 bits, all of which set mean "leave it as it is" (chown(2)). */
 const MAX_GID = 2 ** 32 - 2;
 
-/** Binds a unix socket, with its rights from the first moment. */
+/**
+ * Binds a unix socket that has its group and mode from the first moment.
+ *
+ * @throws {TypedError} ("conflict") If the socket is in use, or another kind of file is there; ("bad
+ * parameter") if its folder is missing or unsafe, or its group unknown.
+ */
 export async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
   const gid = options.group ? await groupId(options.group) : undefined;
   const place = enter(path);
@@ -30,19 +35,19 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
       if (beside && !options.takeover) {
         throw new TypedError(
           "conflict",
-          "a living process answers there; stop it first, or take its place with --takeover (Takeover)",
+          "a living process answers there; stop it first, or take over from it with --takeover (Takeover)",
         );
       }
-      // No client can connect before the group and the mode are right, and no other user can swap
-      // what they are given to: the socket is made in a folder that is this user's alone.
-      const workshop = await makeWorkshop(place);
-      let current = `${workshop.path}/${mark(final)}${crypto.randomUUID().slice(0, 4)}`;
+      // The socket is made in a private folder, so that no client can connect before its group and mode
+      // are set, and no other user can swap the file that they are set on.
+      const privateFolder = await makePrivateFolder(place);
+      let current = `${privateFolder.path}/${mark(final)}${crypto.randomUUID().slice(0, 4)}`;
       let listener: Deno.UnixListener | undefined;
       try {
         listener = Deno.listen({ transport: "unix", path: current });
         if (gid !== undefined) giveTo(current, gid, options.group);
         Deno.chmodSync(current, options.mode ?? MODE);
-        const file = new SocketFile(place, current, workshop);
+        const file = new SocketFile(place, current, privateFolder);
         const publish = () => {
           if (current === final) return;
           refuseOthers(final);
@@ -50,15 +55,15 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
           current = final;
         };
         if (!beside) publish();
-        // After all else, because a client may wait for the file.
+        // Last, because a client may wait for the file.
         deepenQueue(listener);
         const bound = listener;
         return {
           listener,
           address: `unix://${path}`,
           hides: true,
-          // The folder is locked for each step that looks first and acts then, so that of two daemons
-          // that start, end, or take over at once none removes the other's file.
+          // Each step that checks before it acts locks the folder, so that two daemons that start, end, or
+          // take over at once do not remove each other's file.
           publish: async () => {
             if (current !== final && !file.gone) await locked(place.path, publish);
           },
@@ -70,7 +75,7 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
       } catch (error) {
         listener?.close();
         if (lstat(current)) Deno.removeSync(current);
-        workshop.leave();
+        privateFolder.leave();
         throw error;
       }
     });
@@ -80,18 +85,18 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
   }
 }
 
-/** The file of a socket, as long as it is this process's to remove. */
+/** The file of a socket, while it is this process's to remove. */
 export class SocketFile {
   #place: Place;
   #path: string;
-  #workshop: Workshop | undefined;
+  #privateFolder: PrivateFolder | undefined;
   #file?: { dev: number; ino: number | null } | undefined;
 
-  /** The file that is at `path` in a place now, and where it was made if it is still there. */
-  constructor(place: Place, path: string, workshop?: Workshop) {
+  /** The file at `path` in a place; and the private folder, if the file is still in it. */
+  constructor(place: Place, path: string, privateFolder?: PrivateFolder) {
     this.#place = place;
     this.#path = path;
-    this.#workshop = workshop;
+    this.#privateFolder = privateFolder;
     const { dev, ino } = Deno.lstatSync(path);
     this.#file = { dev, ino };
   }
@@ -105,67 +110,67 @@ export class SocketFile {
       throw error;
     }
   }
-  /** Whether it is not ours to remove any more. */
+  /** Whether it was removed, or handed over. */
   get gone(): boolean {
     return this.#file === undefined;
   }
   rename(path: string): void {
     Deno.renameSync(this.#path, path);
     this.#path = path;
-    this.#workshop?.leave();
-    this.#workshop = undefined;
+    this.#privateFolder?.leave();
+    this.#privateFolder = undefined;
   }
   /** Removes the file, if it is still there. */
   async remove(): Promise<void> {
     const folder = this.#place.path;
-    // Whoever removed the folder has removed the file.
+    // Without the folder there is no file either.
     if (this.#file && lstat(folder || "/")) await locked(folder, () => this.removeNow());
   }
-  /** The same at once, for a process that is about to end. */
+  /** Like `remove`, synchronously, for a process that is about to end. */
   removeNow(): void {
     const file = this.#file;
     if (!file) return;
-    // Once only: when the listener is closed, another's new file may get our file's number.
+    // Once only: later another process's file may get the inode number of ours.
     this.#file = undefined;
     const found = lstat(this.#path);
     if (found?.dev === file.dev && found.ino === file.ino) Deno.removeSync(this.#path);
     this.#leave();
   }
-  /** Leaves it to the process that the socket was handed over to. */
+  /** Leaves the file to the process that the socket was handed over to. */
   handOver(): void {
     if (this.#file) this.#leave();
     this.#file = undefined;
   }
   #leave(): void {
-    this.#workshop?.leave();
+    this.#privateFolder?.leave();
     this.#place.folder?.[Symbol.dispose]();
   }
 }
 
-/** Where a socket's file is to be: a folder that stays the same until we are done with it. */
+/** The folder of a socket's file, named so that no other user can replace it meanwhile. */
 interface Place {
-  /** What the names in it come after. */
+  /** The path of the folder, or that of its descriptor in /proc. */
   readonly path: string;
-  /** The folder itself, where its name alone does not keep others from putting another in its place. */
+  /** The open folder, if its path is not safe. */
   readonly folder?: OpenFolder;
   /** The path of the file in it. */
   readonly final: string;
-  /** Its name. */
+  /** The name of the file. */
   readonly name: string;
-  /** Who we are. */
+  /** The user of this process. */
   readonly uid: number;
 }
 
 /**
- * Finds a way to name things in a folder that no other user can turn elsewhere: its path, if none but
- * this user and root can change what that leads to; else its descriptor. Where there is neither, what
- * is bound could be swapped for a link to any file before it gets its group and mode.
+ * Opens a socket's folder by a path that no other user can redirect: its own path, if only this user and
+ * root can change where that leads; else its descriptor. Otherwise the new socket could be swapped for a
+ * link to any file before its group and mode are set.
  */
 function enter(file: string): Place {
   const cut = file.lastIndexOf("/");
   const folder = file.slice(0, cut) || "/";
   const name = file.slice(cut + 1);
-  const uid = Deno.uid()!; // Null on Windows, which has no such sockets.
+  const uid = Deno.uid()!; // Null on Windows only, which has no unix sockets in Deno.
   const placed = (path: string, folder?: OpenFolder) => ({
     ...{ path, final: `${path}/${name}`, name, uid },
     ...folder && { folder },
@@ -177,7 +182,7 @@ function enter(file: string): Place {
     if (error instanceof Deno.errors.NotFound) throw missing(folder);
     throw error;
   }
-  // Without all permissions we may be let look at no more than what we were told.
+  // With limited permissions only the given path may be readable, and not the real one.
   const path = mayRead(real) ? real : folder;
   const problem = interferer(path, uid) ?? lengthProblem(path, name);
   if (problem === undefined) return placed(path === "/" ? "" : path);
@@ -197,7 +202,7 @@ function mayRead(path: string): boolean {
   return Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
-/** Which folder, of a path, other users can move or put another in the place of; in words. */
+/** Names the first folder of a path that other users can rename or replace; undefined if there is none. */
 function interferer(path: string, uid: number): string | undefined {
   for (
     let folder = path;
@@ -209,7 +214,7 @@ function interferer(path: string, uid: number): string | undefined {
     if (others || (owner !== 0 && owner !== uid)) {
       const rights = `user ${owner}'s, mode ${(mode! & 0o7777).toString(8).padStart(4, "0")}`;
       return `other users can swap what is in ${folder} (${rights}) while the socket gets its rights, ` +
-        "expected a folder that no one but this user and root can write in, one with the sticky bit";
+        "expected a folder that only this user and root can write in, or one with the sticky bit";
     }
     if (folder === "/") return undefined;
   }
@@ -225,20 +230,22 @@ function lengthProblem(folder: string, name: string): string | undefined {
   return `the socket is made in a folder beside it, under a path of ${length} bytes, expected at most ${MAX_PATH}`;
 }
 
-/** How the name of a folder ends in which sockets are made. */
+/** The suffix of the private folder's name. */
 const SUFFIX = ".floodgate";
 
-/** A folder in which a socket is made, and which none but this user can enter. */
-interface Workshop {
+/** A folder in which a socket is made, and which only this user can enter. */
+interface PrivateFolder {
   readonly path: string;
-  /** Removes it, unless others of us use it. */
+  /** Removes it, unless other daemons of this user use it. */
   leave(): void;
 }
 
-/** Makes that folder beside the socket's place, or takes up one that was left there. */
-async function makeWorkshop({ path: folder, folder: held, name, uid }: Place): Promise<Workshop> {
-  // Another user may have put something under the first name. What we leave behind under the second,
-  // should we be killed meanwhile, is not found again.
+/** Makes the private folder beside the socket, or reuses one that was left there. */
+async function makePrivateFolder(
+  { path: folder, folder: held, name, uid }: Place,
+): Promise<PrivateFolder> {
+  // The second name is for when another user has occupied the first. If we are killed meanwhile, a folder
+  // of the second name stays behind.
   for (const stem of [name, crypto.randomUUID().slice(0, 8)]) {
     const own = `.${stem}${SUFFIX}`;
     const path = `${folder}/${own}`;
@@ -253,39 +260,40 @@ async function makeWorkshop({ path: folder, folder: held, name, uid }: Place): P
       opened?.[Symbol.dispose]();
       continue;
     }
-    const workshop = {
+    const privateFolder = {
       path: opened?.path ?? path,
       leave() {
         opened?.[Symbol.dispose]();
         try {
           Deno.removeSync(path);
         } catch {
-          // Another daemon of this user is at work in it, or has removed it; it is empty, or will be.
+          // Another daemon of this user is using it, or has removed it.
         }
       },
     };
-    await sweep(workshop.path);
-    return workshop;
+    await sweep(privateFolder.path);
+    return privateFolder;
   }
   throw new TypedError(
     "conflict",
-    "another user puts something in the place of what is made there",
+    "another user occupies the names of the folder that the socket is made in",
   );
 }
 
-/** Removes what daemons left behind that were killed between binding and taking their place. */
-async function sweep(workshop: string): Promise<void> {
-  for (const { name } of [...Deno.readDirSync(workshop)]) {
-    const path = `${workshop}/${name}`;
+/** Removes the sockets of daemons that were killed before they had renamed them. */
+async function sweep(privateFolder: string): Promise<void> {
+  for (const { name } of [...Deno.readDirSync(privateFolder)]) {
+    const path = `${privateFolder}/${name}`;
     if (lstat(path)?.isSocket && await answers(path) === "no") Deno.removeSync(path);
   }
 }
 
 /**
- * Whether a living process answers at `file`. Removes nothing: a stale file is renamed over.
+ * Whether a running process answers at `file`. Removes nothing: the new socket is renamed over a stale one.
  *
- * @param path How the file was asked for.
- * @param takeover Whether one may be there: then this need not be known for sure.
+ * @param path The path in the daemon's settings.
+ * @param takeover Whether a process may answer there: then a socket that we may not connect to is none
+ * to refuse.
  */
 async function occupied(file: string, path: string, takeover: boolean): Promise<boolean> {
   refuseOthers(file);
@@ -302,8 +310,8 @@ async function occupied(file: string, path: string, takeover: boolean): Promise<
 }
 
 /**
- * How the names begin under which sockets are bound that are then renamed to this file. The kernel goes
- * on calling them so, by whatever way their folder was named then: they are known by the folder itself.
+ * The prefix of the names under which sockets are bound before they are renamed to this file. The kernel
+ * keeps listing a socket under that name, so it has a hash of the folder's inode and the file's name.
  */
 function mark(file: string): string {
   const cut = file.lastIndexOf("/");
@@ -315,7 +323,7 @@ function mark(file: string): string {
   return `${(hash >>> 0).toString(16).padStart(8, "0")}-`;
 }
 
-/** What is known of the processes that listen at a path, in words. */
+/** Whether a process listens at a path, in words. */
 function whoListens(file: string, path: string): string {
   let table: string;
   try {
@@ -325,8 +333,8 @@ function whoListens(file: string, path: string): string {
     return "and it cannot be seen whether a process listens; if none does, remove the file";
   }
   const ours = mark(file);
-  // "Num: RefCount Protocol Flags Type St Inode Path" (proc_net(5)); this flag is SO_ACCEPTCON. A
-  // socket is known by the name that it was bound to.
+  // "Num: RefCount Protocol Flags Type St Inode Path" (proc_net(5)); the flag is SO_ACCEPTCON, the path
+  // that which the socket was bound to.
   const listens = table.split("\n").some((line) => {
     const [, , , flags, , , , ...words] = line.split(" ").filter((word) => word !== "");
     const bound = words.join(" ");
@@ -339,21 +347,21 @@ function whoListens(file: string, path: string): string {
 
 function refuseOthers(path: string): void {
   if (lstat(path)?.isSocket === false) {
-    throw new TypedError("conflict", "something that is no socket is there, and was left alone");
+    throw new TypedError("conflict", "a file that is not a socket is there, and was left alone");
   }
 }
 
-/** Whether a process listens at a socket; "refused" if this user may not ask. */
+/** Whether a process listens at a socket; "refused" if this user may not connect. */
 async function answers(path: string): Promise<"yes" | "no" | "refused"> {
   try {
     (await Deno.connect({ transport: "unix", path })).close();
     return "yes";
   } catch (error) {
-    if (error instanceof Deno.errors.ConnectionRefused) return "no"; // None listens any more.
+    if (error instanceof Deno.errors.ConnectionRefused) return "no";
     if (error instanceof Deno.errors.NotFound) return "no";
     if (error instanceof Deno.errors.NotCapable) throw error;
     if (error instanceof Deno.errors.PermissionDenied) return "refused";
-    return "yes"; // A full queue (EAGAIN): a process is there.
+    return "yes"; // A full queue (EAGAIN): a process listens.
   }
 }
 
@@ -366,12 +374,12 @@ function lstat(path: string): Deno.FileInfo | undefined {
   }
 }
 
-/** How long to wait for somebody else's lock, and between two looks at it, in milliseconds. */
+/** How long to wait for another process's lock, and between two attempts, in milliseconds. */
 const LOCK = { timeout: 500, interval: 5 };
 
 /**
- * Runs `step` while no other floodgate does anything in the folder (flock(2)). Anybody who can read
- * a folder can lock it for ever; so after a while it is done all the same.
+ * Runs `step` while no other daemon changes the folder (flock(2)). Any user who can read a folder can
+ * lock it for ever; so after a timeout the step runs without the lock.
  */
 async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
   let handle: Deno.FsFile;
@@ -382,15 +390,15 @@ async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T>
     throw error;
   }
   try {
-    await take(handle);
+    await lock(handle);
     return await step();
   } finally {
-    handle.close(); // Which unlocks it.
+    handle.close(); // Unlocks it.
   }
 }
 
-/** Locks a folder, or gives up after a while. */
-async function take(folder: Deno.FsFile): Promise<void> {
+/** Locks a folder, or gives up after the timeout. */
+async function lock(folder: Deno.FsFile): Promise<void> {
   const deadline = performance.now() + LOCK.timeout;
   while (!folder.tryLockSync(true) && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, LOCK.interval));
@@ -420,17 +428,17 @@ async function groupId(group: string): Promise<number> {
   throw new TypedError("bad parameter", `there is no group "${group}"`);
 }
 
-/** Lines of group(5), that of this group among them if there is one. */
+/** Lines of group(5), including that of this group if it exists. */
 async function groups(group: string): Promise<string> {
   try {
-    // It asks whatever the system keeps its groups in.
+    // getent(1) knows all of the system's sources of groups.
     const { stdout } = await new Deno.Command("getent", {
       args: ["group", group],
       stderr: "null",
     }).output();
     return new TextDecoder().decode(stdout);
   } catch (error) {
-    // A system without it has the file and nothing else. Whoever may not run it may be let read that.
+    // A system without getent has only the file; and a process may have permission for just the file.
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotCapable) {
       return await Deno.readTextFile("/etc/group");
     }

@@ -114,7 +114,7 @@ foreignTest("Successors refuses a second successor while there is one", async ()
   const error = await assertRejects(
     () => Predecessor.ask(`${folder.path}/handover.sock`),
     TypedError,
-    `process ${Deno.pid} takes over already`,
+    `process ${Deno.pid} is taking over already`,
   );
   assertEquals(error.kind, "conflict");
 });
@@ -275,7 +275,7 @@ foreignTest("main --takeover refuses to be the second at the same time, in one l
   await first.says(/listening on/);
   await using second = Process.start([...given, "--takeover"]);
   assertEquals((await second.status).code, 1);
-  assertEquals(second.stderr, `floodgate: process ${first.pid} takes over already\n`);
+  assertEquals(second.stderr, `floodgate: process ${first.pid} is taking over already\n`);
 });
 
 foreignTest("main --takeover survives kill -9 of either process at every step", async () => {

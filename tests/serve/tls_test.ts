@@ -259,7 +259,7 @@ Deno.test("main warns of a key that others can read, and of an expired certifica
   const server = await authority.signed("old", "/CN=localhost", "subjectAltName=DNS:localhost", -1);
   await Deno.chmod(server.key, 0o644);
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", ...flags(server)]);
-  await daemon.says(/WARN .*everyone on this machine can read it/);
+  await daemon.says(/WARN .*every user of this machine can read it/);
   await daemon.says(/WARN .*it expired on/);
   assertEquals(await daemon.end(), 0);
 });

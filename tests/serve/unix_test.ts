@@ -218,7 +218,7 @@ Deno.test("bind on unix leaves alone what is no socket, with takeover as well", 
       await assertRefused(
         () => bound(address, { takeover }),
         "conflict",
-        `cannot listen on ${address}: something that is no socket is there, and was left alone`,
+        `cannot listen on ${address}: a file that is not a socket is there, and was left alone`,
       );
     }
   }
