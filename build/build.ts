@@ -1,5 +1,5 @@
 /**
- * Makes what can be handed out, in `dist/`: a binary for each target, or JavaScript with all it needs.
+ * Builds releases into `dist/`: a binary for each target, or a bundle of JavaScript.
  *
  * ```sh
  * deno run -A build/build.ts compile [--target TARGET | --target all] [--output PATH]
@@ -16,7 +16,7 @@ import { parseArgs } from "../offline/parse_args.ts";
 
 const ROOT = fileURLToPath(new URL("..", import.meta.url)).replace(/\/$/, "");
 
-/** Where there are unix sockets, and a Deno to compile for. */
+/** The targets of `deno compile` that have unix sockets. */
 const TARGETS = [
   "x86_64-unknown-linux-gnu",
   "aarch64-unknown-linux-gnu",
@@ -28,12 +28,12 @@ const USAGE = `usage: build/build.ts compile [--target TARGET]... [--output PATH
        build/build.ts bundle [--output FOLDER]; a TARGET is "all" or one of
        ${TARGETS.join(", ")}`;
 
-/** A build that cannot be made, and why, in a line. */
+/** A failed build; its message is one line. */
 class BuildError extends Error {}
 
 /**
- * Copies what the package consists of (`publish.include` of `deno.json`) into a folder, with the
- * commit and the time in it. Built is the copy, so that the tree stays as it is.
+ * Copies the package (`publish.include` of `deno.json`) to a folder and writes the commit and the time
+ * into the copy, which is then built: so the tree is not changed.
  */
 async function stage(folder: string): Promise<void> {
   const { publish } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
@@ -47,11 +47,11 @@ async function stage(folder: string): Promise<void> {
   );
 }
 
-/** The commit of the tree, if it is one of git's. */
+/** The commit of the tree, if it is a git repository. */
 async function commit(): Promise<string | undefined> {
   const git = async (...args: string[]) => {
     const env = {
-      // Not the repository that an unpacked archive happens to lie in.
+      // Not a repository above, in which an archive was unpacked.
       GIT_CEILING_DIRECTORIES: dirname(ROOT),
       GIT_OPTIONAL_LOCKS: "0",
     };
@@ -62,18 +62,18 @@ async function commit(): Promise<string | undefined> {
     const head = await git("rev-parse", "--short", "HEAD");
     return head && head + (await git("status", "--porcelain") ? "-dirty" : "");
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined; // There is no git here.
+    if (error instanceof Deno.errors.NotFound) return undefined; // git is not installed.
     throw error;
   }
 }
 
-/** Now, or the time that is to stand for it: https://reproducible-builds.org/specs/source-date-epoch */
+/** The build time: SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch), or now. */
 function buildTime(): string {
   const epoch = Deno.env.get("SOURCE_DATE_EPOCH");
   return (epoch ? new Date(Number(epoch) * 1_000) : new Date()).toISOString();
 }
 
-/** Runs a subcommand of this Deno on the copy, and gives what it wrote. */
+/** Runs a subcommand of this Deno on the copy, and returns its output. */
 async function deno(cwd: string, args: string[]): Promise<{ success: boolean; stderr: string }> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args,
@@ -88,7 +88,7 @@ async function compile(folder: string, output: string, target?: string): Promise
   const { success, stderr } = await deno(folder, [
     "compile",
     "--allow-all",
-    // Deno sees what the program imports; these it imports only when told to.
+    // Modules that the program loads only for a flag, which Deno would leave out.
     "--include=examples/",
     `--output=${output}`,
     ...target ? [`--target=${target}`] : [],
@@ -97,8 +97,8 @@ async function compile(folder: string, output: string, target?: string): Promise
   const download = /https?:\/\/\S+\/denort-\S+\.zip/.exec(stderr);
   if (!success && download) {
     throw new BuildError(
-      `cannot download what a binary runs on, ${download[0]}: compile where that can be reached, ` +
-        "or name an unpacked one in DENORT_BIN",
+      `cannot download the runtime of binaries, ${download[0]}: compile where it can be reached, ` +
+        "or set DENORT_BIN to the path of an unpacked one",
     );
   }
   if (!success) throw new BuildError(stderr.trimEnd());
@@ -109,9 +109,9 @@ async function bundle(folder: string, output: string): Promise<void> {
   const { success, stderr } = await deno(folder, [
     "bundle",
     "--platform=deno",
-    // So that what binding does not need is still loaded after it.
+    // So that modules that binding does not need are still loaded after it.
     "--code-splitting",
-    // The packages are those that were tried, to the byte.
+    // The very packages that the tests use.
     `--lock=${join(ROOT, "deno.lock")}`,
     "--frozen",
     `--outdir=${output}`,
@@ -122,7 +122,7 @@ async function bundle(folder: string, output: string): Promise<void> {
   console.error(stderr.trimEnd());
 }
 
-/** Writes the hashes of a folder's files, as `sha256sum --check` reads them. */
+/** Writes the hashes of a folder's files in the format of `sha256sum --check`. */
 async function sum(folder: string): Promise<void> {
   const names = [...Deno.readDirSync(folder)].filter(({ isFile, name }) => isFile && name !== SUMS)
     .map(({ name }) => name);
@@ -159,7 +159,7 @@ async function main(args: string[]): Promise<void> {
   try {
     await stage(folder);
     await Deno.mkdir(dirname(path("floodgate")), { recursive: true });
-    // The names of the parts change with what is in them.
+    // The names of chunks contain a hash of their contents.
     if (bundling && !output) await rm(path("bundle"), { recursive: true, force: true });
     if (bundling) await bundle(folder, path("bundle"));
     else if (targets.length === 0) await compile(folder, path("floodgate"));

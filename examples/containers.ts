@@ -1,6 +1,7 @@
 /**
- * A daemon worth talking to: it keeps "containers" in an embedded database, and the docker CLI lists,
- * creates, starts, stops and removes them. Nothing runs in them; what is real is the way of a request.
+ * An example daemon: it keeps "containers" in an embedded database, and the docker CLI lists,
+ * creates, starts, stops and removes them. Nothing runs in them; the requests, jobs and answers are
+ * real.
  *
  * ```sh
  * deno run -A mod.ts -H unix:///tmp/shelf.sock --install examples/containers.ts
@@ -8,8 +9,8 @@
  * docker -H unix:///tmp/shelf.sock start web
  * ```
  *
- * `SHELF_DB` names the database's file (default: in memory), `SHELF_BOOT` the milliseconds that a
- * real daemon would need to get ready.
+ * `SHELF_DB` is the path of the database (default: in memory), `SHELF_BOOT` a time in milliseconds
+ * by which to delay the boot (default: none).
  *
  * @module
  */
@@ -26,12 +27,15 @@ interface Container {
   created: number;
 }
 
-/** Boots the database, registers the jobs that the docker CLI asks for. Clients are held until it is done. */
+/**
+ * Opens the database and registers the jobs that the docker CLI uses. Clients are held until it
+ * returns.
+ */
 export const install: Installer = async (engine, router): Promise<void> => {
   const db = new DatabaseSync(Deno.env.get("SHELF_DB") ?? ":memory:");
   engine.onShutdown(() => db.close());
   migrate(db);
-  // What a real daemon does here: check its disks, ask its peers, restore what ran before.
+  // Stands for what a real daemon does here: check its disks, contact its peers, restore its state.
   await new Promise((resolve) => setTimeout(resolve, Number(Deno.env.get("SHELF_BOOT") ?? 0)));
 
   const find = (name: string): Container => {
@@ -63,10 +67,10 @@ export const install: Installer = async (engine, router): Promise<void> => {
     await job.print(JSON.stringify({ Id: id, Warnings: [] }));
   });
 
-  /** A job that brings the container named by its first argument into a state. */
+  /** A job that puts the container named by its first argument into a state. */
   const transition = (action: string, state: Container["state"]) => async (job: Job) => {
     const container = find(job.args[0]!);
-    if (container.state === state) return; // Already there, which is no error.
+    if (container.state === state) return; // Already in that state, which is not an error.
     db.prepare("UPDATE containers SET state = ? WHERE id = ?").run(state, container.id);
     await tell(job.engine, action, container);
   };
@@ -82,7 +86,7 @@ export const install: Installer = async (engine, router): Promise<void> => {
     await tell(job.engine, "destroy", container);
   });
 
-  // The routes of the Docker API, which run these jobs, are there. One that is plain Hono:
+  // The built-in routes of the Docker API run these jobs. This route is plain Hono:
   router.get("/", (c) => c.text("This is a shelf of containers. Try docker ps --all.\n"));
 };
 
@@ -97,7 +101,7 @@ function migrate(db: DatabaseSync): void {
   insert.run("a7".repeat(32), "db", "postgres:17", "postgres", "exited", now - 86400);
 }
 
-/** Tells `docker events`. */
+/** Records an event for `docker events`. */
 function tell(engine: Engine, action: string, container: Container): Promise<void> {
   const job = engine.job("log", action, container.id, container.image);
   job.setenvJson("Attributes", { name: container.name });
@@ -105,7 +109,7 @@ function tell(engine: Engine, action: string, container: Container): Promise<voi
   return job.run();
 }
 
-/** A container as the docker CLI wants it in a list. */
+/** A container in the form of the docker CLI's list. */
 function summary(container: Container) {
   return {
     Id: container.id,

@@ -1,12 +1,12 @@
 /**
- * Stands in for `jsr:@std/assert@^1` where JSR cannot be reached: what the tests use of it, by way of
+ * Stands in for `jsr:@std/assert@^1` where JSR cannot be reached: the assertions that the tests use, by
  * `node:assert/strict`. The verdicts are the same, the messages are Node's.
  */
 
 import node, { AssertionError } from "node:assert/strict";
 export { AssertionError };
 
-// A class is accepted whatever its constructor takes.
+// A class with any constructor.
 // deno-lint-ignore no-explicit-any
 type Class<T> = abstract new (...args: any[]) => T;
 type Check = <T>(actual: T, expected: T, msg?: string) => void;

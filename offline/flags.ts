@@ -1,7 +1,7 @@
 /**
- * Prints the flags with which `deno test`, `deno check` and `deno run` do without JSR, where it does
- * not answer: `deno test $(deno run -A offline/flags.ts) -A`. An import map on the command line takes
- * the place of the imports of deno.json; the lock file has what comes from npm.
+ * If JSR does not answer, prints the flags with which `deno test`, `deno check` and `deno run` work
+ * without it: `deno test $(deno run -A offline/flags.ts) -A`. An import map on the command line replaces
+ * the imports of deno.json; the lock file has the packages of npm.
  */
 export const OFFLINE_FLAGS = [
   "--import-map=offline/import_map.json",
@@ -9,15 +9,15 @@ export const OFFLINE_FLAGS = [
   "--frozen",
 ] as const;
 
-/** Why JSR cannot be used; undefined where it answers. */
+/** Why JSR cannot be used; undefined if it answers. */
 export async function jsrTrouble(
   registry: string = Deno.env.get("JSR_URL") || "https://jsr.io/",
 ): Promise<string | undefined> {
   const url = new URL("@std/assert/meta.json", registry);
   try {
     const response = await fetch(url, { signal: AbortSignal.timeout(3_000) });
-    // Some networks answer every request with a page of their own.
-    if (!(await response.json()).versions) return `${url} is no package`;
+    // Captive portals answer every request with a page of their own.
+    if (!(await response.json()).versions) return `${url} is not the metadata of a package`;
   } catch (error) {
     return `${url}: ${(error as Error).cause ?? error}`;
   }

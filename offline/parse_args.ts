@@ -1,4 +1,4 @@
-/** What {@linkcode parseArgs} can be told, as in @std/cli. */
+/** Options of {@linkcode parseArgs}, as in @std/cli. */
 interface ParseOptions {
   boolean?: readonly string[];
   string?: readonly string[];
@@ -7,8 +7,8 @@ interface ParseOptions {
 }
 
 /**
- * Stands in for `parseArgs` of `jsr:@std/cli@^1` where JSR cannot be reached: the same results for what
- * this project gives it, which is `--flag`, `--flag=VALUE`, `--flag VALUE`, and other arguments.
+ * Stands in for `parseArgs` of `jsr:@std/cli@^1` where JSR cannot be reached. It returns the same for the
+ * arguments of this project: `--flag`, `--flag=VALUE`, `--flag VALUE`, and others.
  */
 export function parseArgs(
   args: readonly string[],

@@ -1,5 +1,5 @@
 /**
- * What the daemon is at: its jobs, its event loop, its memory and its open files.
+ * Watches the daemon at run time: its jobs, its event loop, and its open files.
  *
  * @module
  */
@@ -10,23 +10,25 @@ import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/de
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
 export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];
-/** How many names of jobs are counted apart: with a catch-all, clients may make up any number. */
+/**
+ * How many names of jobs are counted separately: with a catch-all, clients can make up any number.
+ */
 const MAX_NAMES = 200;
 const OTHERS = "(others)";
-/** How often the event loop is looked at, in milliseconds. */
+/** How often the event loop is measured, in milliseconds. */
 const TICK = 20;
-/** How many looks make a second, where nothing is late. */
+/** How many measurements make a second, without delays. */
 const SECOND = 1_000 / TICK;
-/** For how long jobs are watched after somebody has asked about them, in milliseconds. */
-const PATIENCE = 60_000;
-/** For how long what is open is not looked at again by those who look each second, in milliseconds. */
+/** How long jobs are watched after the last call of {@linkcode Monitor.watch}, in milliseconds. */
+const WATCH_TIME = 60_000;
+/** How long {@linkcode Monitor.recentResources} reuses a result, in milliseconds. */
 const RESOURCES_AGE = 5_000;
-/** The most spans that are recorded at once. */
+/** How many spans are recorded at most. */
 const MAX_SPANS = 200_000;
 
-/** How many durations were in each bucket of {@linkcode BOUNDS}; all times in milliseconds. */
+/** A histogram of durations by {@linkcode BOUNDS}; all times in milliseconds. */
 export class Histogram {
-  /** One more than there are bounds. */
+  /** The count of each bucket; one more than there are bounds. */
   readonly counts: number[] = new Array(BOUNDS.length + 1).fill(0);
   count = 0;
   sum = 0;
@@ -41,7 +43,9 @@ export class Histogram {
     if (milliseconds > this.max) this.max = milliseconds;
   }
 
-  /** The bound below which this share of the durations was; 0 where there are none. */
+  /**
+   * The upper bound of this share of the durations, as exactly as the buckets allow; 0 without any.
+   */
   below(share: number): number {
     let seen = 0;
     for (let i = 0; i < BOUNDS.length; i++) {
@@ -65,7 +69,9 @@ export class Histogram {
   }
 }
 
-/** A job that ran; times in milliseconds by `performance.now()`. Without an end it still runs. */
+/**
+ * A job that ran, with times in milliseconds by `performance.now()`. Without an end it still runs.
+ */
 export interface Span {
   name: string;
   start: number;
@@ -73,26 +79,29 @@ export interface Span {
   status?: Status | undefined;
 }
 
-/** A job that runs now, as it is shown. */
+/** A running job, for display. */
 export interface RunningJob {
   name: string;
   args: readonly string[];
-  /** How long it runs, in milliseconds. */
+  /** How long it has run, in milliseconds. */
   age: number;
-  /** It ran before we came: it is older than its age. */
+  /** Whether it started before the monitor: it is older than its age. */
   older?: true;
-  /** The job whose handler started it, before an `await` of its own, if jobs were watched then. */
+  /**
+   * The job whose handler started it, before the handler's first `await`; only if watched at that
+   * time.
+   */
   parent?: string;
-  /** Where it is, as far as the engine can see. */
+  /** What it is doing, as far as the engine knows. */
   where: string;
 }
 
-/** The jobs of one name that ended while jobs were watched. */
+/** Counts of the jobs of one name that ended while jobs were watched. */
 export interface JobCounts {
   name: string;
   ended: number;
   failed: number;
-  /** Of those whose start was seen. */
+  /** The durations of those whose start was watched. */
   latency: Histogram;
 }
 
@@ -100,17 +109,17 @@ export interface JobCounts {
 export interface Resources {
   open: number;
   limit?: number | undefined;
-  /** How many there are of each kind, the most first. */
+  /** The count of each kind, the most frequent first. */
   kinds: Record<string, number>;
 }
 
 /** When a job was started, by `performance.now()`. */
 const STARTED = Symbol("started");
-/** When a job that runs was first seen: up to a second after its start. */
+/** When a running job was first seen: up to a second after its start. */
 const SEEN = Symbol("seen");
 /** The job whose handler started it. */
 const PARENT = Symbol("parent");
-// On the job itself: a table of the running jobs would cost as much again as all else here.
+// On the job itself: a table of running jobs would double the cost of the monitor.
 interface Watched extends Job {
   [STARTED]?: number;
   [SEEN]?: number;
@@ -118,19 +127,19 @@ interface Watched extends Job {
 }
 
 /**
- * Watches the event loop, and jobs while somebody asks about them. A job that comes and goes while
- * nobody does costs nothing.
+ * Watches the event loop always, and jobs while a client asks about them. At other times a job
+ * costs nothing.
  */
 export class Monitor {
-  /** How late the event loop was. */
+  /** The delays of the event loop. */
   readonly eventLoop: Histogram = new Histogram();
   #engine: Engine;
-  #patience: number;
+  #watchTime: number;
   #since: number;
   #counts = new Map<string, JobCounts>();
-  /** Until when jobs are watched, and how to end it; undefined where they are not. */
+  /** Until when jobs are watched, and how to stop; undefined while they are not watched. */
   #watch?: { until: number; end: () => void } | undefined;
-  /** The job whose handler is being called: until it returns, which an async one does early. */
+  /** The job whose handler is being called. An async handler returns at its first `await`. */
   #current?: Job | undefined;
   #spans?: Span[] | undefined;
   #timer?: ReturnType<typeof setTimeout>;
@@ -138,20 +147,20 @@ export class Monitor {
   #delays: number[] = [];
   #resources?: { at: number; found: Resources | undefined };
 
-  /** @param patience For how long jobs are watched after {@linkcode Monitor.watch}, in milliseconds. */
-  constructor(engine: Engine, patience: number = PATIENCE) {
+  /** @param watchTime For how long jobs are watched after {@linkcode Monitor.watch}, in milliseconds. */
+  constructor(engine: Engine, watchTime: number = WATCH_TIME) {
     this.#engine = engine;
-    this.#patience = patience;
+    this.#watchTime = watchTime;
     this.#since = this.#see();
     this.#tick();
   }
 
   /**
-   * Watches jobs from now on, until nobody has called this for a minute; {@linkcode Monitor.counts} begin
-   * anew if they were not being watched.
+   * Watches jobs until this has not been called for a minute. {@linkcode Monitor.counts} restart if
+   * jobs were not watched before.
    */
   watch(): void {
-    const until = performance.now() + this.#patience;
+    const until = performance.now() + this.#watchTime;
     if (this.#watch) {
       this.#watch.until = until;
       return;
@@ -173,7 +182,7 @@ export class Monitor {
     this.#watch = { until, end: () => ends.forEach((end) => end()) };
   }
 
-  /** Notes on those that run that they do: somebody may ask later how old they are. */
+  /** Marks the running jobs with the time, for their age later on. */
   #see(): number {
     const now = performance.now();
     for (const job of this.#engine.running as Watched[]) job[SEEN] ??= now;
@@ -208,7 +217,7 @@ export class Monitor {
     return counts;
   }
 
-  /** A timer that comes late says how long something else had the event loop. */
+  /** Measures how late a timer fires: that long other work blocked the event loop. */
   #tick(): void {
     const due = performance.now() + TICK;
     this.#timer = setTimeout(() => {
@@ -228,18 +237,18 @@ export class Monitor {
     this.#watch = undefined;
   }
 
-  /** The longest delay of the last second or so, in milliseconds. */
+  /** The longest delay of about the last second, in milliseconds. */
   get recentDelay(): number {
     return Math.max(0, ...this.#delays);
   }
 
-  /** Ends all watching. */
+  /** Stops all watching. */
   close(): void {
     clearTimeout(this.#timer);
     this.#stop();
   }
 
-  /** Keeps the spans of the jobs that end from now on, until the function it gives is called. */
+  /** Records the spans of jobs. Returns the function that stops and returns them. */
   record(): () => Span[] {
     this.watch();
     const spans: Span[] = this.#spans = [];
@@ -252,17 +261,17 @@ export class Monitor {
     };
   }
 
-  /** By `performance.now()`; a second too late at most, where jobs were not watched then. */
+  /** The start by `performance.now()`; up to a second late for a job that was not watched then. */
   #startOf(job: Watched): number {
     return job[STARTED] ?? job[SEEN] ?? performance.now();
   }
 
-  /** The jobs that have ended by name, the most first. */
+  /** The counts by name, the most frequent first. */
   get counts(): JobCounts[] {
     return [...this.#counts.values()].sort((a, b) => b.ended - a.ended);
   }
 
-  /** The jobs that run now, the oldest first. */
+  /** The running jobs, the oldest first. */
   get running(): RunningJob[] {
     const now = performance.now();
     const jobs: readonly Watched[] = this.#engine.running;
@@ -280,7 +289,7 @@ export class Monitor {
     });
   }
 
-  /** {@linkcode Monitor.resources}, or what it said less than 5 s ago: it reads a link for each file. */
+  /** {@linkcode Monitor.resources}, at most 5 s old, because it reads a link for each open file. */
   async recentResources(): Promise<Resources | undefined> {
     const now = performance.now();
     if (this.#resources === undefined || now - this.#resources.at > RESOURCES_AGE) {
@@ -289,7 +298,7 @@ export class Monitor {
     return this.#resources.found;
   }
 
-  /** What the process has open, by /proc; undefined where there is none, or it may not be read. */
+  /** The open files, from /proc; undefined if it cannot be read. */
   async resources(): Promise<Resources | undefined> {
     if (descriptorsProblem()) return undefined;
     const kinds = new Map<string, number>();
@@ -308,7 +317,9 @@ export class Monitor {
   }
 }
 
-/** What a handler awaits inside itself is known to nobody but V8, which does not tell. */
+/**
+ * What a job is doing. What its handler awaits is known to V8 only, which has no interface for it.
+ */
 function whereIs(job: Job, children: readonly Job[]): string {
   if (job.stdout.pending) return "writing stdout";
   if (children.length > 0) {
@@ -317,7 +328,10 @@ function whereIs(job: Job, children: readonly Job[]): string {
   return job.stdin.reading ? "reading stdin" : "in its handler";
 }
 
-/** `socket:[1234]`, `anon_inode:[eventpoll]`, `/dev/null`, `/path`. */
+/**
+ * The kind of a descriptor, from its link: `socket:[1234]`, `anon_inode:[eventpoll]`, `/dev/null`,
+ * `/path`.
+ */
 function kindOf(target: string): string {
   const [, kind, what] = /^(\w+):\[?(\w*)/.exec(target) ?? [];
   if (kind !== undefined) return kind === "anon_inode" ? what! : kind;

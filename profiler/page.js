@@ -1,4 +1,4 @@
-// The script of the profiler's page: keeps its parts as they are in the daemon, and draws a profile.
+// The script of the profiler's page: updates its live parts, and draws flame graphs.
 // @ts-check
 /// <reference no-default-lib="true" />
 /// <reference lib="esnext" />
@@ -13,10 +13,10 @@
 const { document, location } = globalThis;
 const $ = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 
-// What goes on
+// Live parts
 
 const state = $("state");
-/** @type {Map<string, string>} What was put into each part, which the browser writes differently. */
+/** @type {Map<string, string>} The HTML put into each part: the browser's serialization of it differs. */
 const shown = new Map();
 /** @type {Map<string, number[]>} */
 const history = new Map();
@@ -27,7 +27,7 @@ live.onopen = () => say(state, "live", "live");
 live.onerror = () => say(state, "lost, trying again", "lost");
 live.onmessage = (/** @type {MessageEvent<string>} */ { data }) => {
   for (const [id, html] of Object.entries(JSON.parse(data))) {
-    // What has not changed stays, and with it what somebody has selected there.
+    // An unchanged part is not replaced, so that a selection in it stays.
     if (shown.get(id) !== html) $(id).innerHTML = html;
     shown.set(id, html);
   }
@@ -79,9 +79,9 @@ const ROW = 20;
 let sampled;
 /** @type {Frame | undefined} */
 let selected;
-/** @type {Set<Frame>} What was searched for. */
+/** @type {Set<Frame>} The frames found by the search. */
 const found = new Set();
-/** @type {Map<Frame, HTMLElement>} The frames that are drawn: not those too narrow to be seen. */
+/** @type {Map<Frame, HTMLElement>} The drawn frames, without those too narrow to be seen. */
 const boxes = new Map();
 /** @type {WeakMap<Element, Frame>} */
 const frames = new WeakMap();
@@ -132,7 +132,7 @@ find.oninput = () => {
   const search = (/** @type {Frame} */ frame, /** @type {boolean} */ counted) => {
     const hit = frame.name.toLowerCase().includes(text);
     if (hit) found.add(frame);
-    // What a function that was found calls is in its value already.
+    // The value of a found frame includes its callees.
     if (hit && !counted) sum += frame.value;
     for (const child of frame.children) search(child, counted || hit);
   };
@@ -142,8 +142,8 @@ find.oninput = () => {
 };
 
 /**
- * Stacks as a tree of frames with their values, those of their callees included. Below its root is
- * the job whose handler was running, where there was one.
+ * Merges stacks into a tree of frames, whose values include those of their callees. Below the root are
+ * the jobs whose handlers were running.
  *
  * @param {{ stack: CallFrame[], job?: string | undefined, value: number }[]} samples
  * @returns {Frame}
@@ -175,8 +175,8 @@ function treeOf(samples) {
 }
 
 /**
- * The frames of a path through V8's tree. Where it leads through the handler of a job, they begin
- * there: how the request came to it is the same for all jobs, and a screen deep.
+ * The frames of a path through V8's tree, from the handler of a job on if it has one: the frames above
+ * are the same for all jobs, and fill a screen.
  *
  * @param {{ callFrame: CallFrame, job?: string | undefined }[]} path
  */
@@ -254,7 +254,7 @@ function draw(root, unit) {
   found.clear();
   boxes.clear();
   stack.replaceChildren();
-  // The widest first: what takes the most is at the left.
+  // The widest at the left.
   const sort = (/** @type {Frame} */ { children }) => {
     children.sort((a, b) => b.value - a.value);
     children.forEach(sort);
@@ -264,7 +264,7 @@ function draw(root, unit) {
 }
 
 /**
- * Draws a frame and those it stands in as wide as the graph, and below it what it has called.
+ * Draws a frame and its callers as wide as the graph, and its callees below.
  *
  * @param {Frame} onto
  */
@@ -291,7 +291,7 @@ function zoom(onto) {
     put(frame, row, left, width);
     for (const child of frame.children) {
       const share = width * child.value / frame.value;
-      if (share < least) break; // The others are narrower.
+      if (share < least) break; // The rest is narrower.
       putAll(child, row + 1, left, share);
       left += share;
     }
@@ -320,8 +320,8 @@ function boxOf(frame) {
 }
 
 /**
- * Warm for the program's own functions, cold for the runtime's: a hue for each file, and a shade for
- * each function in it.
+ * The color of a frame: warm for the program's functions, cold for the runtime's; a hue for each file and
+ * a shade for each function.
  *
  * @param {Frame} frame
  */
@@ -372,7 +372,7 @@ function select(frame) {
   box?.scrollIntoView({ block: "nearest" });
 }
 
-/** The frame that an event is about. @param {Event} event */
+/** The frame of an event. @param {Event} event */
 const frameAt = ({ target }) => target instanceof Element ? frames.get(target) : undefined;
 
 stack.onclick = (/** @type {Event} */ event) => {

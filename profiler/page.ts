@@ -1,6 +1,6 @@
 /**
- * The index page of the profiler, as HTML. What changes is rendered here too, and sent to the page
- * part by part.
+ * The index page of the profiler, as HTML. Its live parts are rendered here too, and sent to the page
+ * one by one.
  *
  * @module
  */
@@ -19,18 +19,18 @@ import {
   type RunningJob,
 } from "./monitor.ts";
 
-/** Nothing but what this daemon serves is loaded, and nothing that stands in the page is run. */
+/** Only resources of this daemon are loaded, and no inline script is run. */
 export const CONTENT_SECURITY_POLICY =
   "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/** What the page loads, by name. */
+/** The resources of the page, by name. */
 export const ASSETS: Readonly<Record<string, { contentType: string; text: string }>> = {
   "page.css": { contentType: "text/css; charset=utf-8", text: style },
   "page.js": { contentType: "text/javascript; charset=utf-8", text: script },
   "icon.svg": { contentType: "image/svg+xml", text: icon },
 };
 
-/** What goes on at one time. */
+/** The statistics of one moment. */
 export interface Snapshot {
   /** Milliseconds by `performance.now()`. */
   time: number;
@@ -39,16 +39,16 @@ export interface Snapshot {
   running: RunningJob[];
   counts: JobCounts[];
   eventLoop: Histogram;
-  /** Milliseconds. */
+  /** The longest delay of the last second, in milliseconds. */
   recentDelay: number;
   resources?: Resources | undefined;
   apis: ApiStats[];
 }
 
 /**
- * The parts of the page that change, as HTML by the id of the element that they are in.
+ * The live parts of the page, as HTML by the id of their element.
  *
- * @param before What went on a little before, to tell how fast things go.
+ * @param before An earlier snapshot, for rates. Default: no rates.
  */
 export function renderParts(now: Snapshot, before?: Snapshot): Record<string, string> {
   return {
@@ -236,7 +236,7 @@ function eventLoop(delay: Histogram) {
   `;
 }
 
-/** A bar for each bucket. By the logarithm, because one slow among a million is what one looks for. */
+/** A bar for each bucket, on a logarithmic scale, so that one slow job among a million is visible. */
 function bars({ counts }: Histogram, title: string, height: number) {
   const most = Math.log1p(Math.max(...counts));
   const said = counts.map((count, i) =>
@@ -260,7 +260,7 @@ function bars({ counts }: Histogram, title: string, height: number) {
 }
 
 function resources(found?: Resources) {
-  if (found === undefined) return html`<p class="note">This system does not tell.</p>`;
+  if (found === undefined) return html`<p class="note">Not available on this system.</p>`;
   return html`<ul class="kinds">${
     Object.entries(found.kinds).map(([kind, count]) =>
       html`<li><b>${integer(count)}</b> ${kind}</li>`
@@ -268,9 +268,9 @@ function resources(found?: Resources) {
   }</ul>`;
 }
 
-/** Rows of a table beyond this many are only counted: the page is sent each second. */
+/** Further rows of a table are only counted, because the page is sent each second. */
 const MAX_ROWS = 50;
-/** Buckets after this one stand for more than 100 ms. */
+/** Buckets after this one are for more than 100 ms. */
 const SLOW = BOUNDS.indexOf(100);
 
 function more(count: number) {
@@ -296,7 +296,7 @@ function duration(ms: number): string {
   return s < 7_200 ? `${Math.round(s / 60)} min` : `${Math.round(s / 3_600)} h`;
 }
 
-/** A percentile, as exactly as the buckets tell. */
+/** A percentile, as exactly as the buckets allow. */
 function atMost(latency: Histogram, share: number): string {
   return latency.count === 0 ? "–" : `≤ ${duration(latency.below(share))}`;
 }
@@ -305,7 +305,7 @@ function scale(ms: number): string {
   return ms < 1_000 ? String(ms) : `${ms / 1_000} s`;
 }
 
-/** Links of the page: what to take, and its formats. Relative, so that the version of a path stays. */
+/** Links to profiles, with their formats. Relative, so that a version in the path is kept. */
 const LINKS: readonly [href: string, name: string, says: string, others: [string, string][]][] = [
   ["profile?seconds=30", "profile", "where CPU time goes, for 30 s", [
     ["profile?seconds=30&format=cpuprofile", ".cpuprofile"],
@@ -314,7 +314,7 @@ const LINKS: readonly [href: string, name: string, says: string, others: [string
     ["heap?format=heapprofile", ".heapprofile"],
     ["heap?format=heapsnapshot", ".heapsnapshot"],
   ]],
-  ["allocs?seconds=10", "allocs", "what is allocated within 10 s; heap begins anew after it", [
+  ["allocs?seconds=10", "allocs", "what is allocated within 10 s; heap restarts after it", [
     ["allocs?seconds=10&format=heapprofile", ".heapprofile"],
   ]],
   [
@@ -330,7 +330,7 @@ const LINKS: readonly [href: string, name: string, says: string, others: [string
   ["../vars", "vars", "all counts, JSON", []],
 ];
 
-/** The whole page, as of now; its script keeps it so. */
+/** The whole page. Its script updates the live parts. */
 export function renderPage(now: Snapshot): string {
   const parts = renderParts(now);
   const part = (id: string, title: string) =>
@@ -388,7 +388,7 @@ export function renderPage(now: Snapshot): string {
             <p id="keys" class="note" hidden>Click a frame to zoom. Keys: arrows move, Enter zooms, Escape shows all.</p>
           </section>
           ${part("running", "Running now")}
-          ${part("jobs", "Jobs that ended while somebody looked")}
+          ${part("jobs", "Jobs that ended while watched")}
           ${part("listeners", "Listeners")}
           <div class="pair">
             ${part("eventloop", "Event-loop delay, ms")}

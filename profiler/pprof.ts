@@ -5,6 +5,7 @@
  */
 
 import { fileURLToPath } from "node:url";
+import { concat } from "../engine/lines.ts";
 import {
   type CallFrame,
   CPU_PERIOD,
@@ -15,17 +16,17 @@ import {
   parentsOf,
 } from "./sampler.ts";
 
-/** What {@linkcode cpuToPprof} and {@linkcode heapToPprof} give: protobuf, gzipped. */
+/** The result of {@linkcode cpuToPprof} and {@linkcode heapToPprof}: protobuf, gzipped. */
 export type Encoded = Promise<Uint8Array>;
 
-/** The samples of a CPU profile with `samples/count` and `cpu/nanoseconds`, and its jobs as labels. */
+/** Encodes a CPU profile, with `samples/count`, `cpu/nanoseconds`, and its jobs as labels. */
 export function cpuToPprof(profile: CpuProfile): Encoded {
   const builder = new Builder([["samples", "count"], ["cpu", "nanoseconds"]], CPU_PERIOD * 1_000);
   const parents = parentsOf(profile.nodes);
   const totals = timeByNode(profile);
   for (const node of profile.nodes) {
     const total = totals.get(node.id);
-    // V8 counts waiting as a function of its own; in pprof that is the absence of a sample.
+    // V8 samples idle time as a function; pprof has no samples for it.
     if (total === undefined || node.callFrame.functionName === "(idle)") continue;
     const callers: CallFrame[] = [];
     for (let at = parents.get(node.id); at; at = parents.get(at.id)) callers.push(at.callFrame);
@@ -44,14 +45,14 @@ export function cpuToPprof(profile: CpuProfile): Encoded {
   return builder.encode((profile.endTime - profile.startTime) / 1_000);
 }
 
-/** How often a CPU profile's nodes were on top, and for how long. */
+/** How often each node was on top, and for how long. */
 function timeByNode({ samples, timeDeltas, startTime, endTime }: CpuProfile) {
   const totals = new Map<number, { samples: number; microseconds: number }>();
   let at = startTime;
   for (let i = 0; i < samples.length; i++) {
     const node = samples[i]!;
     at += timeDeltas[i]!;
-    // What was seen lasts until the next look.
+    // A sample lasts until the next.
     const next = i + 1 < samples.length ? timeDeltas[i + 1]! : endTime - at;
     const total = totals.get(node) ?? { samples: 0, microseconds: 0 };
     total.samples++;
@@ -62,10 +63,10 @@ function timeByNode({ samples, timeDeltas, startTime, endTime }: CpuProfile) {
 }
 
 /**
- * The samples of a heap profile with `samples/count` and a second type in bytes, such as
- * `inuse_space`. How many objects a sample stands for is nothing that V8 tells.
+ * Encodes a heap profile, with `samples/count` and a second type in bytes, such as `inuse_space`.
+ * V8 does not report how many objects a sample stands for.
  *
- * @param milliseconds For how long was watched what is in it.
+ * @param milliseconds How long the heap was sampled.
  */
 export function heapToPprof(
   { head, samples }: HeapProfile,
@@ -92,9 +93,9 @@ export function heapToPprof(
   return builder.encode(milliseconds);
 }
 
-/** A profile in the making. The numbers of fields are those of proto/profile.proto. */
+/** Builds a profile. The numbers of fields are those of proto/profile.proto. */
 class Builder {
-  // The empty one comes first, as everything that is not told is 0.
+  // The empty string has index 0, the default of all references.
   #strings = new Map([["", 0]]);
   #types: Uint8Array[];
   #periodType: Uint8Array;
@@ -112,7 +113,9 @@ class Builder {
     this.#period = period;
   }
 
-  /** Adds values for a stack: the function on top, at a line, and its callers, the nearest first. */
+  /**
+   * Adds values for a stack: the function on top, at a line, and its callers, the nearest first.
+   */
   add(
     top: CallFrame,
     line: number,
@@ -120,10 +123,10 @@ class Builder {
     job: string | undefined,
     values: number[],
   ): void {
-    if (top.functionName === "(root)") return; // The tree's own, which stands for no function.
+    if (top.functionName === "(root)") return; // The root of the tree is not a function.
     const locations = [
       this.#location(top, line),
-      // V8 tells where a caller begins, and not where in it the call is.
+      // V8 reports the first line of a caller, not the line of the call.
       ...callers.filter(({ functionName }) => functionName !== "(root)")
         .map((frame) => this.#location(frame, frame.lineNumber + 1)),
     ];
@@ -167,7 +170,7 @@ class Builder {
     const mapping = message([
       [1, MAPPING],
       [5, this.#string(fileName(Deno.mainModule))],
-      // Functions, files, lines and inlined frames: there is nothing left to look up in a binary.
+      // The mapping has functions, files, lines and inlined frames: pprof need not symbolize.
       ...[7, 8, 9, 10].map((has): Field => [has, 1]),
     ]);
     const repeated = (field: number, values: Iterable<Uint8Array>) =>
@@ -189,15 +192,15 @@ class Builder {
   }
 }
 
-/** The only one there is: V8 tells functions and not addresses. */
+/** The only mapping: V8 reports functions, not addresses. */
 const MAPPING = 1;
 
-/** Messages that others name by a number, from 1 on. */
+/** Messages that are referenced by number, counted from 1. */
 class Numbered {
   readonly messages: Uint8Array[] = [];
   #numbers = new Map<string, number>();
 
-  /** The number of what is known by this key, made if it is new. */
+  /** The number of the message for a key; made if it is new. */
   number(key: string, make: (number: number) => Uint8Array): number {
     const known = this.#numbers.get(key);
     if (known !== undefined) return known;
@@ -210,12 +213,12 @@ class Numbered {
 
 const encoder = new TextEncoder();
 
-/** A field of a protobuf message: a whole number that is not negative, or what has a length. */
+/** A field of a protobuf message: a non-negative integer, or bytes with a length. */
 type Field = [number: number, value: number | Uint8Array];
 
 /**
- * A protobuf message (protobuf.dev/programming-guides/encoding). By ourselves, because with a second
- * npm package Deno parses the first one's metadata twice, which every start of the daemon would wait for.
+ * A protobuf message (protobuf.dev/programming-guides/encoding). Not by an npm package: with a
+ * second one Deno would parse the metadata of hono twice, at every start of the daemon.
  */
 function message(fields: readonly Field[]): Uint8Array<ArrayBuffer> {
   const [numbered, bytes] = [0, 2]; // The wire types.
@@ -224,28 +227,22 @@ function message(fields: readonly Field[]): Uint8Array<ArrayBuffer> {
       ? [varint(field * 8 + numbered), varint(value)]
       : [varint(field * 8 + bytes), varint(value.length), value]
   );
-  const whole = new Uint8Array(parts.reduce((size, { length }) => size + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
+  return concat(parts) as Uint8Array<ArrayBuffer>;
 }
 
 function packed(numbers: number[]): Uint8Array {
-  return new Uint8Array(numbers.flatMap(varint));
+  return concat(numbers.map(varint));
 }
 
-/** Seven bits a byte, the lowest first; not by shifting, which would be good for 32 bits. */
-function varint(value: number): number[] {
+/** Seven bits per byte, the lowest first. By division, because shifts are limited to 32 bits. */
+function varint(value: number): Uint8Array {
   const bytes: number[] = [];
   for (; value >= 128; value = Math.floor(value / 128)) bytes.push(value % 128 + 128);
   bytes.push(value);
-  return bytes;
+  return Uint8Array.from(bytes);
 }
 
-/** A module as `pprof -list` finds it. A module that is its own URL is cut short. */
+/** A module's name as `pprof -list` finds it. A `data:` URL is truncated. */
 function fileName(url: string): string {
   if (url.startsWith("file:")) return fileURLToPath(url);
   return url.startsWith("data:") && url.length > 64 ? `${url.slice(0, 64)}...` : url;

@@ -1,6 +1,6 @@
 /**
- * Profiles and live counts of a daemon in trouble: what Go's net/http/pprof is to a Go program, for
- * one that runs on V8, and readable by `go tool pprof`.
+ * Profiles and live statistics of a running daemon: for V8 what net/http/pprof is for Go, and
+ * readable by `go tool pprof`.
  *
  * @module
  */
@@ -20,23 +20,23 @@ import { toTrace } from "./trace.ts";
 import type { Router } from "../router.ts";
 import type { Bindings } from "../router/bindings.ts";
 
-/** The longest that a profile may take, in seconds. */
+/** The longest profile, in seconds. */
 const MAX_SECONDS = 300;
-/** How long a client may take nothing of a heap snapshot, in milliseconds. */
+/** How long a client may read nothing of a heap snapshot, in milliseconds. */
 const SEND_TIMEOUT = 60_000;
-/** How often the page is told what is new, in milliseconds. */
+/** How often `livestats` prints, in milliseconds. */
 const LIVE = 1_000;
-/** How many may be told at once. Each page that is open is one, and each is a line of what it shows. */
-const MOST_LIVE = 16;
+/** How many `livestats` may run at once. Each open page is one. */
+const MAX_LIVE = 16;
 
 const PPROF = "application/octet-stream";
 const JSON_TYPE = "application/json";
 
-/** A job whose output is a profile, and how a request asks for it. */
+/** A job whose output is a profile, and its route. */
 interface ProfileRoute {
   path: string;
   job: string;
-  /** Content types by the name that `?format=` has for them; the first is the default. */
+  /** Content types by their names for `?format=`; the first is the default. */
   formats: Record<string, string>;
 }
 
@@ -53,14 +53,14 @@ const PROFILES: readonly ProfileRoute[] = [
 
 /**
  * Registers the jobs `cpuprofile`, `heapprofile`, `allocprofile` and `traceprofile`, which print
- * profiles (env: `seconds`, `format`, `gc`), and `livestats`, which tells each second what goes on;
- * and routes for them where Go has its own: `/debug/pprof/`, `profile`, `heap`, `allocs`, `trace`,
- * `cmdline`, `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources` and
- * `eventloop`.
+ * profiles (env: `seconds`, `format`, `gc`), and `livestats`, which prints live statistics each
+ * second; and their routes, where Go has its own: `/debug/pprof/`, `profile`, `heap`, `allocs`,
+ * `trace`, `cmdline`, `symbol`, and in place of `goroutine` and `threadcreate`: `jobs`, `resources`
+ * and `eventloop`.
  *
- * From here on the heap and the event loop are watched; jobs only while somebody looks, which is until a
- * minute after the last question about them. Anyone who can reach the router can then slow the daemon
- * down, and see its functions' names and what is in its memory.
+ * From then on the heap and the event loop are watched, and jobs until a minute after the last
+ * request about them. Any client that can reach the router can then slow the daemon down, and read
+ * names of its functions and contents of its memory.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {
   const sampler = await Sampler.start(engine);
@@ -69,23 +69,23 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
     sampler.close();
     monitor.close();
   });
-  const turn = new Turn();
-  registerJobs(engine, sampler, monitor, turn);
+  const mutex = new Mutex();
+  registerJobs(engine, sampler, monitor, mutex);
 
   router.use("/debug/pprof/*", async (c, next) => {
-    // A page from elsewhere may link to us. It may neither read what is here nor slow us down, even
-    // where it may use the API.
+    // Another site's page may link to this one. It may neither read profiles nor slow us down, even
+    // if it may use the API.
     const site = c.req.header("Sec-Fetch-Site") ?? "none";
     if (!["none", "same-origin"].includes(site) && c.req.header("Sec-Fetch-Mode") !== "navigate") {
-      throw new TypedError("forbidden", "profiles are not for pages from elsewhere");
+      throw new TypedError("forbidden", "pages of other sites may not use the profiler");
     }
     await next();
     const { headers } = c.res;
     headers.set("Cache-Control", "no-store");
     headers.set("X-Content-Type-Options", "nosniff");
-    if (c.res.status === 409) headers.set("Retry-After", String(turn.secondsLeft));
+    if (c.res.status === 409) headers.set("Retry-After", String(mutex.secondsLeft));
   });
-  // Relative, so that the version of a path stays.
+  // Relative, so that a version in the path is kept.
   router.get("/debug/pprof", (c) => c.redirect("pprof/"));
   router.get(
     "/debug/pprof/",
@@ -120,16 +120,16 @@ export async function attachProfiler(router: Router, engine: Engine): Promise<vo
     "/debug/pprof/cmdline",
     (c) => c.text([Deno.execPath(), Deno.mainModule, ...Deno.args].join("\0")),
   );
-  // pprof asks whether there are symbols, and then for those of addresses; our profiles have names.
+  // pprof first asks whether there are symbols. Our profiles contain the names.
   router.on(["GET", "POST"], "/debug/pprof/symbol", (c) => c.text("num_symbols: 1\n"));
 }
 
-function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: Turn): void {
+function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, mutex: Mutex): void {
   const until = (job: Job) => AbortSignal.any([job.signal, engine.stopping]);
 
   engine.register("cpuprofile", async (job) => {
     const ms = duration(job, 30);
-    const profile = await turn.take("a CPU profile is", ms, async () => {
+    const profile = await mutex.run("a CPU profile is", ms, async () => {
       const [profile] = await sampler.cpu(ms, until(job));
       return job.getenv("format") === "cpuprofile" ? JSON.stringify(profile) : cpuToPprof(profile);
     });
@@ -137,8 +137,8 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
   });
 
   engine.register("heapprofile", async (job) => {
-    if (job.getenv("format") === "heapsnapshot") return await heapSnapshot(job, turn);
-    const profile = await turn.take("a heap profile is", 0, async () => {
+    if (job.getenv("format") === "heapsnapshot") return await heapSnapshot(job, mutex);
+    const profile = await mutex.run("a heap profile is", 0, async () => {
       const profile = await sampler.heap({ gc: job.getenvBool("gc") });
       return job.getenv("format") === "heapprofile"
         ? JSON.stringify(profile)
@@ -149,7 +149,7 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
 
   engine.register("allocprofile", async (job) => {
     const ms = duration(job, 10);
-    const profile = await turn.take("an allocation profile is", ms, async () => {
+    const profile = await mutex.run("an allocation profile is", ms, async () => {
       const started = performance.now();
       const profile = await sampler.allocations(ms, until(job));
       return job.getenv("format") === "heapprofile"
@@ -161,7 +161,7 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
 
   engine.register("traceprofile", async (job) => {
     const ms = duration(job, 1);
-    const trace = await turn.take("a trace is", ms, async () => {
+    const trace = await mutex.run("a trace is", ms, async () => {
       const stop = monitor.record();
       let spans: Span[] = [];
       const [profile, started] = await sampler.cpu(ms, until(job)).finally(() => spans = stop());
@@ -185,7 +185,7 @@ function registerJobs(engine: Engine, sampler: Sampler, monitor: Monitor, turn: 
   });
 }
 
-/** What goes on, for all who look: it is found out once each second, however many they are. */
+/** Live statistics, shared by all clients: collected once a second, however many there are. */
 class Live {
   #find: () => Promise<Snapshot>;
   #found?: { at: number; snapshot: Promise<Snapshot>; text: Promise<string> };
@@ -195,24 +195,27 @@ class Live {
     this.#find = find;
   }
 
-  /** Counts one more who looks, until what it gives is called. Throws if there are enough. */
+  /**
+   * Counts a client, until the returned function is called. Throws a TypedError if there are too
+   * many.
+   */
   join(): () => void {
-    if (this.#listeners >= MOST_LIVE) {
+    if (this.#listeners >= MAX_LIVE) {
       throw new TypedError(
         "unavailable",
-        `${MOST_LIVE} clients look at what goes on already, expected fewer; close a page`,
+        `${MAX_LIVE} clients already read live statistics, expected fewer; close a page`,
       );
     }
     this.#listeners++;
     return () => void this.#listeners--;
   }
 
-  /** What goes on now, or did less than a second ago. */
+  /** The statistics, at most a second old. */
   text(): Promise<string> {
     const now = performance.now();
-    // Timers are not exact, and whoever comes each second is to be told something new.
+    // Half a period, because timers are inexact and each period should have new statistics.
     if (this.#found && now - this.#found.at < LIVE / 2) return this.#found.text;
-    // A rate over a time in which none looked would say little of now.
+    // Without a recent snapshot no rates are shown: they would be averages of a long time.
     const before = this.#found && now - this.#found.at < 3 * LIVE
       ? this.#found.snapshot
       : undefined;
@@ -223,12 +226,12 @@ class Live {
   }
 }
 
-/** Writes a profile, unless whoever asked for it has left, which is also what ended it early. */
+/** Writes a profile, unless the client has left, which also ended the profile early. */
 async function print(job: Job, profile: Uint8Array | string): Promise<void> {
   if (!job.signal.aborted) await job.stdout.write(profile);
 }
 
-/** How long a profile is to take, in milliseconds. */
+/** The requested duration of a profile, in milliseconds. */
 function duration(job: Job, seconds: number): number {
   const text = job.getenv("seconds");
   if (text !== "") seconds = Number(text);
@@ -239,39 +242,45 @@ function duration(job: Job, seconds: number): number {
   );
 }
 
-/** One profile at a time: they would count each other's cost, and V8 can watch the heap once. */
-class Turn {
-  #taken?: { what: string; until: number } | undefined;
+/**
+ * Runs one profile at a time: several would measure each other, and V8 samples one heap profile at
+ * once.
+ */
+class Mutex {
+  #current?: { what: string; until: number } | undefined;
 
-  /** Does the work, which is to take so long. Throws if there is other work, and says until when. */
-  async take<T>(what: string, milliseconds: number, work: () => T | Promise<T>): Promise<T> {
-    if (this.#taken) {
+  /**
+   * Runs `work`, which should take this long. Throws a TypedError ("conflict") while other work
+   * runs.
+   */
+  async run<T>(what: string, milliseconds: number, work: () => T | Promise<T>): Promise<T> {
+    if (this.#current) {
       throw new TypedError(
         "conflict",
-        `${this.#taken.what} being taken, come back in ${this.secondsLeft} s`,
+        `${this.#current.what} being taken, come back in ${this.secondsLeft} s`,
       );
     }
-    this.#taken = { what, until: performance.now() + milliseconds };
+    this.#current = { what, until: performance.now() + milliseconds };
     try {
       return await work();
     } finally {
-      this.#taken = undefined;
+      this.#current = undefined;
     }
   }
 
-  /** Until the work at hand should be done; at least 1. */
+  /** Seconds until the current work should be done; at least 1. */
   get secondsLeft(): number {
-    const left = (this.#taken?.until ?? 0) - performance.now();
+    const left = (this.#current?.until ?? 0) - performance.now();
     return Math.max(1, Math.ceil(left / 1_000));
   }
 }
 
-/** Through a file, since V8 gives it at the speed of the disk, and a client takes it at its own. */
-async function heapSnapshot(job: Job, turn: Turn): Promise<void> {
+/** Through a file, because V8 writes at the speed of the disk and a client reads at its own. */
+async function heapSnapshot(job: Job, mutex: Mutex): Promise<void> {
   const path = await Deno.makeTempFile({ prefix: "floodgate-", suffix: ".heapsnapshot" });
   let file: Deno.FsFile;
   try {
-    await turn.take("a heap snapshot is", 0, () => writeHeapSnapshot(path));
+    await mutex.run("a heap snapshot is", 0, () => writeHeapSnapshot(path));
     file = await Deno.open(path);
   } finally {
     await Deno.remove(path);
@@ -298,7 +307,7 @@ async function snapshot(engine: Engine, monitor: Monitor): Promise<Snapshot> {
   };
 }
 
-/** The listeners that the job `stats` tells of; none where there is no such job. */
+/** The listeners in the output of the job `stats`; none without such a job. */
 async function apis(engine: Engine): Promise<DaemonStats["apis"]> {
   if (!engine.has("stats")) return [];
   const job = engine.job("stats");
@@ -306,7 +315,7 @@ async function apis(engine: Engine): Promise<DaemonStats["apis"]> {
   return (await job.json() as Partial<DaemonStats>).apis ?? [];
 }
 
-/** Runs the job of a profile and answers with what it prints. */
+/** Runs the job of a profile and answers with its output. */
 async function answer(
   engine: Engine,
   { path, job: name, formats }: ProfileRoute,
@@ -318,7 +327,7 @@ async function answer(
     "Content-Type": formats[format]!,
     "Content-Disposition": `attachment; filename="${path}.${extension}"`,
   };
-  // Whoever asks for no body must not cost one.
+  // A request without a body in its answer should not run a profile.
   if (c.req.raw.method === "HEAD") return new Response(null, { headers });
   const job = engine.job(name);
   job.quiet = true;
@@ -331,11 +340,11 @@ async function answer(
   }
   const output = job.stdout.addPipe().getReader();
   const ran = job.run();
-  // A job that fails does so before it prints anything, and then there is still an answer to choose.
+  // A job that fails prints nothing, so its status can still be chosen.
   const first = await output.read();
   if (first.done) await ran;
   ran.catch((error) => {
-    if (job.signal.aborted) return; // The client went first, and the job failed of that.
+    if (job.signal.aborted) return; // The client left first, and the job failed because of that.
     engine.log("warn", `job ${name} failed in its answer: ${messageOf(error)}`);
     c.env.cut();
   });
@@ -346,7 +355,7 @@ async function answer(
     async pull(controller) {
       const { value, done } = await output.read();
       if (!done) return controller.enqueue(value as Uint8Array<ArrayBuffer>);
-      await ran; // Half an answer must not look like a whole one.
+      await ran; // A truncated answer must not look complete.
       controller.close();
     },
     async cancel(reason) {
@@ -357,7 +366,7 @@ async function answer(
   return new Response(body, { headers });
 }
 
-/** By `?format=`, else by the Accept header, else the first. */
+/** The format by `?format=`, else by the Accept header, else the first. */
 function formatOf(c: Context, formats: Record<string, string>): string {
   const asked = c.req.query("format");
   if (asked !== undefined) {

@@ -1,6 +1,6 @@
 /**
- * V8's own samplers, of the stack and of allocations, over `node:inspector`; and the sources that
- * their frames come from.
+ * V8's samplers of the stack and of allocations, through `node:inspector`; and the source positions
+ * of their frames.
  *
  * @module
  */
@@ -10,9 +10,9 @@ import { runInThisContext } from "node:vm";
 import type { Engine, Handler } from "../engine.ts";
 import { within } from "../engine/time.ts";
 
-/** Microseconds between two looks at the stack: what V8 takes by default. */
+/** Microseconds between two samples of the stack: V8's default. */
 export const CPU_PERIOD = 1_000;
-/** Bytes between two allocations that are looked at, on average: as in Go. */
+/** Bytes between two sampled allocations, on average: as in Go. */
 export const HEAP_PERIOD = 512 * 1024;
 
 /** Runtime.CallFrame of the Chrome DevTools protocol; lines and columns count from 0. */
@@ -24,46 +24,46 @@ export interface CallFrame {
   columnNumber: number;
 }
 
-/** Profiler.Profile: a tree as a list, and which node was on top at each look. */
+/** Profiler.Profile: a tree as a list, and the top node of each sample. */
 export interface CpuProfile {
   nodes: CpuNode[];
-  /** Microseconds, by a clock of V8's own; as `endTime`. */
+  /** Microseconds by V8's clock, like `endTime`. */
   startTime: number;
   endTime: number;
   samples: number[];
-  /** Microseconds since the sample before; now and then below 0. */
+  /** Microseconds since the sample before; occasionally negative. */
   timeDeltas: number[];
 }
 
-/** A function in the place that it has on a stack. */
+/** A function at a place in the tree of calls. */
 export interface CpuNode {
   id: number;
   callFrame: CallFrame;
   children?: number[];
-  /** Which lines, from 1 on, were on top; the same line may come more than once. */
+  /** The lines, counted from 1, on top in samples; a line may occur more than once. */
   positionTicks?: { line: number; ticks: number }[];
-  /** The job whose handler is on this stack. Our own addition. */
+  /** The job whose handler is on this stack. Not part of V8's profile. */
   job?: string | undefined;
 }
 
-/** HeapProfiler.SamplingHeapProfile: a tree, and what its nodes allocated. */
+/** HeapProfiler.SamplingHeapProfile: a tree, and the allocations of its nodes. */
 export interface HeapProfile {
   head: HeapNode;
   samples: { size: number; nodeId: number }[];
 }
 
-/** A function in the place that it has on a stack. */
+/** A function at a place in the tree of calls. */
 export interface HeapNode {
   id: number;
   callFrame: CallFrame;
   children: HeapNode[];
-  /** The job whose handler is on this stack. Our own addition. */
+  /** The job whose handler is on this stack. Not part of V8's profile. */
   job?: string | undefined;
 }
 
-/** Takes profiles of this process. The heap is watched from the start on. */
+/** Takes profiles of this process. The heap is sampled from the start. */
 export class Sampler {
-  /** Since when the heap is watched, by performance.now(). */
+  /** When sampling of the heap began, by `performance.now()`. */
   heapSince = performance.now();
   #session = new Session();
   #engine: Engine;
@@ -73,7 +73,7 @@ export class Sampler {
     this.#session.connect();
   }
 
-  /** Starts to watch the heap. */
+  /** Starts sampling the heap. */
   static async start(engine: Engine): Promise<Sampler> {
     const sampler = new Sampler(engine);
     await sampler.#session.post("HeapProfiler.enable");
@@ -82,18 +82,19 @@ export class Sampler {
     return sampler;
   }
 
-  /** Ends all watching. */
+  /** Stops all sampling. */
   close(): void {
     this.#session.disconnect();
   }
 
   /**
-   * Samples the stack for a while, or less long if the signal comes first.
+   * Samples the stack for a time, or until the signal is aborted.
    *
    * @returns The profile, and when it began, by `performance.now()`.
    */
   async cpu(milliseconds: number, signal: AbortSignal): Promise<[CpuProfile, number]> {
-    // V8 takes its start time at once, and then a while to get going.
+    // Before the start, because V8 sets the profile's start time first and then takes a while to
+    // start.
     const started = performance.now();
     await this.#session.post("Profiler.start");
     await elapsed(milliseconds, signal);
@@ -117,15 +118,15 @@ export class Sampler {
     return [profile, started];
   }
 
-  /** What was allocated since the heap is watched and is still there. */
+  /** Samples of what was allocated since {@linkcode Sampler.heapSince} and is still live. */
   async heap(options: { gc: boolean }): Promise<HeapProfile> {
     if (options.gc) await this.#session.post("HeapProfiler.collectGarbage");
     return await this.#heapProfile("HeapProfiler.getSamplingProfile");
   }
 
   /**
-   * What is allocated within a while, whether it is still there or not. V8 can watch the heap in one
-   * way at a time, so that {@linkcode Sampler.heap} begins anew after it.
+   * Samples allocations for a time, whether they are still live or not. V8 has one heap sampler, so
+   * {@linkcode Sampler.heap} starts again afterwards.
    */
   async allocations(milliseconds: number, signal: AbortSignal): Promise<HeapProfile> {
     await this.#session.post("HeapProfiler.stopSampling");
@@ -162,26 +163,26 @@ export class Sampler {
   }
 
   /**
-   * Finds a job by a frame of its handler. V8 knows nothing of jobs, yet a handler is on the stack
-   * while it or what it calls runs, also after an `await` of its own.
+   * Maps frames of handlers to their jobs. V8 does not know jobs, but a handler is on the stack
+   * while it or its callees run, even after an `await` of its own.
    */
   async #jobs(): Promise<(frame: CallFrame) => string | undefined> {
     const names = new Map<string, string[]>();
     for (const [name, place] of await this.#places([...this.#engine.handlers])) {
       names.set(place, [...names.get(place) ?? [], name]);
     }
-    // One function in the source may be the handler of several jobs, which only its closure tells
-    // apart.
+    // One function in the source may be the handler of several jobs, which differ in their closures
+    // only.
     return ({ scriptId, lineNumber, columnNumber }) =>
       names.get(`${scriptId}:${lineNumber}:${columnNumber}`)?.join(" or ");
   }
 
-  /** Where each handler's source begins, as frames have it. */
+  /** The source position of each handler, in the form of frames. */
   async #places(handlers: [string, Handler][]): Promise<[string, string][]> {
     const key = Symbol.for("floodgate: handlers to be found");
     const holder = globalThis as unknown as Record<symbol, unknown>;
     const objectGroup = "floodgate";
-    // The inspector can only be pointed at what an expression finds.
+    // The inspector can only inspect the result of an expression.
     holder[key] = handlers.map(([, handler]) => handler);
     try {
       const list = await this.#session.post("Runtime.evaluate", {
@@ -209,7 +210,7 @@ export class Sampler {
         internalProperties.find(({ name }) => name === property)?.value;
       const location = of("[[FunctionLocation]]")?.value;
       if (location) return `${location.scriptId}:${location.lineNumber}:${location.columnNumber}`;
-      objectId = of("[[TargetFunction]]")?.objectId; // What `bind` was called on.
+      objectId = of("[[TargetFunction]]")?.objectId; // The function that `bind` was called on.
     }
   }
 
@@ -218,12 +219,12 @@ export class Sampler {
   }
 }
 
-/** The parents of the nodes that have one, by the children's ids. */
+/** The parent of each node that has one, by the node's id. */
 export function parentsOf(nodes: readonly CpuNode[]): Map<number, CpuNode> {
   return new Map(nodes.flatMap((node) => (node.children ?? []).map((child) => [child, node])));
 }
 
-/** Waits, or less long if the signal comes first. */
+/** Waits, or until the signal is aborted. */
 export async function elapsed(milliseconds: number, signal: AbortSignal): Promise<void> {
   const { promise, resolve } = Promise.withResolvers<void>();
   const end = () => resolve();
@@ -233,21 +234,21 @@ export async function elapsed(milliseconds: number, signal: AbortSignal): Promis
   signal.removeEventListener("abort", end);
 }
 
-/** A line and a column, both from 1 on. */
+/** A line and a column, counted from 1. */
 interface Position {
   line: number;
   column: number;
 }
 
-/** A column behind the end of any line: V8 tells of the lines on top without a column. */
+/** A column behind the end of any line: V8's ticks have lines without columns. */
 const END_OF_LINE = 100_000;
-/** What was found, since looking costs some 0.1 ms. There are no more places than there is code. */
+/** Known positions, because a lookup costs some 0.1 ms. Bounded by the size of the code. */
 const known = new Map<string, Position>();
-/** How many places are looked for before others get a turn. */
+/** How many positions are looked up between two turns of the event loop. */
 const BATCH = 50;
 let looked = 0;
 
-/** Puts the place in the TypeScript source for the one in what Deno made of it. */
+/** Replaces the position in compiled code by that in the TypeScript source. */
 async function toSource(frame: CallFrame): Promise<void> {
   if (frame.lineNumber < 0) return;
   const { line, column } = await sourcePosition(
@@ -260,9 +261,9 @@ async function toSource(frame: CallFrame): Promise<void> {
 }
 
 /**
- * The place in the source. V8 samples what Deno made of it, where types are gone and lines have
- * moved; the inspector has no source map, but Deno applies its own to the stacks of errors. So we
- * let an error happen at that very place: in a script that says it is the module, and is put there.
+ * The position in the source. V8 samples compiled code, in which types are gone and lines have
+ * moved. The inspector has no source map, but Deno applies its own to the stacks of errors. So we
+ * create an error at that very position: in a script with the name and offset of the module.
  */
 async function sourcePosition(url: string, line: number, column: number): Promise<Position> {
   if (!/^(?:file|https?|data|blob):/.test(url) || /\.[cm]?js$/.test(url)) return { line, column };
@@ -276,7 +277,7 @@ async function sourcePosition(url: string, line: number, column: number): Promis
       columnOffset: column - 1,
     }));
     const [, mappedLine, mappedColumn] = /^.*\n.*:(\d+):(\d+)\)?$/m.exec(stack) ?? [];
-    // A program may have replaced how stacks are written; then nothing is known but what V8 said.
+    // If the program has replaced the format of stacks, V8's position is used.
     position = mappedLine === undefined
       ? { line, column }
       : { line: Number(mappedLine), column: Number(mappedColumn) };

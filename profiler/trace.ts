@@ -1,6 +1,6 @@
 /**
- * What happened when, in the Trace Event format that Chrome's Performance panel and Perfetto read.
- * Times are in microseconds, by V8's clock.
+ * CPU samples and jobs over time, in the Trace Event format that Chrome's Performance panel and
+ * Perfetto read. Times are in microseconds, by V8's clock.
  *
  * @module
  */
@@ -8,17 +8,17 @@
 import type { Span } from "./monitor.ts";
 import { type CpuProfile, parentsOf } from "./sampler.ts";
 
-/** Stands for the page that a trace of Chrome is of. */
+/** The page that Chrome requires of a trace. */
 const PAGE = "file:///floodgate";
 
 /**
- * V8's own track of CPU samples, and a span for each job.
+ * Makes a trace of V8's CPU samples, with a span for each job.
  *
  * @param started When the profile began, by the clock of the spans.
  */
 export function toTrace(profile: CpuProfile, started: number, spans: readonly Span[]): string {
   const { nodes, samples, timeDeltas, startTime, endTime } = profile;
-  // The main thread of a process has the number of the process.
+  // The id of a process's main thread is that of the process.
   const common = { pid: Deno.pid, tid: Deno.pid };
   const timeline = { ...common, cat: "disabled-by-default-devtools.timeline" };
   const metadata = { ...common, cat: "__metadata", ph: "M", ts: 0 };
@@ -27,8 +27,7 @@ export function toTrace(profile: CpuProfile, started: number, spans: readonly Sp
   const events: unknown[] = [
     { ...metadata, name: "process_name", args: { name: "floodgate" } },
     { ...metadata, name: "thread_name", args: { name: "main" } },
-    // The panel shows jobs only if there is a page, which has to be somewhere; and samples only for a
-    // thread that did a task.
+    // The panel shows jobs only for a page with a URL, and samples only for a thread with a task.
     {
       ...timeline,
       ph: "I",
@@ -54,7 +53,7 @@ export function toTrace(profile: CpuProfile, started: number, spans: readonly Sp
         data: {
           endTime,
           cpuProfile: {
-            // V8 lists parents before their children, which Perfetto asks for.
+            // V8 lists parents before their children, as Perfetto requires.
             nodes: nodes.map(({ id, callFrame }) => ({
               id,
               callFrame,
@@ -67,7 +66,7 @@ export function toTrace(profile: CpuProfile, started: number, spans: readonly Sp
       },
     },
   ];
-  // Jobs go on while the profile is made ready.
+  // Jobs run on while the profile is processed.
   const at = (time: number) =>
     Math.min(Math.max(startTime, Math.round(startTime + (time - started) * 1_000)), endTime);
   spans.forEach(({ name, start, end = Infinity, status }, i) => {

@@ -1,6 +1,6 @@
 /**
- * `docker cp`: files into a container's folder and out of it. The folder is the root, for links too, so
- * that none leads out of it but the container's mounts.
+ * `docker cp`: copies files into a container's folder and out of it. The folder is the root of all
+ * paths and links, so that no link leads out of it, except to the container's mounts.
  *
  * @module
  */
@@ -10,23 +10,23 @@ import type { Container, Containers } from "./containers.ts";
 import { failure, subject } from "./daemon.ts";
 import { headerBytes, padding, readTar, TAR_END, type TarEntry, type TarHeader } from "./tar.ts";
 
-/** How many links a path may lead over, as in Linux. */
+/** The most links that a path may lead through, as in Linux. */
 const LINKS = 40;
 const PATH_STAT = "X-Docker-Container-Path-Stat";
-// Bits of Go's FileMode, which clients read.
+// Bits of Go's FileMode, in the header that clients read.
 const MODE_DIR = 2 ** 31;
 const MODE_SYMLINK = 2 ** 27;
 
-/** A path in a container, and where it is. */
+/** A path in a container, and its path on this machine. */
 interface Place {
-  /** As it is in the container, without links but maybe the last. */
+  /** The path in the container, with links resolved except perhaps the last. */
   inside: string;
-  /** Where that is on this machine. */
+  /** The path on this machine. */
   outside: string;
   info: Deno.FileInfo;
 }
 
-/** A container's folder as a file system of its own. */
+/** A container's folder as a root file system. */
 class Tree {
   #root: string;
   #mounts: Map<string, string>;
@@ -36,7 +36,10 @@ class Tree {
     this.#mounts = new Map(mounts.map(({ Destination, Source }) => [Destination, Source]));
   }
 
-  /** Where a path is, links followed; the last only if `follow` says so. Undefined if nowhere. */
+  /**
+   * Resolves a path through links; the last one only if `follow`. Undefined if its folder does not
+   * exist.
+   */
   async find(path: string, follow: boolean): Promise<Place | undefined> {
     let left = parts(path);
     let inside: string[] = [];
@@ -63,7 +66,7 @@ class Tree {
       inside = next;
     }
     const own = `/${inside.join("/")}`;
-    // A ".." may have been the last.
+    // The last part may have been "..".
     if (path.endsWith("..") || inside.length === 0) info = await Deno.stat(this.#outside(own));
     return { inside: own, outside: this.#outside(own), info };
   }
@@ -71,7 +74,7 @@ class Tree {
   async #look(inside: string): Promise<Deno.FileInfo | undefined> {
     try {
       const outside = this.#outside(inside);
-      // What stands for a mount is a link, and looks like the mounted folder.
+      // A mount is a link that looks like the mounted folder.
       return this.#mounts.has(inside) ? await Deno.stat(outside) : await Deno.lstat(outside);
     } catch (error) {
       if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
@@ -89,7 +92,7 @@ class Tree {
     return inside === "/" ? this.#root : this.#root + inside;
   }
 
-  /** Where something is, or would be once made: its folder is there. */
+  /** Resolves a path whose last part need not exist. */
   async place(path: string): Promise<{ inside: string; outside: string } | undefined> {
     const names = parts(path);
     const name = names.pop();
@@ -100,7 +103,7 @@ class Tree {
     return { inside, outside: this.#outside(inside) };
   }
 
-  /** Whether a mount is there, which nothing replaces. */
+  /** Whether a path is that of a mount, which must not be replaced. */
   isMount(inside: string): boolean {
     return this.#mounts.has(inside);
   }
@@ -110,7 +113,7 @@ function parts(path: string): string[] {
   return path.split("/").filter((part) => part !== "" && part !== ".");
 }
 
-/** The last part of a path as clients mean it: of `/a/.` a point. */
+/** The last part of a path: `.` for `/a/.`, which docker cp treats specially. */
 function baseOf(path: string): string {
   return /(^|\/)\.$/.test(path) ? "." : parts(path).at(-1) ?? ".";
 }
@@ -129,7 +132,7 @@ async function findIn(
   );
 }
 
-/** What the header says of a file. */
+/** The value of the header that describes a file. */
 async function statHeader(tree: Tree, place: Place, path: string): Promise<string> {
   const { info } = place;
   const link = info.isSymlink ? await tree.find(path, true) : undefined;
@@ -145,7 +148,7 @@ async function statHeader(tree: Tree, place: Place, path: string): Promise<strin
   return btoa(String.fromCharCode(...bytes));
 }
 
-/** Writes a file, or a folder and all in it, as an archive. */
+/** Writes a file, or a folder with its contents, as an archive. */
 async function pack(job: Job, outside: string, name: string, seen: Deno.FileInfo): Promise<void> {
   const header: TarHeader = {
     name,
@@ -184,16 +187,16 @@ async function pack(job: Job, outside: string, name: string, seen: Deno.FileInfo
       await job.stdout.write(buffer.subarray(0, n));
       left -= n;
     }
-    // A file that was shortened meanwhile still has the length that was said.
+    // A file that was truncated meanwhile is padded to the announced length.
     for (; left > 0; left -= Math.min(left, 65_536)) {
       await job.stdout.write(new Uint8Array(Math.min(left, 65_536)));
     }
     await job.stdout.write(padding(size));
   }
-  // Pipes, sockets and devices have nothing in them that could be copied.
+  // Pipes, sockets and devices have no contents to copy.
 }
 
-/** Takes one file of an archive. */
+/** Extracts one file of an archive. */
 async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boolean): Promise<void> {
   const path = `${folder}/${entry.name}`;
   if (parts(entry.name).includes("..")) {
@@ -202,7 +205,7 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
   if (parts(entry.name).length === 0) return; // The folder itself.
   let place = await tree.place(path);
   if (!place) {
-    // Archives may leave out the folders of what is in them.
+    // An archive may omit the parent folders of its files.
     const parent = parts(path).slice(0, -1);
     for (let depth = 1; depth <= parent.length; depth++) {
       const above = `/${parent.slice(0, depth).join("/")}`;
@@ -252,7 +255,8 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
       for await (const chunk of entry.body) {
         for (let sent = 0; sent < chunk.length;) sent += await file.write(chunk.subarray(sent));
       }
-      await Deno.chmod(outside, entry.mode & 0o777); // Whatever the umask is.
+      // chmod, because the umask applies to the mode of open.
+      await Deno.chmod(outside, entry.mode & 0o777);
       return await file.utime(entry.mtime, entry.mtime);
     }
     case "other":

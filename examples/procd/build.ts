@@ -1,6 +1,6 @@
 /**
- * `docker build` of what can be built here: an image that says how to run something. `RUN` is done on
- * this machine; what would put files into an image is refused.
+ * `docker build` for images without files: their configuration only. `RUN` runs on this machine;
+ * instructions that would put files into an image are refused.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import { readTar } from "./tar.ts";
 /** The longest Dockerfile, in bytes. */
 const DOCKERFILE_LIMIT = 1_024 * 1_024;
 
-/** The instructions of a Dockerfile, a line each. */
+/** The instructions of a Dockerfile, one per line. */
 export function instructionsOf(text: string): string[] {
   const found: string[] = [];
   let open = "";
@@ -49,7 +49,7 @@ function substituted(text: string, variables: ReadonlyMap<string, string>): stri
   );
 }
 
-/** Instructions in which variables stand for their values. */
+/** Instructions whose arguments have variables substituted. */
 const SUBSTITUTES = ["ENV", "LABEL", "EXPOSE", "USER", "VOLUME", "WORKDIR", "STOPSIGNAL", "FROM"];
 
 /** One build. */
@@ -66,7 +66,7 @@ class Build {
     this.#job = job;
   }
 
-  /** Does what a Dockerfile says. */
+  /** Runs the instructions of a Dockerfile. */
   async run(text: string): Promise<Image> {
     const given = (this.#job.getenvJson("buildargs") ?? {}) as Record<string, string | null>;
     const steps = instructionsOf(text);
@@ -182,7 +182,7 @@ class Build {
     await this.#derive(this.#image!.document.config, `RUN ${text}`);
   }
 
-  /** Tells the client, unless it wants the id only. */
+  /** Sends a line to the client, unless it wants only the id. */
   async say(stream: string): Promise<void> {
     if (!this.#job.getenvBool("q")) await print(this.#job, { stream });
   }
@@ -221,7 +221,7 @@ export function registerBuild(life: Lifecycle): void {
       if (job.getenvBool("q")) await print(job, { stream: `${image.id}\n` });
     } catch (error) {
       if (job.signal.aborted) return;
-      // The answer has begun, so the error is a part of it.
+      // The answer has begun, so the error is sent as part of it.
       const { message } = error as Error;
       await print(job, { errorDetail: { message }, error: message });
     }

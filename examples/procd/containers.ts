@@ -1,6 +1,6 @@
 /**
- * Containers, as records: how they are made, found, listed and described. What they do is in
- * `lifecycle.ts`.
+ * Containers as records: how they are created, found, listed and described. `lifecycle.ts` starts
+ * and stops them.
  *
  * @module
  */
@@ -27,7 +27,7 @@ import { idRange, newId } from "./store.ts";
 import { userOf } from "./users.ts";
 import type { Volumes } from "./volumes.ts";
 
-/** How to run a container: what clients send as the members of create's body. */
+/** The configuration of a container: members of create's body. */
 export interface Config extends ImageConfig {
   Hostname?: string | undefined;
   Domainname?: string | undefined;
@@ -41,13 +41,13 @@ export interface Config extends ImageConfig {
   StopTimeout?: number | undefined;
 }
 
-/** When a container is started again after it has ended. */
+/** The restart policy. */
 export interface RestartPolicy {
   Name: "" | "no" | "always" | "unless-stopped" | "on-failure";
   MaximumRetryCount: number;
 }
 
-/** Where a container's folder leads elsewhere. */
+/** A mount: a link from a container's folder to another. */
 export interface Mount {
   Type: "volume" | "bind";
   Name?: string | undefined;
@@ -59,28 +59,31 @@ export interface Mount {
   Propagation: string;
 }
 
-/** The healthcheck's results. */
+/** The state of the healthcheck. */
 export interface Health {
   Status: "starting" | "healthy" | "unhealthy";
   FailingStreak: number;
   Log: { Start: string; End: string; ExitCode: number; Output: string }[];
 }
 
-/** How a container is. */
+/** The state of a container. */
 export interface State {
   status: "created" | "running" | "paused" | "restarting" | "exited" | "dead";
-  /** How often it was started, and the last of those starts whose end is recorded. */
+  /** The count of starts, and the last start whose exit is recorded. */
   run: number;
   ended: number;
   pid: number;
-  /** With the pid this names the process: in clock ticks since the machine started. */
+  /**
+   * The start time of the process in clock ticks since the machine's boot, which with the pid
+   * identifies it.
+   */
   startTime: number;
   code: number;
   error: string;
   startedAt: string;
   finishedAt: string;
   restarts: number;
-  /** Whether a client has asked for its end, so that no policy starts it again. */
+  /** Whether a client has stopped it, so that no restart policy applies. */
   stopped: boolean;
   health?: Health | undefined;
 }
@@ -89,12 +92,12 @@ export interface State {
 export interface Container {
   id: string;
   name: string;
-  /** When it was made, in milliseconds since 1970. */
+  /** When it was created, in milliseconds since 1970. */
   created: number;
   /** The image's id. */
   image: string;
   config: Config;
-  /** What the client has sent of the host's part; most of it is only kept. */
+  /** The client's HostConfig, most of which is only stored. */
   host: Record<string, unknown>;
   /** The program and its arguments. */
   args: string[];
@@ -105,14 +108,14 @@ export interface Container {
   state: State;
 }
 
-/** Whether it has processes. */
+/** Whether its main process runs. */
 export function isRunning({ state }: Container): boolean {
   return state.status === "running" || state.status === "paused";
 }
 
 const NAME = /^[a-zA-Z\d][\w.-]+$/;
 
-/** What clients send in create's body besides `HostConfig` and `NetworkingConfig`. */
+/** The members of create's body besides `HostConfig` and `NetworkingConfig`. */
 const MEMBERS = {
   text: ["Hostname", "Domainname", "User", "Image", "WorkingDir", "StopSignal"],
   flag: ["AttachStdin", "AttachStdout", "AttachStderr", "Tty", "OpenStdin", "StdinOnce"],
@@ -130,21 +133,21 @@ export function configOf(job: Job): Config {
   return config as Config;
 }
 
-/** What stands before a separator. */
+/** The part of a text before a separator. */
 function nameIn(text: string, separator: string): string {
   const at = text.indexOf(separator);
   return at < 0 ? text : text.slice(0, at);
 }
 
-/** An image's config with what a client has said on top of it, as dockerd merges them. */
+/** Merges an image's configuration with the client's, as dockerd does. */
 export function merged(image: ImageConfig, given: Config): Config {
   const env = new Map<string, string>();
   for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(nameIn(each, "="), each);
-  // An empty list is as good as none; --entrypoint "", a list of one empty text, takes the image's away.
+  // An empty list counts as absent; --entrypoint "", a list of one empty text, removes the image's.
   const entrypoint = given.Entrypoint?.length
     ? given.Entrypoint.filter((word) => word !== "" || given.Entrypoint!.length > 1)
     : undefined;
-  // The image's arguments are for its own entrypoint.
+  // The image's command is for its own entrypoint only.
   const cmd = given.Cmd?.length ? given.Cmd : entrypoint ? [] : image.Cmd ?? [];
   return {
     ...given,
@@ -163,7 +166,7 @@ export function merged(image: ImageConfig, given: Config): Config {
   };
 }
 
-/** Host settings that ask for what a plain process does not have, and what is said of each. */
+/** The host settings that plain processes do not support, each with its warning. */
 const NOT_GIVEN: readonly [name: string, says: string][] = [
   ["Memory", "memory is not limited"],
   ["MemorySwap", "swap is not limited"],
@@ -186,7 +189,7 @@ const NOT_GIVEN: readonly [name: string, says: string][] = [
   ["Sysctls", "the kernel's parameters are this machine's"],
 ];
 
-/** What a client should know of what it asked for. */
+/** The warnings for a client about settings that have no effect. */
 function warningsFor(config: Config, host: Record<string, unknown>): string[] {
   const asked = (value: unknown) =>
     Array.isArray(value)
@@ -214,7 +217,7 @@ function warningsFor(config: Config, host: Record<string, unknown>): string[] {
 
 /** The containers. */
 export class Containers {
-  /** The containers of a daemon, and what they are made of. */
+  /** The containers of a daemon. */
   constructor(
     readonly daemon: Daemon,
     readonly images: Images,
@@ -222,7 +225,7 @@ export class Containers {
     readonly networks: Networks,
   ) {}
 
-  /** The container of this name, id, or beginning of an id; undefined where there is none. */
+  /** The container of this name, id, or unique prefix of an id; undefined if there is none. */
   get(name: string): Container | undefined {
     const { store } = this.daemon;
     const bare = name.replace(/^\//, "");
@@ -244,7 +247,7 @@ export class Containers {
   /**
    * The container of this name or id.
    *
-   * @throws {TypedError} ("not found")
+   * @throws {TypedError} ("not found") If there is none.
    */
   find(name: string): Container {
     const found = this.get(name);
@@ -252,12 +255,12 @@ export class Containers {
     return found;
   }
 
-  /** All of them, the youngest first. */
+  /** All containers, the newest first. */
   all(): Container[] {
     return this.daemon.store.documents("SELECT body FROM containers ORDER BY created DESC");
   }
 
-  /** Changes a container's record; gives it as it is then, or undefined where it was removed. */
+  /** Updates a container's record and returns it; undefined if the container was removed. */
   update(id: string, change: (container: Container) => void): Container | undefined {
     return this.daemon.store.transaction(() => {
       const sql = "SELECT body FROM containers WHERE id = ?";
@@ -274,7 +277,7 @@ export class Containers {
     });
   }
 
-  /** Tells what has happened to a container. */
+  /** Records an event about a container. */
   tell(action: string, container: Container, attributes: Strings = {}): Promise<void> {
     return this.daemon.tell("container", action, container.id, {
       ...container.config.Labels,
@@ -284,7 +287,7 @@ export class Containers {
     });
   }
 
-  /** Checks a name that a container is to have. */
+  /** Checks a name for a container, and returns it without the leading slash. */
   checkName(name: string): string {
     const bare = name.replace(/^\//, "");
     if (!NAME.test(bare)) {
@@ -300,7 +303,7 @@ export class Containers {
     return this.daemon.store.get("SELECT id FROM containers WHERE name = ?", name);
   }
 
-  /** Makes sure that a name is free. */
+  /** Throws a TypedError ("conflict") if a name is in use. */
   checkFree(name: string): void {
     const other = this.#byName(name);
     if (!other) return;
@@ -310,7 +313,7 @@ export class Containers {
     );
   }
 
-  /** Makes a container; gives it with what the client should know. */
+  /** Creates a container; returns it with warnings for the client. */
   async create(
     wantedName: string,
     given: Config,
@@ -341,7 +344,7 @@ export class Containers {
       const container = this.daemon.store.transaction(() => {
         name ||= newName((name) => this.#byName(name) !== undefined);
         this.checkFree(name);
-        // Later than all before, so that there is one order, whatever the clock does.
+        // Later than all before, so that the order is unique even if the clock is set back.
         const { last } = this.daemon.store.get<{ last: number }>(
           "SELECT ifnull(max(created), 0) AS last FROM containers",
         )!;
@@ -409,7 +412,7 @@ export class Containers {
     return networks;
   }
 
-  /** What the client wants to have where. */
+  /** The mounts that a client asks for. */
   async #mounts(config: Config, host: Record<string, unknown>): Promise<Mount[]> {
     const mounts = new Map<string, Mount>();
     const add = async (
@@ -475,7 +478,7 @@ export class Containers {
     }
     for (const each of (host.Mounts ?? []) as Record<string, unknown>[]) {
       const { Type = "volume", Source = "", Target, ReadOnly } = each;
-      if (Type === "tmpfs") continue; // Said in the warnings.
+      if (Type === "tmpfs") continue; // A warning tells the client.
       if (Type !== "bind" && Type !== "volume") {
         throw failure("bad parameter", `mount type ${Type} unknown, expected bind or volume`);
       }
@@ -489,10 +492,10 @@ export class Containers {
     return [...mounts.values()];
   }
 
-  /** Makes the links that stand for mounts. */
+  /** Makes the links of mounts. */
   async #link(id: string, mounts: Mount[]): Promise<void> {
     const files = this.daemon.filesOf(id);
-    // The shortest first, so that one inside of another goes into that.
+    // The shortest path first, so that nested mounts come after the outer ones.
     for (const { Destination, Source } of mounts.toSorted((a, b) => length(a) - length(b))) {
       const parts = Destination.split("/").filter((part) => part !== "" && part !== ".");
       if (parts.includes("..")) {
@@ -500,7 +503,7 @@ export class Containers {
       }
       const path = `${files}/${parts.join("/")}`;
       const inside = mounts.some((other) => Destination.startsWith(`${other.Destination}/`));
-      if (inside) continue; // A mount inside of another has its variable, and no link.
+      if (inside) continue; // A nested mount has a variable and no link.
       await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
       await Deno.symlink(Source, path);
     }
@@ -509,14 +512,14 @@ export class Containers {
     }
   }
 
-  /** Removes a container's record and files; `volumes` says whether those without a name go too. */
+  /** Removes a container's record and files; with `volumes` its anonymous volumes too. */
   async remove(container: Container, volumes: boolean): Promise<void> {
     const { store } = this.daemon;
     const removed = store.transaction(() => {
       store.run("DELETE FROM execs WHERE container = ?", container.id);
       return store.run("DELETE FROM containers WHERE id = ?", container.id) > 0;
     });
-    if (!removed) return; // Another has done so.
+    if (!removed) return; // Another request has removed it.
     await removeTree(this.daemon.folderOf(container.id));
     if (volumes) {
       const users = this.volumes.users();
@@ -528,12 +531,12 @@ export class Containers {
     await this.tell("destroy", container);
   }
 
-  /** How many bytes a container has written into its folder. */
+  /** The size of a container's folder in bytes. */
   size(container: Container): Promise<number> {
     return sizeOf(this.daemon.filesOf(container.id));
   }
 
-  /** What `docker ps` shows as status. */
+  /** The status column of `docker ps`. */
   describeState({ state }: Container): string {
     const since = (time: string) => humanDuration(Date.now() - Date.parse(time));
     switch (state.status) {
@@ -556,7 +559,7 @@ export class Containers {
     }
   }
 
-  /** What `docker ps` lists: `limit` of the youngest, or all, or those that run. */
+  /** The list of `docker ps`: the newest `limit`, all, or the running ones. */
   async list(
     filters: Filters,
     options: { all: boolean; limit: number; size: boolean },
@@ -618,13 +621,13 @@ export class Containers {
             port.includes("/") ? port : `${port}/tcp`,
           ),
       ) &&
-      // No port is published here.
+      // No port is ever published.
       !filters.get("publish")?.length &&
       some(filters, "is-task", (wanted) => ["false", "0"].includes(wanted)) &&
       some(filters, "isolation", (wanted) => ["", "default"].includes(wanted));
   }
 
-  /** A container in a list. */
+  /** An entry of the list. */
   async summary(container: Container, size: boolean): Promise<unknown> {
     const { state, config } = container;
     return {
@@ -645,7 +648,7 @@ export class Containers {
     };
   }
 
-  /** All there is to know of a container. */
+  /** The document of `docker inspect`. */
   async inspect(container: Container, size: boolean, execs: string[]): Promise<unknown> {
     const { state, config, id } = container;
     const [Path, ...Args] = container.args;
@@ -719,7 +722,7 @@ export class Containers {
   }
 }
 
-/** A word as a shell would want it, where it has to be quoted. */
+/** Quotes a word for a shell, if necessary. */
 function quoted(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
@@ -734,7 +737,7 @@ async function exists(path: string): Promise<boolean> {
   }
 }
 
-/** Removes a folder, and again what a process in it has just made. */
+/** Removes a folder; tries again if a process in it has just created files. */
 async function removeTree(path: string): Promise<void> {
   for (let tries = 0;; tries++) {
     try {
@@ -746,7 +749,7 @@ async function removeTree(path: string): Promise<void> {
   }
 }
 
-/** How often and when it is to be started again. */
+/** Parses the restart policy. */
 export function restartOf(host: Record<string, unknown>): RestartPolicy {
   const given = (host.RestartPolicy ?? {}) as Partial<RestartPolicy>;
   const { Name = "", MaximumRetryCount = 0 } = given;
@@ -777,7 +780,7 @@ export function restartOf(host: Record<string, unknown>): RestartPolicy {
   return { Name, MaximumRetryCount };
 }
 
-/** How much of its output is kept: `--log-opt max-size=10m --log-opt max-file=3`. */
+/** Parses the limits of the log: `--log-opt max-size=10m --log-opt max-file=3`. */
 function limitsOf(given: unknown): LogLimits {
   const { Config: options = {} } = (given ?? {}) as { Config?: Strings };
   const { "max-size": size, "max-file": files } = options;
@@ -796,7 +799,7 @@ function limitsOf(given: unknown): LogLimits {
   };
 }
 
-/** Signals by number, as Linux has them. */
+/** Linux's signals by number. */
 const SIGNALS = [
   "SIGHUP",
   "SIGINT",
@@ -832,9 +835,9 @@ const SIGNALS = [
 ] as const satisfies readonly Deno.Signal[];
 
 /**
- * The signal that a client means by `HUP`, `SIGHUP` or `1`.
+ * Parses a signal: `HUP`, `SIGHUP` or `1`.
  *
- * @throws {TypedError} ("bad parameter") If there is none.
+ * @throws {TypedError} ("bad parameter") If there is no such signal.
  */
 export function signalOf(text: string): Deno.Signal {
   const upper = text.toUpperCase();
@@ -868,7 +871,7 @@ const FILTERS = [
   "volume",
 ];
 
-/** Registers the jobs of containers as records. */
+/** Registers the jobs that work on records. */
 export function registerContainers(containers: Containers): void {
   const { engine, store } = containers.daemon;
   engine.register("create", async (job) => {
@@ -885,7 +888,7 @@ export function registerContainers(containers: Containers): void {
   });
   engine.register("containers", async (job) => {
     const filters = job.env.getFilters("filters", FILTERS);
-    for (const name of ["since", "before"]) { // Of clients before 1.24.
+    for (const name of ["since", "before"]) { // Clients before API version 1.24 send these.
       if (job.getenv(name)) filters.set(name, [job.getenv(name)]);
     }
     const exited = filters.get("exited")?.find((code) => !/^-?\d+$/.test(code));
@@ -974,7 +977,7 @@ export function registerContainers(containers: Containers): void {
       containers.update(container.id, (each) => each.restart = policy);
     }
     await containers.tell("update", container);
-    // Texts are in the env as they are, and all else as JSON.
+    // Strings are in the env as they are, other values as JSON.
     const limits = NOT_GIVEN.map(([name]) => {
       const value = job.getenv(name);
       return [name, /^[[{]/.test(value) ? JSON.parse(value) : value];
@@ -988,7 +991,7 @@ export function registerContainers(containers: Containers): void {
   });
 }
 
-/** Makes an image of how a container is run. */
+/** Makes an image of a container's configuration. */
 async function commit(
   containers: Containers,
   container: Container,

@@ -1,5 +1,6 @@
 /**
- * What the parts of the daemon share: the engine, the store, the exec driver, and where things are.
+ * The shared state of the daemon's parts: the engine, the store, the exec driver, and the paths of
+ * files.
  *
  * @module
  */
@@ -8,7 +9,7 @@ import { type Engine, type ErrorKind, type Job, TypedError } from "../../mod.ts"
 import type { ExecDriver } from "./driver.ts";
 import type { Store } from "./store.ts";
 
-/** Labels, attributes, and all else that is text by name. */
+/** Labels, attributes, and other maps of strings. */
 export type Strings = Record<string, string>;
 
 /** The daemon, for its parts. */
@@ -24,17 +25,17 @@ export class Daemon {
     readonly folder: string,
   ) {}
 
-  /** The folder of a container: its log, its files, and the records of its ends. */
+  /** The folder of a container: its log, its files, and the records of its exits. */
   folderOf(container: string): string {
     return `${this.folder}/containers/${container}`;
   }
 
-  /** The folder that a container has for files of its own, and where it runs unless told otherwise. */
+  /** The root folder of a container, and its default working directory. */
   filesOf(container: string): string {
     return `${this.folderOf(container)}/files`;
   }
 
-  /** Tells `docker events`. */
+  /** Records an event for `docker events`. */
   async tell(type: string, action: string, id: string, attributes: Strings = {}): Promise<void> {
     const job = this.engine.job("log", action, id);
     job.setenv("Type", type);
@@ -43,7 +44,7 @@ export class Daemon {
     await job.run();
   }
 
-  /** Lets {@linkcode Daemon.prepared} wait for something that is done for a container. */
+  /** Registers a pending step of a container, for {@linkcode Daemon.prepared}. */
   async prepare<T>(container: string, work: Promise<T>): Promise<T> {
     let all = this.#preparing.get(container);
     if (!all) this.#preparing.set(container, all = new Set());
@@ -56,12 +57,12 @@ export class Daemon {
     }
   }
 
-  /** Resolves when all is done for a container that was being prepared when this was called. */
+  /** Resolves when the steps that were pending for a container at this call are done. */
   async prepared(container: string): Promise<void> {
     await Promise.allSettled(this.#preparing.get(container) ?? []);
   }
 
-  /** Runs `work` when no other work on the same thing does. */
+  /** Runs `work` exclusively for an id: after other work on it has ended. */
   async alone<T>(id: string, work: () => Promise<T>): Promise<T> {
     const before = this.#locks.get(id);
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -81,25 +82,25 @@ export function failure(kind: ErrorKind, message: string): TypedError {
   return new TypedError(kind, message);
 }
 
-/** What a job is about: its first argument. */
+/** The id or name that a job is about: its first argument. */
 export function subject(job: Job): string {
   return job.args[0] ?? "";
 }
 
-/** Prints one document of JSON. */
+/** Prints a value as a line of JSON. */
 export function print(job: Job, value: unknown): Promise<void> {
   return job.print(JSON.stringify(value) + "\n");
 }
 
-/** Nanoseconds since 1970 as Go prints a time (RFC 3339). */
+/** A time in nanoseconds since 1970 in Go's format (RFC 3339). */
 export function goTime(ms: number): string {
   return new Date(ms).toISOString();
 }
 
-/** What Go prints for a time that never was. */
+/** Go's zero time. */
 export const NEVER = "0001-01-01T00:00:00Z";
 
-/** A span of time in words, as `docker ps` has it. */
+/** A duration in words, as `docker ps` shows it. */
 export function humanDuration(ms: number): string {
   const seconds = Math.floor(ms / 1_000);
   const minutes = Math.floor(seconds / 60);
@@ -117,7 +118,7 @@ export function humanDuration(ms: number): string {
   return `${Math.floor(hours / 24 / 365)} years`;
 }
 
-/** How many bytes the files of a folder have, those of links not counted. */
+/** The size of a folder's files in bytes, without following links. */
 export async function sizeOf(folder: string): Promise<number> {
   let size = 0;
   try {
@@ -126,7 +127,7 @@ export async function sizeOf(folder: string): Promise<number> {
       size += isDirectory ? await sizeOf(path) : (await Deno.lstat(path)).size;
     }
   } catch (error) {
-    // It goes away while we look, or is a container's that keeps it to itself.
+    // The folder was removed meanwhile, or is not readable for this user.
     if (error instanceof Deno.errors.NotFound) return size;
     if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
   }

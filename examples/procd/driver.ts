@@ -1,5 +1,6 @@
 /**
- * What runs a container's programs: the exec driver, as the original called it.
+ * The interface of an exec driver, which runs the programs of containers. The name is dockerd's, of
+ * 2014.
  *
  * @module
  */
@@ -12,7 +13,10 @@ export interface ProcessSpec {
   id: string;
   /** The container that it runs in. */
   container: string;
-  /** Which start of `id` this is, so that the end of an earlier one is not taken for its. */
+  /**
+   * The count of starts of `id`, so that the exit of an earlier start is not mistaken for that of
+   * this one.
+   */
   run: number;
   /** The program and its arguments. */
   args: string[];
@@ -20,105 +24,104 @@ export interface ProcessSpec {
   env: Record<string, string>;
   /** Its working directory. */
   cwd: string;
-  /** Its user and group, where those are not the daemon's. */
+  /** Its user, if that is not the daemon's. */
   uid?: number | undefined;
   /** See `uid`. */
   gid?: number | undefined;
-  /** Whether it has a terminal, which is its input and both its outputs. */
+  /** Whether it has a terminal for its input and both outputs. */
   terminal: boolean;
   /** The terminal's rows and columns. */
   size?: [rows: number, columns: number] | undefined;
-  /** Its standard input: nothing, what clients send until one has sent all, or what clients send. */
+  /** Its standard input: none, the clients' until one has half-closed, or the clients' for ever. */
   stdin: "none" | "once" | "open";
-  /** The folder for its log, and how long that may be. An exec has none. */
+  /** The folder and the limits of its log. An exec has none. */
   log?: { folder: string; limits: LogLimits };
-  /** The file that tells of its end, as an {@linkcode Ended}. */
+  /** The file that its exit is recorded in, as an {@linkcode Ended}. */
   record: string;
 }
 
 /** A program that was started. */
 export interface Started {
-  /** What it was started as. */
+  /** The id it was started under. */
   id: string;
   /** The container that it runs in. */
   container: string;
-  /** Which start of `id` this is. */
+  /** The count of starts of `id`. */
   run: number;
   /** Its process id. */
   pid: number;
-  /** When the process started, in clock ticks since the machine did. */
+  /** When the process started, in clock ticks since the machine's boot. */
   startTime: number;
-  /** The same as a date (RFC 3339). */
+  /** The same time in RFC 3339. */
   startedAt: string;
 }
 
 /** A program that has ended. */
 export interface Ended extends Started {
-  /** Its exit status, 128 and the signal's number where one has ended it. */
+  /** The exit status; 128 plus the signal's number if a signal ended it. */
   code: number;
   /** When it ended (RFC 3339). */
   finishedAt: string;
 }
 
-/** Which of a program's streams a client wants. */
+/** The streams of a program that a client attaches to. */
 export interface Streams {
-  /** Whether it sends what the program reads. */
+  /** Whether it writes to standard input. */
   stdin: boolean;
-  /** Whether it gets what the program writes. */
+  /** Whether it reads standard output. */
   stdout: boolean;
-  /** Whether it gets what the program complains of. */
+  /** Whether it reads standard error. */
   stderr: boolean;
 }
 
-/** A connection with a program's streams. */
+/** An attachment to a program's streams. */
 export interface Attached {
-  /** What it wrote next; undefined when it has ended, or the connection has. */
+  /** The next chunk of output; undefined once the program or the attachment has ended. */
   read(): Promise<{ stream: 1 | 2; data: Uint8Array } | undefined>;
-  /** Sends what it reads. */
+  /** Writes to standard input. */
   write(data: Uint8Array): Promise<void>;
-  /** Ends what it reads, if it was started so that one client may. */
+  /** Closes standard input, if the program was started so that one client may. */
   end(): Promise<void>;
-  /** Leaves it. */
+  /** Detaches. */
   close(): void;
 }
 
-/** Tells when there may be more in a log. */
+/** Follows a log. */
 export interface Follower {
-  /** Resolves with true when there may be more, and with false when there will be no more. */
+  /** Resolves with true when there may be more output, and with false at the end. */
   more(): Promise<boolean>;
-  /** Ends it. */
+  /** Stops following. */
   close(): void;
 }
 
-/** Runs programs, and keeps them running when the daemon ends. */
+/** Runs programs. They go on when the daemon ends. */
 export interface ExecDriver {
-  /** What `docker info` and `inspect` call it. */
+  /** The name in `docker info` and `inspect`. */
   readonly name: string;
   /**
    * Starts a program.
    *
-   * @param streams Connects with it before it can have written anything.
-   * @throws {TypedError} "bad parameter" if it cannot be run, "conflict" if it runs already.
+   * @param streams Attaches to it before it can write anything.
+   * @throws {TypedError} ("bad parameter") If it cannot be run; ("conflict") if it runs already.
    */
   start(spec: ProcessSpec): Promise<Started>;
   start(spec: ProcessSpec, streams: Streams): Promise<Started & { io: Attached }>;
-  /**
-   * Connects with a program's streams, from now on; with those of its next start where it does not
-   * run.
-   */
+  /** Attaches to a program's streams from now on; if it does not run, to those of its next start. */
   attach(id: string, streams: Streams): Promise<Attached>;
-  /** Follows a program's log; undefined where it does not run. */
+  /** Follows a program's log; undefined if it does not run. */
   follow(id: string): Promise<Follower | undefined>;
   /** Sends a signal to a program, or to all processes of its container. False if it does not run. */
   signal(id: string, signal: Deno.Signal, all?: boolean): Promise<boolean>;
   /** Sets the size of its terminal. False if it has none, or does not run. */
   resize(id: string, rows: number, columns: number): Promise<boolean>;
-  /** What runs now, whichever daemon has started it. */
+  /** The running programs, including those that another daemon started. */
   running(): Promise<Started[]>;
-  /** Has each start told from now on, those that another daemon has asked for too. */
+  /** Calls back at each start from now on, including those by another daemon. */
   onStart(listener: (started: Started) => void): void;
-  /** Has each end told from now on, those of programs that another daemon has started too. */
+  /**
+   * Calls back at each exit from now on, including those of programs that another daemon started.
+   */
   onEnd(listener: (ended: Ended) => void): void;
-  /** Lets go of what runs, without ending it. */
+  /** Disconnects, and leaves the programs running. */
   close(): void;
 }

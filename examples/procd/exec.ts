@@ -1,5 +1,5 @@
 /**
- * Execs: commands that are run in a container beside its own.
+ * Execs: commands that run in a container beside its main program.
  *
  * @module
  */
@@ -13,12 +13,12 @@ import { newId } from "./store.ts";
 import { detachKeys, relay, sizeOf } from "./streams.ts";
 import { userOf } from "./users.ts";
 
-/** How long one that has ended is remembered at least, in milliseconds. */
+/** How long an exec is remembered at least after its exit, in milliseconds. */
 const MEMORY = 300_000;
-/** How long the record of an end may take to come after the last of the output, in milliseconds. */
+/** How long to wait for the record of an exit after the end of output, in milliseconds. */
 const PATIENCE = 10_000;
 
-/** What a client wants to run. */
+/** The configuration of an exec. */
 export interface ExecConfig {
   args: string[];
   env: string[];
@@ -50,7 +50,7 @@ export class Execs {
   #life: Lifecycle;
   #waiters = new Map<string, PromiseWithResolvers<number>>();
 
-  /** Those of these containers. */
+  /** The execs of these containers. */
   constructor(life: Lifecycle) {
     this.#life = life;
     this.#containers = life.containers;
@@ -58,7 +58,7 @@ export class Execs {
     life.onExecEnd((ended) => void this.#ended(ended));
   }
 
-  /** Finds out, at boot, what has become of those that ran when a daemon last saw them. */
+  /** At boot, updates the execs that ran when a daemon last saw them. */
   async restore(): Promise<void> {
     const running = new Set((await this.#daemon.driver.running()).map(({ id }) => id));
     const sql = "SELECT body FROM execs WHERE json_extract(body, '$.running')";
@@ -96,7 +96,7 @@ export class Execs {
     });
   }
 
-  /** Prepares one. */
+  /** Creates an exec. */
   async create(container: Container, config: ExecConfig): Promise<Exec> {
     checkRunning(container);
     if (config.args.length === 0) throw failure("bad parameter", "No exec command specified");
@@ -139,9 +139,9 @@ export class Execs {
   }
 
   /**
-   * Starts one.
+   * Starts an exec.
    *
-   * @param streams What its client is to be connected with; undefined for nothing.
+   * @param streams The streams to attach its client to; undefined for none.
    */
   async start(
     exec: Exec,
@@ -207,7 +207,7 @@ export class Execs {
     return exec;
   }
 
-  /** The exit status of one that was started here, when it has ended. */
+  /** The exit status of an exec that this daemon started, once it has ended. */
   async ended(id: string): Promise<number | null> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     const late = new Promise<undefined>((resolve) => {
@@ -268,7 +268,7 @@ export function registerExecs(
       io = (await execs.start(exec, exec.streams, size)).io!;
     } catch (error) {
       if (!(error instanceof TypedError && error.kind === "bad parameter")) throw error;
-      // As dockerd does: the client is connected by now, and asks for the exit status.
+      // As in dockerd: the client is attached already, and asks for the exit status.
       await job.stdout.write(`OCI runtime exec failed: ${error.message}\r\n`);
       return;
     }

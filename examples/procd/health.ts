@@ -1,5 +1,5 @@
 /**
- * Healthchecks: a command in a container, again and again.
+ * Healthchecks: a command that is run periodically in a container.
  *
  * @module
  */
@@ -11,21 +11,21 @@ import type { Healthcheck } from "./images.ts";
 import type { Lifecycle } from "./lifecycle.ts";
 
 const SECOND = 1e9;
-/** What dockerd takes where nothing is said, in nanoseconds. */
+/** dockerd's defaults, in nanoseconds. */
 const DEFAULTS = { Interval: 30 * SECOND, Timeout: 30 * SECOND, StartInterval: 5 * SECOND };
 const RETRIES = 3;
-/** How many results are kept, and how much of the output of each, in bytes. */
+/** How many results are kept, and how many bytes of the output of each. */
 const RESULTS = 5;
 const OUTPUT = 4_096;
 
-/** The command of a healthcheck; undefined where there is none. */
+/** The command of a healthcheck; undefined for none. */
 function commandOf({ Test }: Healthcheck = {}): string[] | undefined {
   const [kind, ...args] = Test ?? [];
   if (kind === "CMD") return args;
   if (kind === "CMD-SHELL") return ["/bin/sh", "-c", args.join(" ")];
 }
 
-/** Checks the containers that want it, for as long as they run and this daemon is the owner. */
+/** Runs the healthchecks of running containers, while this daemon is the owner. */
 export class Healthchecks {
   #containers: Containers;
   #execs: Execs;
@@ -71,7 +71,7 @@ export class Healthchecks {
 
   async #look(id: string, check: Healthcheck, run: number): Promise<void> {
     const container = this.#containers.get(id);
-    // A later start has a timer of its own.
+    // A later start of the container has its own timer.
     if (!container || container.state.run !== run || !isRunning(container)) return;
     if (!this.#containers.daemon.store.owned) return;
     if (container.state.status === "running") {
@@ -105,7 +105,7 @@ export class Healthchecks {
       const timer = setTimeout(() => {
         late = true;
         this.#containers.daemon.driver.signal(exec.id, "SIGKILL").catch(() => {});
-        io?.close(); // What it has left in the background may hold its output open.
+        io?.close(); // A process that it left in the background may keep its output open.
       }, timeout / 1e6);
       const decoder = new TextDecoder();
       let output = "";
@@ -149,7 +149,7 @@ export class Healthchecks {
   }
 }
 
-/** Whether a container is so young that it may fail. */
+/** Whether a container is within its start period, in which failures do not count. */
 function inStartPeriod(check: Healthcheck, state: State): boolean {
   return Date.now() - Date.parse(state.startedAt) < (check.StartPeriod ?? 0) / 1e6;
 }

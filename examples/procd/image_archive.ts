@@ -1,5 +1,5 @@
 /**
- * `docker save` and `docker load`: images as archives, in the form that Docker has for them.
+ * `docker save` and `docker load`: images as archives in Docker's format.
  *
  * @module
  */
@@ -8,10 +8,12 @@ import { type Daemon, failure, print } from "./daemon.ts";
 import { encode, type Image, type Images, referenceOf } from "./images.ts";
 import { headerBytes, padding, readTar, TAR_END } from "./tar.ts";
 
-/** The longest file of an archive that is read, in bytes: an image here has no other than short ones. */
+/**
+ * The longest file that is read from an archive, in bytes: the metadata of images here is short.
+ */
 const FILE_LIMIT = 4 * 1_024 * 1_024;
 
-/** What `manifest.json` says of an image. */
+/** An entry of `manifest.json`. */
 interface Manifest {
   Config: string;
   RepoTags: string[] | null;
@@ -22,7 +24,7 @@ interface Manifest {
 export function registerImageArchives(daemon: Daemon, images: Images): void {
   const { engine } = daemon;
   engine.register("image_export", async (job) => {
-    // By id: the tags that were named; an image that was named by its id goes without any.
+    // The named tags by image id; an image that was named by its id has none.
     const wanted = new Map<string, { image: Image; tags: Set<string> }>();
     for (const name of job.args) {
       const image = images.find(name);
@@ -71,7 +73,7 @@ export function registerImageArchives(daemon: Daemon, images: Images): void {
       if (config === undefined) throw failure("bad parameter", `the archive has no ${Config}`);
       const image = await images.take(config);
       for (const tag of RepoTags ?? []) {
-        // The machine itself comes with no archive.
+        // The image of this machine is not part of archives.
         const reference = referenceOf(tag);
         if (images.get(reference)?.id !== image.id) await images.tag(image, reference);
         await print(job, { stream: `Loaded image: ${reference}\n` });

@@ -1,6 +1,6 @@
 /**
- * Images: what a container runs in. There is one that is real, `host`, which is this machine. Others are
- * made of it by `commit`, `tag`, `build` and `load`, and hold no files, only how to run something.
+ * Images: the configurations of containers. One is real: `host`, this machine. Others are derived
+ * from it by `commit`, `tag`, `build` and `load`; they hold no files, only a configuration.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { type Daemon, failure, goTime, print, type Strings, subject } from "./da
 import { type Filters, labelled, some, untilOf, yesOrNo } from "./filters.ts";
 import { idRange } from "./store.ts";
 
-/** How a healthcheck is done; times in nanoseconds. */
+/** A healthcheck; times in nanoseconds. */
 export interface Healthcheck {
   Test?: string[] | undefined;
   Interval?: number | undefined;
@@ -20,7 +20,7 @@ export interface Healthcheck {
   Retries?: number | undefined;
 }
 
-/** How to run something. */
+/** The configuration of a container. */
 export interface ImageConfig {
   User?: string | undefined;
   Env?: string[] | null | undefined;
@@ -34,7 +34,7 @@ export interface ImageConfig {
   Volumes?: Record<string, unknown> | null | undefined;
 }
 
-/** A step in which an image was made. */
+/** A step in an image's history. */
 export interface HistoryEntry {
   created: string;
   created_by: string;
@@ -42,7 +42,7 @@ export interface HistoryEntry {
   empty_layer: true;
 }
 
-/** What an image consists of: the same document that `docker save` writes, and whose digest is its id. */
+/** The document of an image: what `docker save` writes, and whose digest is the image's id. */
 export interface ImageDocument {
   architecture: string;
   os: string;
@@ -57,7 +57,7 @@ export interface ImageDocument {
 export interface Image {
   /** `sha256:` and the digest of its document. */
   id: string;
-  /** The one that it was made of. */
+  /** The parent image. */
   parent?: string | undefined;
   document: ImageDocument;
 }
@@ -66,7 +66,7 @@ const ARCH = { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] as string ??
 const OS = Deno.build.os as string;
 
 const HOST = "host:latest";
-/** This machine. It says no more than that, so that it has the same id on each. */
+/** The image of this machine: with a constant document, so that it has the same id everywhere. */
 const HOST_DOCUMENT: ImageDocument = {
   architecture: ARCH,
   os: OS,
@@ -82,14 +82,14 @@ const REFERENCE = /^[a-z\d]+(?:(?:\.|_{1,2}|-+|\/|:\d+\/)[a-z\d]+)*$/;
 const TAG = /^\w[\w.-]{0,127}$/;
 
 /**
- * A name of an image in the form that people use, with its tag: `docker.io/library/host` is
+ * Normalizes the name of an image to its short form with tag: `docker.io/library/host` is
  * `host:latest`.
  *
- * @throws {TypedError} ("bad parameter") If it is none.
+ * @throws {TypedError} ("bad parameter") If the name is malformed.
  */
 export function referenceOf(name: string, tag = ""): string {
   let repository = name.replace(/^(?:index\.)?docker\.io\//, "").replace(/^library\//, "");
-  // A colon before a slash is that of a registry's port.
+  // A colon before a slash belongs to a registry's port.
   const at = repository.lastIndexOf(":");
   if (at > repository.lastIndexOf("/")) {
     tag ||= repository.slice(at + 1);
@@ -106,12 +106,12 @@ export function referenceOf(name: string, tag = ""): string {
 export class Images {
   #daemon: Daemon;
 
-  /** Those of a daemon, which has `host` at least. */
+  /** The images of a daemon, with `host` at least. */
   constructor(daemon: Daemon) {
     this.#daemon = daemon;
   }
 
-  /** Makes sure that `host` is there. */
+  /** Adds `host` if it is missing. */
   async seed(): Promise<void> {
     const image = await this.#add(HOST_DOCUMENT);
     this.#daemon.store.run("INSERT OR IGNORE INTO tags VALUES (?, ?)", HOST, image.id);
@@ -128,7 +128,7 @@ export class Images {
     return image;
   }
 
-  /** The image of this name, id, or beginning of an id; undefined where there is none. */
+  /** The image of this name, id, or unique prefix of an id; undefined if there is none. */
   get(name: string): Image | undefined {
     const { store } = this.#daemon;
     const id = name.startsWith("sha256:") ? name.slice(7) : name;
@@ -140,7 +140,7 @@ export class Images {
       try {
         reference = referenceOf(name);
       } catch {
-        return undefined; // Nothing has a name that is none.
+        return undefined; // A malformed name is not found.
       }
       const tagged = store.document<Image>(
         "SELECT body FROM images JOIN tags ON image = id WHERE reference = ?",
@@ -163,7 +163,7 @@ export class Images {
   /**
    * The image of this name or id.
    *
-   * @throws {TypedError} ("not found")
+   * @throws {TypedError} ("not found") If there is none.
    */
   find(name: string): Image {
     const found = this.get(name);
@@ -171,19 +171,19 @@ export class Images {
     return found;
   }
 
-  /** All of them, the youngest first. */
+  /** All images, the newest first. */
   all(): Image[] {
     return this.#daemon.store.documents("SELECT body FROM images ORDER BY created DESC, id");
   }
 
-  /** An image's names. */
+  /** The names of an image. */
   tagsOf(id: string): string[] {
     return this.#daemon.store
       .all<{ reference: string }>("SELECT reference FROM tags WHERE image = ?", id)
       .map(({ reference }) => reference);
   }
 
-  /** The names of all images. */
+  /** The names of all images, by id. */
   #tags(): Map<string, string[]> {
     const tags = new Map<string, string[]>();
     const rows = this.#daemon.store
@@ -194,7 +194,7 @@ export class Images {
     return tags;
   }
 
-  /** Makes an image of another one. */
+  /** Makes an image derived from another. */
   async derive(
     parent: Image,
     config: ImageConfig,
@@ -215,7 +215,7 @@ export class Images {
     return await this.#add(document, parent.id);
   }
 
-  /** Gives an image a name, which another may lose by that. */
+  /** Gives an image a name, and takes it from another image that has it. */
   async tag(image: Image, reference: string): Promise<void> {
     if (reference === HOST && image.id !== this.find(HOST).id) {
       throw failure("conflict", `${HOST} is this machine, and no other image`);
@@ -224,7 +224,7 @@ export class Images {
     await this.#daemon.tell("image", "tag", image.id, { name: reference });
   }
 
-  /** The containers that were made of an image. */
+  /** The containers of an image. */
   #users(id: string): { id: string; running: number }[] {
     return this.#daemon.store.all(
       `SELECT id, json_extract(body, '$.state.status') IN ('running', 'paused', 'restarting') AS running
@@ -233,7 +233,7 @@ export class Images {
     );
   }
 
-  /** Takes a name from an image, and removes it with the last one; tells what was done. */
+  /** Removes a name from an image, and the image with its last name. Returns what was done. */
   async remove(name: string, force: boolean): Promise<Record<string, string>[]> {
     const { store } = this.#daemon;
     const image = this.find(name);
@@ -287,7 +287,7 @@ export class Images {
     return failure("conflict", `conflict: ${HOST} is this machine, and cannot be removed`);
   }
 
-  /** Removes an image, and those that only it was made of and that have no name. */
+  /** Removes an image, and its unnamed ancestors that no other image needs. */
   async #delete(image: Image): Promise<Record<string, string>[]> {
     this.#daemon.store.run("DELETE FROM images WHERE id = ?", image.id);
     await this.#daemon.tell("image", "delete", image.id, { name: image.id });
@@ -300,12 +300,12 @@ export class Images {
     return done;
   }
 
-  /** Whether an image has a name, or another was made of it. */
+  /** Whether an image has a name or children. */
   #dangles(image: Image, tags: Map<string, string[]>, all: Image[]): boolean {
     return !tags.has(image.id) && !all.some(({ parent }) => parent === image.id);
   }
 
-  /** What `docker images` lists. */
+  /** The list of `docker images`. */
   list(filters: Filters, every: boolean): unknown[] {
     const all = this.all();
     const tags = this.#tags();
@@ -326,7 +326,7 @@ export class Images {
     return all.filter((image) => {
       const created = Date.parse(image.document.created);
       const dangles = this.#dangles(image, tags, all);
-      // One in the middle of a build is listed with all=1 only.
+      // Intermediate images of a build are listed with all=1 only.
       if (!tags.has(image.id) && !dangles && !every) return false;
       if (dangling !== undefined && dangling !== dangles) return false;
       if (created >= until || created <= since || created >= before) return false;
@@ -355,7 +355,7 @@ export class Images {
     });
   }
 
-  /** What `docker image inspect` tells. */
+  /** The document of `docker image inspect`. */
   inspect(image: Image): unknown {
     const { document } = image;
     return {
@@ -378,7 +378,7 @@ export class Images {
     };
   }
 
-  /** Removes what has no name, or with `dangling=false` what no container was made of. */
+  /** Removes unnamed images; with `dangling=false` all images without containers. */
   async prune(filters: Filters): Promise<unknown> {
     const onlyDangling = yesOrNo(filters, "dangling") ?? true;
     const until = untilOf(filters);
@@ -396,7 +396,7 @@ export class Images {
     return { ImagesDeleted: deleted.length > 0 ? deleted : null, SpaceReclaimed: 0 };
   }
 
-  /** Takes an image that `docker save` has written. */
+  /** Loads an image that `docker save` has written. */
   async take(text: string): Promise<Image> {
     let document: ImageDocument;
     try {
@@ -423,7 +423,7 @@ export class Images {
   }
 }
 
-/** An image's document as the bytes whose digest is its id. */
+/** The bytes of an image's document, whose digest is its id. */
 export function encode(document: ImageDocument): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(JSON.stringify(document));
 }
@@ -441,7 +441,7 @@ function safeReference(name: string): string | undefined {
   }
 }
 
-/** Whether a pattern such as `me/*` or `host:l*` is for a name; a star is for no slash. */
+/** Whether a pattern such as `me/*` or `host:l*` matches a name; a star matches no slash. */
 function refersTo(pattern: string, reference: string): boolean {
   const repository = reference.slice(0, reference.lastIndexOf(":"));
   const expression = new RegExp(
@@ -454,19 +454,19 @@ function refersTo(pattern: string, reference: string): boolean {
 
 const FILTERS = ["before", "dangling", "label", "label!", "reference", "since", "until"];
 
-/** Registers the jobs of images: all that need no archive. */
+/** Registers the jobs of images, except those of archives. */
 export function registerImages(daemon: Daemon, images: Images): void {
   const { engine } = daemon;
   engine.register("images", (job) => {
     const filters = job.env.getFilters("filters", FILTERS);
-    const filter = job.getenv("filter"); // Of clients before 1.41.
+    const filter = job.getenv("filter"); // Clients before API version 1.41 send this.
     if (filter) filters.set("reference", [filter]);
     return print(job, images.list(filters, job.getenvBool("all")));
   });
   engine.register("image_inspect", (job) => print(job, images.inspect(images.find(subject(job)))));
   engine.register("history", (job) => {
     const image = images.find(subject(job));
-    // The last step has made this one; those before belong to images that may be gone.
+    // The image's own step has its id; earlier steps may have no image any more.
     const entries = image.document.history.map((entry, i, { length }) => ({
       Id: i === length - 1 ? image.id : "<missing>",
       Created: Math.floor(Date.parse(entry.created) / 1_000),
@@ -504,7 +504,7 @@ export function registerImages(daemon: Daemon, images: Images): void {
   });
 }
 
-/** What is there is up to date, and nothing else is to be had. */
+/** There is no registry: pulling a local image succeeds, and any other fails. */
 function pull(job: Job, images: Images): Promise<void> {
   const [name = job.getenv("fromImage"), tag = job.getenv("tag")] = job.args;
   const reference = referenceOf(name, tag);

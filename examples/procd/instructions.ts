@@ -1,5 +1,6 @@
 /**
- * The instructions of a Dockerfile that say how to run something, for `build` and `commit --change`.
+ * The instructions of a Dockerfile that set an image's configuration, for `build` and `commit
+ * --change`.
  *
  * @module
  */
@@ -7,7 +8,7 @@
 import { failure } from "./daemon.ts";
 import type { Healthcheck, ImageConfig } from "./images.ts";
 
-/** A list in JSON, or a line for the shell. */
+/** A JSON list, or a line for the shell. */
 function command(text: string): string[] {
   const list = listOf(text);
   return list ?? ["/bin/sh", "-c", text];
@@ -19,12 +20,12 @@ function listOf(text: string): string[] | undefined {
     const list = JSON.parse(text);
     if (Array.isArray(list) && list.every((each) => typeof each === "string")) return list;
   } catch {
-    // A line for the shell may begin so, too.
+    // A line for the shell may begin with a bracket too.
   }
   return undefined;
 }
 
-/** Words as a shell reads them: quotes hold words together, a backslash takes what follows as it is. */
+/** Splits a line into words like a shell: quotes group, a backslash escapes. */
 export function words(text: string): string[] {
   const found = text.match(/(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+/g) ?? [];
   return found.map((word) =>
@@ -47,7 +48,7 @@ function pairs(text: string): [string, string][] {
   });
 }
 
-/** Seconds and the like, `1m30s`, in nanoseconds. */
+/** A duration such as `1m30s`, in nanoseconds. */
 function nanoseconds(text: string): number {
   const units: Record<string, number> = { h: 3.6e12, m: 6e10, s: 1e9, ms: 1e6 };
   const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
@@ -78,9 +79,9 @@ function healthcheck(text: string): Healthcheck {
 }
 
 /**
- * An image's config with one instruction applied that changes nothing else.
+ * Applies an instruction to an image's configuration.
  *
- * @throws {TypedError} ("bad parameter") If it is none of those, or malformed.
+ * @throws {TypedError} ("bad parameter") If the instruction is unknown or malformed.
  */
 export function applied(config: ImageConfig, instruction: string): ImageConfig {
   const [, name, text = ""] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(instruction) ?? [];

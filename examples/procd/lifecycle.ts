@@ -1,5 +1,5 @@
 /**
- * What containers do: start, end, start again; and what becomes of that in the record.
+ * The life of containers: start, exit, restart, removal, and their record.
  *
  * @module
  */
@@ -19,39 +19,41 @@ import { labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
 import { reaches, type User, userOf } from "./users.ts";
 
-/** How long a container may take to end by itself, in seconds, unless it says otherwise. */
+/** The default time to stop, in seconds. */
 const STOP_TIMEOUT = 10;
-/** How long one may take to end that was killed, in milliseconds. */
+/** How long a killed container may take to end, in milliseconds. */
 const KILL_TIMEOUT = 10_000;
-/** The first pause before a container is started again, and the longest, in milliseconds. */
+/** The first and the longest pause before a restart, in milliseconds. */
 const BACKOFF = { first: 100, longest: 60_000 };
-/** A container that ran for so long starts again after the first pause. */
+/** After this time of running the pause before a restart is reset, in milliseconds. */
 const STEADY = 10_000;
-/** How often a daemon that is not the owner looks whether a container was removed, in milliseconds. */
+/**
+ * How often a daemon that is not the owner checks whether a container was removed, in milliseconds.
+ */
 const LOOK = 50;
-/** How often a daemon that was replaced looks whether the other one lives, in milliseconds. */
+/** How often a replaced daemon checks whether its successor lives, in milliseconds. */
 const WATCH = 500;
-/** The exit status of a container of whose end nothing is known: the machine or the supervisor died. */
+/** The exit status of a container whose real one is unknown: the machine or the supervisor died. */
 const LOST = 255;
 
-/** How a client wants a container to end. */
+/** The options of stopping a container. */
 export interface Stopping {
-  /** How long it may take, in seconds; below zero any time. */
+  /** How long it may take to end before it is killed, in seconds; negative for no limit. */
   seconds?: number | undefined;
-  /** The signal that it is asked by. */
+  /** The signal that asks it to end. */
   signal?: string | undefined;
 }
 
-/** What a client waits for. */
+/** The condition of `docker wait`. */
 export type Condition = "not-running" | "next-exit" | "removed";
 
-/** Starts containers, ends them, and follows what becomes of them. */
+/** Starts and stops containers, and records their exits. */
 export class Lifecycle {
   readonly containers: Containers;
   #daemon: Daemon;
-  /** Jobs that wait for the next end of a container. */
+  /** Callbacks that wait for the next exit of a container. */
   #waiters = new Map<string, Set<(code?: number) => void>>();
-  /** The starts that are under way: what they started may end before they know. */
+  /** The starts in progress: the program may exit before its start is recorded. */
   #starting = new Map<string, Promise<unknown>>();
   #timers = new Map<string, ReturnType<typeof setTimeout>>();
   #pauses = new Map<string, number>();
@@ -79,17 +81,17 @@ export class Lifecycle {
     });
   }
 
-  /** Has the ends of execs told, which are the business of others. */
+  /** Sets the callback for exits of execs. */
   onExecEnd(listener: (ended: Ended) => void): void {
     this.#execEnded = listener;
   }
 
-  /** Tells when a container has started or ended. */
+  /** Sets the callback for starts and exits of containers. */
   onChange(listener: (container: Container) => void): void {
     this.#changed = listener;
   }
 
-  /** Finds out, at boot, what has become of the containers since a daemon last saw them. */
+  /** At boot, updates the containers that ran when a daemon last saw them. */
   async restore(): Promise<void> {
     const running = new Map((await this.#daemon.driver.running()).map((each) => [each.id, each]));
     for (const container of this.containers.all()) {
@@ -111,7 +113,7 @@ export class Lifecycle {
     }
   }
 
-  /** What the supervisor has written down of the last start's end. */
+  /** The supervisor's record of the last exit. */
   #record({ id, state }: Container): Ended | undefined {
     try {
       const ended = JSON.parse(Deno.readTextFileSync(this.#recordPath(id))) as Ended;
@@ -126,7 +128,10 @@ export class Lifecycle {
     return `${this.#daemon.folderOf(id)}/ended.json`;
   }
 
-  /** Kills what is left of a container whose first process has gone without the supervisor's doing. */
+  /**
+   * Kills the processes that are left of a container whose main process died without the
+   * supervisor.
+   */
   #killStrays(id: string): void {
     for (const pid of pids()) {
       if (containerOf(pid) !== id) continue;
@@ -138,7 +143,7 @@ export class Lifecycle {
     }
   }
 
-  /** All that ran is lost with the supervisor. */
+  /** Records the exits of all running programs when the supervisor has died. */
   async lost(): Promise<void> {
     this.#daemon.engine.log("error", "the supervisor has ended, and with it all that ran");
     for (const container of this.containers.all()) {
@@ -150,7 +155,7 @@ export class Lifecycle {
 
   #adopt({ id, run, pid, startTime, startedAt }: Started): Container | undefined {
     return this.containers.update(id, ({ state }) => {
-      // Its end may have been told by now.
+      // Its exit may be recorded by now.
       if (state.run !== run || state.ended >= run) return;
       Object.assign(
         state,
@@ -167,9 +172,9 @@ export class Lifecycle {
   }
 
   /**
-   * Starts a container. False if it runs already.
+   * Starts a container. Returns false if it runs already.
    *
-   * @throws {TypedError} If it cannot be started; why is in its record too.
+   * @throws {TypedError} If it cannot be started; its record has the reason too.
    */
   start(id: string): Promise<boolean> {
     return this.#daemon.alone(id, () => this.#start(id, true));
@@ -216,7 +221,7 @@ export class Lifecycle {
     }
   }
 
-  /** A program has started that another daemon has asked for, which may not have lived to hear of it. */
+  /** Records a start that another daemon requested; that one may have died before it was told. */
   async #started(started: Started): Promise<void> {
     const { id } = started;
     if (id !== started.container || this.#starting.has(id)) return;
@@ -228,7 +233,7 @@ export class Lifecycle {
     this.#changed(now);
   }
 
-  /** A container could not be started. */
+  /** Records a failed start. */
   async #failed(id: string, run: number, message: string): Promise<void> {
     const code = codeOf(message);
     const container = this.containers.update(id, ({ state }) => {
@@ -262,7 +267,7 @@ export class Lifecycle {
     };
   }
 
-  /** The whole environment of a program in a container. */
+  /** The environment of a program in a container. */
   environment(container: Container, home: string, extra: readonly string[] = []): Strings {
     const { id, config, mounts } = container;
     const env: Strings = {
@@ -276,15 +281,15 @@ export class Lifecycle {
     for (const each of [...config.Env ?? [], ...extra]) {
       const at = each.indexOf("=");
       if (at > 0) env[each.slice(0, at)] = each.slice(at + 1);
-      else delete env[each]; // A name alone takes the variable away.
+      else delete env[each]; // A name without value removes the variable.
     }
     return env;
   }
 
-  /** Where a program in a container runs: a folder of this machine's, or else the container's own. */
+  /** The working directory of a program, on this machine or else in the container's folder. */
   workingFolder(container: Container, wanted: string, user: User): string {
     const files = this.#daemon.filesOf(container.id);
-    // The state may be where only the daemon's user comes to.
+    // Other users may not be able to enter the state directory.
     if (wanted === "" || wanted === "/") return reaches(user, files) ? files : "/";
     const absolute = wanted.startsWith("/") ? wanted : `${files}/${wanted}`;
     try {
@@ -332,7 +337,9 @@ export class Lifecycle {
     this.#wake(id, ended.code);
   }
 
-  /** Leaves an end to the owner, but for the jobs that wait for it here, and as long as that lives. */
+  /**
+   * Leaves an exit to the owner while that lives, and only wakes the jobs that wait for it here.
+   */
   #leave(ended: Ended): void {
     this.#wake(ended.id, ended.code);
     if (this.#watching !== undefined) return;
@@ -382,14 +389,14 @@ export class Lifecycle {
     this.#timers.delete(id);
   }
 
-  /** @param code Its exit status, where it has ended: its record may be gone. */
+  /** @param code Its exit status, if it has ended, because its record may be gone. */
   #wake(id: string, code?: number): void {
     const waiters = this.#waiters.get(id);
     this.#waiters.delete(id);
     for (const wake of waiters ?? []) wake(code);
   }
 
-  /** Resolves at the next end of a container; `cancel` says that it is not waited for any more. */
+  /** Resolves at the next exit of a container; `cancel` stops waiting. */
   #nextEnd(id: string): { ended: Promise<number | undefined>; cancel: () => void } {
     const { promise, resolve } = Promise.withResolvers<number | undefined>();
     let waiters = this.#waiters.get(id);
@@ -404,7 +411,7 @@ export class Lifecycle {
     };
   }
 
-  /** Waits until a container does not run, for so many milliseconds. Whether it came to that. */
+  /** Waits until a container has stopped, up to `ms` milliseconds. Returns whether it has. */
   async #untilEnded(id: string, ms: number): Promise<boolean> {
     let timer: ReturnType<typeof setTimeout> | undefined;
     for (const deadline = Date.now() + ms;;) {
@@ -421,9 +428,9 @@ export class Lifecycle {
   }
 
   /**
-   * Waits for a container as a client wants it, and gives its exit status.
+   * Waits for a condition of a container, and returns its exit status.
    *
-   * @param started Called once whatever happens from then on is not missed.
+   * @param started Called once no later exit can be missed.
    */
   async wait(
     id: string,
@@ -449,7 +456,7 @@ export class Lifecycle {
         const rests = !isRunning(container) && container.state.status !== "restarting";
         if (condition === "not-running" && rests) return code;
         if (condition === "next-exit" && !first) return code;
-        // Another daemon records its end, and removes it, of which this one is told nothing.
+        // Another daemon may record its exit and remove it without notice to this one.
         const poll = condition !== "next-exit" && !this.#daemon.store.owned
           ? setTimeout(() => next.cancel(), LOOK)
           : undefined;
@@ -457,7 +464,7 @@ export class Lifecycle {
         clearTimeout(poll);
         next = this.#nextEnd(id);
         container = look();
-        // Its record may be gone, or yet to be written by another daemon.
+        // Its record may be gone, or not yet written by the other daemon.
         code = ended ?? code;
       }
     } finally {
@@ -466,7 +473,7 @@ export class Lifecycle {
     }
   }
 
-  /** Ends a container. False if it does not run. */
+  /** Stops a container. Returns false if it does not run. */
   stop(id: string, given: Stopping): Promise<boolean> {
     return this.#daemon.alone(id, () => this.#stop(id, given));
   }
@@ -478,7 +485,7 @@ export class Lifecycle {
     });
     this.#cancelRestart(id);
     if (!container || !isRunning(container)) {
-      this.#wake(id); // It may have waited for its restart.
+      this.#wake(id); // It may be pausing before a restart.
       return false;
     }
     const signal = signalOf(given.signal || container.config.StopSignal || "SIGTERM");
@@ -496,11 +503,12 @@ export class Lifecycle {
   }
 
   async #signal(container: Container, signal: Deno.Signal): Promise<void> {
-    await this.#daemon.driver.signal(container.id, signal); // With its first all others end.
+    // All its processes end with the main one.
+    await this.#daemon.driver.signal(container.id, signal);
     await this.containers.tell("kill", container, { signal: String(numberOf(signal)) });
   }
 
-  /** Sends a signal. */
+  /** Sends a signal to a container's main process. */
   async kill(id: string, name: string): Promise<void> {
     const signal = signalOf(name || "SIGKILL");
     const container = this.containers.find(id);
@@ -511,7 +519,7 @@ export class Lifecycle {
       );
     }
     const stopSignal = container.config.StopSignal && signalOf(container.config.StopSignal);
-    // A container that a client has ended is not started again.
+    // A container that a client has killed is not restarted.
     if (signal === "SIGKILL" || signal === (stopSignal ?? signal)) {
       this.containers.update(id, ({ state }) => state.stopped = true);
     }
@@ -535,7 +543,7 @@ export class Lifecycle {
     if (container) await this.containers.tell("restart", container);
   }
 
-  /** Stops all of a container's processes for a while, or lets them go on. */
+  /** Pauses or resumes all processes of a container. */
   async pause(id: string, pause: boolean): Promise<void> {
     await this.#daemon.alone(id, async () => {
       const { state, name } = this.containers.find(id);
@@ -553,7 +561,7 @@ export class Lifecycle {
     });
   }
 
-  /** Removes a container, and ends it before if `force` says so. */
+  /** Removes a container; with `force` kills it before. */
   async remove(id: string, options: { force: boolean; volumes: boolean }): Promise<void> {
     for (let again = true; again;) {
       if (options.force) await this.#end(id);
@@ -561,7 +569,7 @@ export class Lifecycle {
         const container = this.containers.get(id);
         if (!container) return false; // It has removed itself.
         if (isRunning(container) || container.state.status === "restarting") {
-          if (options.force) return true; // It was started between our look and now.
+          if (options.force) return true; // It was started meanwhile.
           throw failure(
             "conflict",
             `cannot remove container "/${container.name}": container is ${container.state.status}: stop the container before removing or force remove`,
@@ -574,7 +582,7 @@ export class Lifecycle {
     this.#wake(id);
   }
 
-  /** Ends a container at once, so that nothing starts it again. */
+  /** Kills a container, and prevents a restart. */
   async #end(id: string): Promise<void> {
     this.#cancelRestart(id);
     const container = this.containers.update(id, ({ state }) => {
@@ -589,28 +597,28 @@ export class Lifecycle {
   }
 }
 
-/** Whether a container that ended in another daemon's time is started again, as dockerd does. */
+/** Whether a container that ended while no daemon ran is restarted, as in dockerd. */
 function wantsRestartAtBoot({ restart, state }: Container): boolean {
   if (state.run === 0) return false;
   return restart.Name === "always" || restart.Name === "unless-stopped" && !state.stopped;
 }
 
-/** The end of a container that nothing tells of. */
+/** The exit of a container without a record. */
 function lost({ id, state }: Container): Ended {
   const { run, startTime, startedAt } = state;
   const finishedAt = goTime(Date.now());
   return { id, container: id, run, pid: 0, startTime, startedAt, code: LOST, finishedAt };
 }
 
-/** The variable that has a mount's path: `/var/lib/data` is in `VOLUME_VAR_LIB_DATA`. */
+/** The variable with the path of a mount: `VOLUME_VAR_LIB_DATA` for `/var/lib/data`. */
 export function variableOf(destination: string): string {
   return `VOLUME${destination.toUpperCase().replace(/[^A-Z\d]+/g, "_")}`;
 }
 
 /**
- * Makes sure that a program can be run.
+ * Checks that a program can be executed.
  *
- * @throws {TypedError} ("bad parameter") In dockerd's words, which the docker CLI reads.
+ * @throws {TypedError} ("bad parameter") With dockerd's message, which the docker CLI parses.
  */
 export function checkProgram(program: string, path: string, cwd: string): void {
   const candidates = program.includes("/")
@@ -640,13 +648,13 @@ export function checkProgram(program: string, path: string, cwd: string): void {
   );
 }
 
-/** The exit status that a shell, and dockerd, have for a program that cannot be run. */
+/** The exit status of a program that cannot be executed, as in shells and dockerd. */
 export function codeOf(message: string): number {
   if (/executable file not found|no such file or directory/i.test(message)) return 127;
   return /permission denied/i.test(message) ? 126 : 128;
 }
 
-/** Registers the jobs of containers that change what they do. */
+/** Registers the jobs that start, stop and remove containers. */
 export function registerLifecycle(life: Lifecycle): void {
   const { containers } = life;
   const { engine } = containers.daemon;
@@ -678,7 +686,7 @@ export function registerLifecycle(life: Lifecycle): void {
     const StatusCode = await life.wait(
       find(job),
       condition as Condition,
-      // The client goes on when it sees that it is waiting.
+      // Sends the headers: the docker CLI starts the container only then.
       () => job.stdout.write(""),
       job.signal,
     );

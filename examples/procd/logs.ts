@@ -1,36 +1,38 @@
 /**
- * What containers have written, on disk: segments of records, each a chunk with its stream and time.
- * Written by one process and read by others meanwhile. Bytes are kept as they are, so that what is
- * no text comes out as it went in.
+ * The logs of containers on disk: segments of records, each a chunk with its stream and time. One
+ * process writes while others read. Chunks are stored as bytes, so binary output is kept.
  *
  * @module
  */
 
-/** Where a chunk was written: 1 for standard output, 2 for standard error. */
+/** The stream of a chunk: 1 for standard output, 2 for standard error. */
 export type StreamNumber = 1 | 2;
 
 /** A chunk of output. */
 export interface LogRecord {
-  /** Where it was written. */
+  /** The stream. */
   stream: StreamNumber;
   /** When it was read from the program, in nanoseconds since 1970. */
   time: bigint;
-  /** What was written. */
+  /** The data. */
   data: Uint8Array<ArrayBuffer>;
 }
 
-/** How much of a container's output is kept. */
+/** The limits of a log. */
 export interface LogLimits {
   /** The longest segment, in bytes. */
   maxSize: number;
-  /** How many segments there may be. */
+  /** The most segments. */
   maxFiles: number;
 }
 
-/** What is kept where no `--log-opt` says otherwise: the last 20 MiB, of which 10 may just have gone. */
+/** The default limits: 20 MiB, of which the oldest 10 may just have been removed. */
 export const DEFAULT_LIMITS: LogLimits = { maxSize: 10 * 1_024 * 1_024, maxFiles: 3 };
 
-/** Of a record: its stream, three zeros, its length (u32), its time (u64), all big-endian. */
+/**
+ * The length of a record's header: the stream, three zeros, the length (u32), the time (u64),
+ * big-endian.
+ */
 const HEADER = 16;
 const NAME = /^log\.(\d{8})$/;
 
@@ -39,7 +41,7 @@ export function segmentPath(folder: string, number: number): string {
   return `${folder}/log.${String(number).padStart(8, "0")}`;
 }
 
-/** The numbers of the segments that are there, the oldest first. */
+/** The numbers of the existing segments, the oldest first. */
 export function segments(folder: string): number[] {
   const found: number[] = [];
   try {
@@ -54,13 +56,13 @@ export function segments(folder: string): number[] {
 }
 
 let last = 0n;
-/** Now in nanoseconds since 1970, later than ever before, so that records stay in their order. */
+/** The time in nanoseconds since 1970, strictly increasing, so that records stay in order. */
 function now(): bigint {
   const time = BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
   return last = time > last ? time : last + 1n;
 }
 
-/** As long as dockerd's own: more of a line is another record. */
+/** The longest record, in bytes, as in dockerd; a longer line becomes several. */
 const LONGEST_RECORD = 16_384;
 const LINE_END = 0x0a;
 
@@ -72,19 +74,19 @@ export class LogWriter implements Disposable {
   #file: Deno.FsFile;
   #size: number;
 
-  /** Goes on where an earlier writer has ended. */
+  /** Continues the log of an earlier writer. */
   constructor(folder: string, limits: LogLimits) {
     this.#folder = folder;
     this.#limits = limits;
     this.#number = segments(folder).at(-1) ?? 1;
     this.#file = this.#open();
-    // The writer before may have been killed in the middle of a record.
+    // The earlier writer may have been killed within a record.
     this.#size = wholeRecords(this.#file);
     this.#file.truncateSync(this.#size);
     this.#file.seekSync(0, Deno.SeekMode.End);
   }
 
-  /** Appends a chunk, in records that end where a line does, if one does. */
+  /** Appends a chunk, split into records at the ends of lines. */
   write(stream: StreamNumber, data: Uint8Array): void {
     const longest = Math.max(1, Math.min(LONGEST_RECORD, this.#limits.maxSize - HEADER));
     for (let rest = data; rest.length > 0;) {
@@ -134,7 +136,7 @@ export class LogWriter implements Disposable {
   }
 }
 
-/** How many bytes of a file are whole records. */
+/** How many bytes of a file are complete records. */
 function wholeRecords(file: Deno.FsFile): number {
   const { size } = file.statSync();
   const header = new Uint8Array(HEADER);
@@ -149,7 +151,7 @@ function wholeRecords(file: Deno.FsFile): number {
   }
 }
 
-/** Reads a container's log from its beginning, and goes on when more is there. */
+/** Reads a container's log from its beginning, and follows it. */
 export class LogReader implements Disposable {
   #folder: string;
   #number = 0;
@@ -158,12 +160,12 @@ export class LogReader implements Disposable {
   #start = 0;
   #end = 0;
 
-  /** A reader of the log in a folder, which may have none yet. */
+  /** A reader of the log in a folder; the log need not exist yet. */
   constructor(folder: string) {
     this.#folder = folder;
   }
 
-  /** The next record; undefined where there is none yet. */
+  /** The next record; undefined if there is none yet. */
   async next(): Promise<LogRecord | undefined> {
     for (;;) {
       const record = this.#take();
@@ -195,7 +197,7 @@ export class LogReader implements Disposable {
     };
   }
 
-  /** Makes room for the rest of the record that has begun. */
+  /** Makes room in the buffer for the rest of the current record. */
   #makeRoom(): void {
     const length = this.#end - this.#start;
     const wanted = length < HEADER
@@ -211,12 +213,12 @@ export class LogReader implements Disposable {
     this.#end = length;
   }
 
-  /** Goes on to the next segment, if there is one, whose being there says that this one is complete. */
+  /** Moves to the next segment, if it exists: then the current one is complete. */
   #nextSegment(): boolean {
     const next = segments(this.#folder).find((number) => number > this.#number);
     if (next === undefined) return false;
     if (this.#file) {
-      // The writer may have added to the old one between our look at its end and the new one.
+      // The writer may have appended to the current segment before it began the new one.
       const at = this.#file.seekSync(0, Deno.SeekMode.Current);
       if (this.#file.statSync().size > at) return true;
     }
@@ -224,13 +226,13 @@ export class LogReader implements Disposable {
     try {
       file = Deno.openSync(segmentPath(this.#folder, next));
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return true; // Removed meanwhile: look again.
+      if (error instanceof Deno.errors.NotFound) return true; // Removed meanwhile: list again.
       throw error;
     }
     this.#file?.close();
     this.#file = file;
     this.#number = next;
-    // A writer that was killed may have left the beginning of a record.
+    // A killed writer may have left an incomplete record.
     this.#start = this.#end = 0;
     return true;
   }

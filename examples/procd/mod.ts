@@ -1,15 +1,16 @@
 /**
- * procd: a daemon that runs plain processes of this machine as containers, for the docker CLI and all
- * else that speaks Docker's API. It needs no root, no kernel features and no images, and isolates
- * nothing: it is for places where no container engine can run, and for what needs none.
+ * procd: a daemon that runs plain processes of this machine as containers, for the docker CLI and
+ * other clients of Docker's API. It needs no root, no kernel features and no images, and it
+ * isolates nothing: it is for places where no container engine can run, and for uses that need
+ * none.
  *
  * ```sh
  * deno run -A mod.ts -H unix:///tmp/procd.sock --install examples/procd/mod.ts
  * docker -H unix:///tmp/procd.sock run --rm host uname -a
  * ```
  *
- * `FLOODGATE_STATE` names the folder that it keeps everything in; default `$XDG_STATE_HOME/floodgate`,
- * or `~/.local/state/floodgate`. Containers go on when the daemon ends, and the next one finds them.
+ * `FLOODGATE_STATE` is the folder of its state; default `$XDG_STATE_HOME/floodgate`, or
+ * `~/.local/state/floodgate`. Containers outlive the daemon, and the next one finds them.
  *
  * @module
  */
@@ -33,17 +34,17 @@ import { registerSystem } from "./system.ts";
 import { registerUsage } from "./usage.ts";
 import { registerVolumes, Volumes } from "./volumes.ts";
 
-/** The longest path that a unix socket may have (unix(7)), its final zero not counted. */
+/** The longest path of a unix socket in bytes (unix(7)), without the final zero. */
 const SOCKET_PATH = 107;
 
-/** Reads what there is, finds what still runs, and registers the jobs. */
+/** Opens the store, finds the containers that still run, and registers the jobs. */
 export const install: Installer = async (engine) => {
   const folder = await stateFolder();
   const store = new Store(`${folder}/state.db`);
   store.own(takesOver(engine));
   const driver = new ProcessDriver(folder, () => life.lost().then(() => execs.restore()));
   engine.onShutdown(() => {
-    // Whatever runs goes on.
+    // The programs run on.
     driver.close();
     store.close();
   });
@@ -75,18 +76,18 @@ export const install: Installer = async (engine) => {
   await life.restore();
 };
 
-/** Tells the router whether a job's output comes from a terminal, and so is one stream, unframed. */
+/** Tells the router, by `Tty`, whether a job's output is a raw stream without frames. */
 function terminal(job: Job, terminal: boolean): void {
   job.setenvBool("Tty", terminal);
 }
 
-/** Whether this daemon is to take the place of another: it is to do so on its sockets. */
+/** Whether this daemon takes over from another: if the setting `takeover` is on. */
 function takesOver(engine: Engine): boolean {
   return engine.predecessor !== undefined ||
     engine.running.some((job) => job.name === "serveapi" && job.getenvBool("Takeover"));
 }
 
-/** Where all is kept: a folder that only the daemon's user can look into. */
+/** The state directory, which only the daemon's user can enter. */
 async function stateFolder(): Promise<string> {
   const { env } = Deno;
   const home = env.get("XDG_STATE_HOME") || env.get("HOME") && `${env.get("HOME")}/.local/state`;
@@ -104,7 +105,7 @@ async function stateFolder(): Promise<string> {
       } bytes`,
     );
   }
-  // Where containers may have other users, those have to get through to their own folders.
+  // Programs of other users have to be able to enter their own folders.
   const mode = Deno.uid() === 0 ? 0o711 : 0o700;
   for (const path of [folder, `${folder}/containers`, `${folder}/volumes`]) {
     await Deno.mkdir(path, { recursive: true, mode });

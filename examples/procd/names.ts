@@ -1,4 +1,4 @@
-/** Names for containers that get none: what water does, and what holds it. */
+/** Names for containers without one: an adjective of water, and a noun of what holds it. */
 const LEFT = [
   "brimming",
   "calm",
@@ -67,11 +67,11 @@ const RIGHT = [
   "weir",
 ];
 
-/** A name that has not been given, as `taken` tells. */
+/** A random name that is not `taken`. */
 export function newName(taken: (name: string) => boolean): string {
   const pick = (from: readonly string[]) => from[Math.floor(Math.random() * from.length)];
   for (let tries = 0;; tries++) {
-    // With a number, once the others are mostly given.
+    // With a number, once most names are taken.
     const number = tries < 5 ? "" : Math.floor(Math.random() * 10 ** (tries / 5)) + 1;
     const name = `${pick(LEFT)}_${pick(RIGHT)}${number}`;
     if (!taken(name)) return name;

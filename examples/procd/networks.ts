@@ -1,6 +1,6 @@
 /**
- * Networks: records. Every container has the network of this machine, `host`; others are books that are
- * kept for clients that want to see their containers in one, as compose does.
+ * Networks as records. Every container uses the network of this machine, `host`; other networks
+ * exist for clients that expect them, such as compose.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { idRange, newId } from "./store.ts";
 export interface Network {
   id: string;
   name: string;
-  /** When it was made, in milliseconds since 1970. */
+  /** When it was created, in milliseconds since 1970. */
   created: number;
   driver: string;
   internal: boolean;
@@ -23,7 +23,7 @@ export interface Network {
   ipam: unknown;
 }
 
-/** A container in a network. */
+/** A container's endpoint in a network. */
 export interface Endpoint {
   Aliases: string[] | null;
   EndpointID: string;
@@ -36,31 +36,31 @@ export interface Endpoint {
   Links: string[] | null;
 }
 
-/** What is needed here of a container. */
+/** The parts of a container that networks use. */
 interface Member {
   id: string;
   name: string;
   networks: Record<string, Endpoint>;
 }
 
-/** The one that is real. */
+/** The only real network. */
 export const HOST = "host";
-/** dockerd has these, and clients look for them: here they are other names of `host`. */
+/** Networks of dockerd that clients expect: here they are aliases of `host`. */
 const STAND_INS: readonly string[] = ["default", "bridge", "none"];
 
 /** The networks. */
 export class Networks {
   #daemon: Daemon;
 
-  /** Those of a daemon, which has `host` at least. */
+  /** The networks of a daemon, with `host` at least. */
   constructor(daemon: Daemon) {
     this.#daemon = daemon;
   }
 
-  /** Makes sure that `host` is there. */
+  /** Adds `host` if it is missing. */
   seed(): void {
     if (this.get(HOST)) return;
-    // What containers listen on is reached here, where other daemons have a gateway for it.
+    // Ports of containers are reached at this address, as at the gateway of other daemons.
     const Config = [{ Subnet: "127.0.0.0/8", Gateway: "127.0.0.1" }];
     this.#insert(HOST, { driver: "host", ipam: { Driver: "default", Options: null, Config } });
   }
@@ -88,7 +88,7 @@ export class Networks {
     return network;
   }
 
-  /** The network of this name, id, or beginning of an id; undefined where there is none. */
+  /** The network of this name, id, or unique prefix of an id; undefined if there is none. */
   get(name: string): Network | undefined {
     const { store } = this.#daemon;
     if (STAND_INS.includes(name)) return this.get(HOST);
@@ -110,7 +110,7 @@ export class Networks {
   /**
    * The network of this name or id.
    *
-   * @throws {TypedError} ("not found")
+   * @throws {TypedError} ("not found") If there is none.
    */
   find(name: string): Network {
     const found = this.get(name);
@@ -118,12 +118,12 @@ export class Networks {
     return found;
   }
 
-  /** All of them, by name. */
+  /** All networks, by name. */
   all(): Network[] {
     return this.#daemon.store.documents("SELECT body FROM networks ORDER BY name");
   }
 
-  /** Makes one. */
+  /** Creates a network. */
   async create(name: string, given: Partial<Network>): Promise<Network> {
     if (!/^[a-zA-Z\d][\w.-]*$/.test(name)) {
       throw failure("bad parameter", `invalid network name: ${name}`);
@@ -147,7 +147,7 @@ export class Networks {
     });
   }
 
-  /** What a container has of being in a network. */
+  /** A container's settings of a network, for inspect. */
   endpoint(network: Network, given: Partial<Endpoint> = {}): Endpoint {
     return {
       Links: null,
@@ -174,7 +174,7 @@ export class Networks {
     );
   }
 
-  /** Tells that a container has come or gone. */
+  /** Records that a container was connected or disconnected. */
   async connected(
     action: "connect" | "disconnect",
     name: string,
@@ -184,7 +184,7 @@ export class Networks {
     if (network) await this.#tell(action, network, { container });
   }
 
-  /** Removes one that no container is in. */
+  /** Removes a network without containers. */
   async remove(name: string): Promise<void> {
     const network = this.find(name);
     if (network.name === HOST) {
@@ -203,7 +203,7 @@ export class Networks {
     await this.#tell("destroy", network);
   }
 
-  /** A network as clients know it. */
+  /** The document of `docker network inspect`. */
   describe(network: Network): Record<string, unknown> {
     const containers = this.members(network).map(({ id, name, networks }) => [id, {
       Name: name,
@@ -232,7 +232,7 @@ export class Networks {
     };
   }
 
-  /** What `docker network ls` lists. */
+  /** The list of `docker network ls`. */
   list(filters: Filters): Network[] {
     const dangling = yesOrNo(filters, "dangling");
     return this.all().filter((network) => {
@@ -247,7 +247,7 @@ export class Networks {
     });
   }
 
-  /** Removes those that no container is in. */
+  /** Removes all networks without containers. */
   async prune(filters: Filters): Promise<unknown> {
     const until = untilOf(filters);
     const deleted: string[] = [];
@@ -264,7 +264,7 @@ export class Networks {
 
 const FILTERS = ["dangling", "driver", "id", "label", "name", "scope", "type"];
 
-/** Registers the jobs of networks, but for connecting containers with them. */
+/** Registers the jobs of networks, except connecting containers. */
 export function registerNetworks(daemon: Daemon, networks: Networks): void {
   const { engine } = daemon;
   engine.register("networks", (job) => {

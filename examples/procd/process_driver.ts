@@ -1,6 +1,6 @@
 /**
  * The exec driver `process`: a container is a session of plain processes of this machine. They are
- * children of a supervisor, see `supervisor.ts`, which this starts when it is first needed.
+ * children of a supervisor, see `supervisor.ts`, which this driver starts when it first needs it.
  *
  * @module
  */
@@ -20,7 +20,7 @@ import { Wire } from "./wire.ts";
 
 /** How long a supervisor may take to start, in milliseconds. */
 const START_TIMEOUT = 20_000;
-/** How long it may have been asked again, in milliseconds. */
+/** The pause between two attempts to reach it, in milliseconds. */
 const RETRY = 10;
 const END = new Uint8Array(0);
 
@@ -39,7 +39,7 @@ export class ProcessDriver implements ExecDriver {
   /**
    * A driver for this state directory.
    *
-   * @param lost Called when the supervisor has ended and what ran with it is lost.
+   * @param lost Called when the supervisor has died, and its programs with it.
    */
   constructor(folder: string, lost: () => void) {
     this.#folder = folder;
@@ -62,7 +62,8 @@ export class ProcessDriver implements ExecDriver {
       }
       if (spawned === undefined) {
         spawned = this.#spawn();
-        // It ends at once where another serves, or is about to end; then it is tried again.
+        // A supervisor exits at once if another serves, or is about to exit: then it is tried
+        // again.
         spawned.status.then(() => spawned = undefined);
       }
       await new Promise((resolve) => setTimeout(resolve, RETRY));
@@ -72,7 +73,7 @@ export class ProcessDriver implements ExecDriver {
   #spawn(): Deno.ChildProcess {
     const module = new URL("./supervisor.ts", import.meta.url);
     const [program, ...args] = Deno.build.standalone
-      // A compiled program runs nothing but itself; the supervisor is a module that it installs.
+      // A compiled program can only run itself, so the supervisor is a module that it installs.
       ? [
         Deno.execPath(),
         "--host",
@@ -121,7 +122,7 @@ export class ProcessDriver implements ExecDriver {
     }
   }
 
-  /** Has ends told of, once it resolves; of no program where there is no supervisor. */
+  /** Resolves once exits are reported; without a supervisor there are none. */
   #watching(start: boolean): Promise<void> {
     return this.#watch ??= (async () => {
       const asked = await this.#ask({ do: "watch" }, start).catch((error) => {
@@ -216,7 +217,7 @@ export class ProcessDriver implements ExecDriver {
   }
 }
 
-/** A connection with a program's streams, by way of the supervisor. */
+/** An attachment to a program's streams, through the supervisor. */
 class Connection implements Attached {
   #wire: Wire;
   constructor(wire: Wire) {
@@ -226,7 +227,7 @@ class Connection implements Attached {
     return await this.#wire.frame() as { stream: 1 | 2; data: Uint8Array } | undefined;
   }
   async write(data: Uint8Array): Promise<void> {
-    // An empty frame would be the end.
+    // An empty frame would mean the end.
     if (data.length > 0) await this.#wire.sendFrame(0, data);
   }
   async end(): Promise<void> {

@@ -1,33 +1,36 @@
 /**
- * What /proc tells of processes: their state, their container, and what they use (proc(5)).
+ * Processes by /proc (proc(5)): their state, their container, and their resources.
  *
  * @module
  */
 
-/** What is needed of `/proc/PID/stat`. */
+/** The used fields of `/proc/PID/stat`. */
 export interface ProcessStat {
   /** The process id. */
   pid: number;
-  /** The parent's. */
+  /** The parent's process id. */
   parent: number;
-  /** `R`, `S`, `T` for stopped, `Z` for one that has ended and was not waited for, and so on. */
+  /** `R`, `S`, `T` for stopped, `Z` for a zombie, and so on. */
   state: string;
-  /** The session's id, which is the process id of its leader. */
+  /** The session's id: the process id of its leader. */
   session: number;
-  /** Time on a processor, in clock ticks. */
+  /** CPU time, in clock ticks. */
   ticks: number;
-  /** When it started, in clock ticks since the machine did. With the pid it names a process for ever. */
+  /**
+   * The start time in clock ticks since the machine's boot, which with the pid identifies a
+   * process.
+   */
   startTime: number;
 }
 
-/** Clock ticks a second: USER_HZ, which Linux has kept at 100 on all that Deno runs on. */
+/** Clock ticks per second: USER_HZ, which is 100 on all of Deno's Linux targets. */
 export const TICKS = 100;
 
-/** A process, or undefined where there is none. */
+/** A process; undefined if there is none. */
 export function statOf(pid: number): ProcessStat | undefined {
   const text = read(`/proc/${pid}/stat`);
   if (text === undefined) return undefined;
-  // The second field is the program's name in parentheses, and may hold anything, ")" included.
+  // The second field is the program's name in parentheses, and may contain any character, even ")".
   const fields = text.slice(text.lastIndexOf(")") + 2).split(" ");
   return {
     pid,
@@ -39,13 +42,13 @@ export function statOf(pid: number): ProcessStat | undefined {
   };
 }
 
-/** Whether this very process runs: a later one with the same number started at another time. */
+/** Whether this very process runs, and not a later one of the same id. */
 export function runs(pid: number, startTime: number): boolean {
   const stat = statOf(pid);
   return stat !== undefined && stat.startTime === startTime && stat.state !== "Z";
 }
 
-/** All process ids of now. */
+/** The ids of all processes. */
 export function pids(): number[] {
   const found: number[] = [];
   for (const { name } of Deno.readDirSync("/proc")) {
@@ -55,12 +58,12 @@ export function pids(): number[] {
   return found;
 }
 
-/** The variable that every process of a container inherits, and by which it is known. */
+/** The variable by which the processes of a container are recognized; they inherit it. */
 export const MARK = "FLOODGATE_CONTAINER";
 
 /**
- * The container that a process says it belongs to; undefined where it says nothing, or where we may
- * not look, as at another user's. `""` where it has no environment, as in the middle of an execve(2).
+ * The container that a process belongs to by its environment; undefined if it has no such variable
+ * or its environment is not readable. `""` without an environment, as during execve(2).
  */
 export function containerOf(pid: number): string | undefined {
   const text = read(`/proc/${pid}/environ`);
@@ -68,23 +71,22 @@ export function containerOf(pid: number): string | undefined {
   return text.split("\0").find((each) => each.startsWith(`${MARK}=`))?.slice(MARK.length + 1);
 }
 
-/** The kernel's own threads have this parent, and no environment. */
+/** The parent of kernel threads, which have no environment. */
 const KTHREADD = 2;
 
 /** The processes of containers, see {@linkcode membersOf}. */
 export interface Members {
-  /** Those of each container that has any. */
+  /** The processes of each container that has any. */
   of: Map<string, ProcessStat[]>;
-  /** Whether there are some of which it cannot be told now whose they are. */
+  /** Whether the container of some process is not known at this moment. */
   doubtful: boolean;
 }
 
 /**
- * The processes of containers: those of their sessions, and those that carry their mark, which a
- * process keeps when it starts a session of its own. All of them in one go, since each look goes
- * through all of /proc.
+ * The processes of containers: those in their sessions, and those with their variable, which a
+ * process keeps in a session of its own. For all containers at once, because it reads all of /proc.
  *
- * @param sessions By session id, whose it is.
+ * @param sessions The containers by session id.
  */
 export function membersOf(
   containers: ReadonlySet<string>,
@@ -104,11 +106,11 @@ export function membersOf(
   return found;
 }
 
-/** What a process uses. */
+/** The resources of a process. */
 export interface ProcessUsage {
-  /** Memory that is its own or shared, in bytes. */
+  /** Resident memory, in bytes. */
   memory: number;
-  /** Its threads. */
+  /** The number of its threads. */
   threads: number;
   /** Bytes read from disks. */
   read: number;
@@ -116,7 +118,7 @@ export interface ProcessUsage {
   written: number;
 }
 
-/** What a process uses; zeros of what we may not see. */
+/** The resources of a process; zeros where they are not readable. */
 export function usageOf(pid: number): ProcessUsage {
   const status = read(`/proc/${pid}/status`) ?? "";
   const io = read(`/proc/${pid}/io`) ?? "";
@@ -129,25 +131,25 @@ export function usageOf(pid: number): ProcessUsage {
   };
 }
 
-/** Time that all processors together have spent, in clock ticks, idle or not. */
+/** The time of all CPUs together, idle or not, in clock ticks. */
 export function systemTicks(): number {
   const [, ...fields] = (/^cpu .*/m.exec(read("/proc/stat") ?? "")?.[0] ?? "").split(/\s+/);
   return fields.slice(0, 8).reduce((sum, field) => sum + Number(field), 0);
 }
 
-/** Names the time since the machine started: process ids and start times mean nothing in another. */
+/** The id of the machine's boot: process ids and start times are only valid within one. */
 export function bootId(): string {
   return Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim();
 }
 
 const latin1 = new TextDecoder("latin1");
 
-/** A file of /proc; undefined where the process has ended, or is another user's. */
+/** A file of /proc; undefined if the process has ended, or belongs to another user. */
 function read(path: string): string | undefined {
   try {
     return latin1.decode(Deno.readFileSync(path));
   } catch (error) {
-    // Of a process that ends between open and read the kernel says ESRCH.
+    // If a process ends between open and read, the kernel returns ESRCH.
     if (error instanceof Deno.errors.NotFound) return undefined;
     if (error instanceof Deno.errors.PermissionDenied) return undefined;
     if (isNoSuchProcess(error)) return undefined;

@@ -4,7 +4,7 @@
  * @module
  */
 
-// Deno's own files read a terminal in a thread each; this one has the event loop wait for it.
+// Deno's own files block a thread per terminal; this one uses the event loop.
 import { ReadStream } from "node:tty";
 
 const O_RDWR = 0o2;
@@ -25,11 +25,11 @@ const SYMBOLS = {
 let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
 const libc = () => (library ??= Deno.dlopen("libc.so.6", SYMBOLS)).symbols;
 
-/** The master of a pseudoterminal whose slave is for another process. */
+/** The master of a pseudoterminal; its slave is for another process. */
 export class Pty {
-  /** The slave's path. A session leader without a terminal that opens it has it as its own. */
+  /** The slave's path. It becomes the controlling terminal of a session leader that opens it. */
   readonly path: string;
-  /** What the other process writes. Ends when no process has the slave open. */
+  /** The output of the other process. It ends when no process has the slave open. */
   readonly readable: ReadableStream<Uint8Array>;
   #fd: number;
   #slave: number;
@@ -37,9 +37,9 @@ export class Pty {
   #closed = false;
 
   /**
-   * Opens one.
+   * Opens a pseudoterminal.
    *
-   * @throws {Error} If there is no `/dev/ptmx`, or no more terminals are to be had.
+   * @throws {Error} If there is no `/dev/ptmx`, or the limit on terminals is reached.
    */
   constructor() {
     this.#fd = open("/dev/ptmx");
@@ -50,7 +50,7 @@ export class Pty {
       throw new Error("cannot open a terminal: /dev/ptmx is none");
     }
     this.path = `/dev/pts/${number[0]}`;
-    // Held open until release(): a program that closes its terminal for a moment must not end it.
+    // Held open until release(), so that a program may close its terminal for a moment.
     try {
       this.#slave = open(this.path);
     } catch (error) {
@@ -71,7 +71,7 @@ export class Pty {
           controller.enqueue(chunk);
           if (controller.desiredSize! <= 0) stream.pause();
         });
-        // EIO is how Linux says that no process has the slave open any more.
+        // On Linux EIO means that no process has the slave open any more.
         stream.on("error", end);
         stream.on("end", end);
         stream.on("close", end);
@@ -81,7 +81,7 @@ export class Pty {
     });
   }
 
-  /** Sends what a user would have typed. Resolves when it is taken, or the terminal is closed. */
+  /** Sends input. Resolves when it is written, or the terminal is closed. */
   write(data: Uint8Array): Promise<void> {
     if (this.#closed) return Promise.resolve();
     const stream = this.#stream as unknown as {
@@ -99,7 +99,7 @@ export class Pty {
     });
   }
 
-  /** Sets its size in characters; its foreground processes get SIGWINCH if it was another. */
+  /** Sets the size in characters; a change sends SIGWINCH to the foreground processes. */
   resize(rows: number, columns: number): void {
     if (!this.#closed) {
       libc().ioctl(
@@ -110,13 +110,13 @@ export class Pty {
     }
   }
 
-  /** No process of ours keeps it open any more: it ends when the others have closed it too. */
+  /** Closes our handle of the slave: the terminal ends when all other processes have closed it. */
   release(): void {
     if (this.#slave >= 0) libc().close(this.#slave);
     this.#slave = -1;
   }
 
-  /** Hangs up: processes that still have it get SIGHUP. */
+  /** Hangs up: processes that have it open get SIGHUP. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;

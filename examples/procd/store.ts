@@ -1,10 +1,10 @@
 /**
- * What the daemon knows, in one file: containers, execs, images, volumes and networks, each a document
- * of JSON with the columns that it is looked for by.
+ * The daemon's state in one SQLite file: containers, execs, images, volumes and networks, each a
+ * JSON document with indexed columns.
  *
- * Two daemons may have it open, while one takes the place of the other. Each change is a transaction,
- * and nothing is kept in memory that the other could have changed; one of them, the owner, acts by
- * itself: it records how containers end, starts them again and removes them.
+ * During a takeover two daemons have it open. Each change is a transaction, and nothing is cached
+ * in memory. One of the daemons, the owner, acts on its own: it records exits, restarts containers,
+ * and removes them.
  *
  * @module
  */
@@ -13,9 +13,9 @@ import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { TypedError } from "../../mod.ts";
 import { runs, statOf } from "./procfs.ts";
 
-/** The form of the file that this program writes. */
+/** The version of the file's schema. */
 const SCHEMA = 1;
-/** How long one daemon waits for another's transaction, in milliseconds. */
+/** How long to wait for another daemon's transaction, in milliseconds. */
 const BUSY = 5_000;
 
 const TABLES = `
@@ -32,7 +32,7 @@ const TABLES = `
     id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created INTEGER NOT NULL, body TEXT NOT NULL);
 `;
 
-/** A row as it is kept. */
+/** A stored document. */
 interface Row {
   body: string;
 }
@@ -44,15 +44,15 @@ export class Store {
   #self: string;
 
   /**
-   * Opens the file, or makes it.
+   * Opens the file, or creates it.
    *
-   * @throws {Error} If a newer program has made it.
+   * @throws {Error} If a newer program has created it.
    */
   constructor(path: string) {
     this.#db = new DatabaseSync(path);
     Deno.chmodSync(path, 0o600);
-    // NORMAL is safe against a daemon that is killed; a machine that loses its power may lose the last
-    // changes, and has lost the containers anyway.
+    // NORMAL is safe if the daemon is killed. A power failure may lose the last changes, but also
+    // ends all containers.
     this.#db.exec(`PRAGMA busy_timeout = ${BUSY}; PRAGMA journal_mode = WAL`);
     this.#db.exec("PRAGMA synchronous = NORMAL");
     this.#self = `${Deno.pid} ${statOf(Deno.pid)?.startTime}`;
@@ -74,28 +74,28 @@ export class Store {
     this.#db.exec(`PRAGMA user_version = ${SCHEMA}`);
   }
 
-  /** The first row that a query gives. */
+  /** The first row of a query. */
   get<T>(sql: string, ...values: (string | number)[]): T | undefined {
     return this.#prepared(sql).get(...values) as T | undefined;
   }
 
-  /** All rows that a query gives. */
+  /** All rows of a query. */
   all<T>(sql: string, ...values: (string | number)[]): T[] {
     return this.#prepared(sql).all(...values) as T[];
   }
 
-  /** Runs a statement, and gives how many rows it has changed. */
+  /** Runs a statement; returns how many rows it has changed. */
   run(sql: string, ...values: (string | number)[]): number {
     return Number(this.#prepared(sql).run(...values).changes);
   }
 
-  /** The document that a query gives as `body`. */
+  /** The document in the column `body` of a query. */
   document<T>(sql: string, ...values: (string | number)[]): T | undefined {
     const row = this.get<Row>(sql, ...values);
     return row && JSON.parse(row.body);
   }
 
-  /** The documents that a query gives as `body`. */
+  /** The documents in the column `body` of a query. */
   documents<T>(sql: string, ...values: (string | number)[]): T[] {
     return this.all<Row>(sql, ...values).map(({ body }) => JSON.parse(body));
   }
@@ -106,7 +106,7 @@ export class Store {
     return statement;
   }
 
-  /** All that `change` does, or nothing of it. */
+  /** Runs `change` in a transaction. */
   transaction<T>(change: () => T): T {
     if (this.#db.isTransaction) return change();
     this.#db.exec("BEGIN IMMEDIATE");
@@ -125,7 +125,7 @@ export class Store {
     return this.get<{ value: string }>("SELECT value FROM meta WHERE key = ?", key)?.value;
   }
 
-  /** Sets such a value. */
+  /** Sets a value of the store as a whole. */
   setMeta(key: string, value: string): void {
     this.run("INSERT OR REPLACE INTO meta VALUES (?, ?)", key, value);
   }
@@ -133,8 +133,8 @@ export class Store {
   /**
    * Makes this process the owner.
    *
-   * @param takeover Whether another that runs is to be replaced.
-   * @throws {TypedError} ("conflict") If another runs, and is not to be.
+   * @param takeover Whether to replace a running owner.
+   * @throws {TypedError} ("conflict") If another owner runs and `takeover` is false.
    */
   own(takeover: boolean): void {
     this.transaction(() => {
@@ -149,7 +149,7 @@ export class Store {
     });
   }
 
-  /** Whether this process is the owner. It is again where the one that replaced it has died. */
+  /** Whether this process is the owner. It becomes the owner again if its successor has died. */
   get owned(): boolean {
     const owner = this.meta("owner");
     if (owner === this.#self) return true;
@@ -171,17 +171,17 @@ export class Store {
   }
 }
 
-/** Sixty-four hexadecimal digits that no two things share. */
+/** A random id of 64 hexadecimal digits. */
 export function newId(): string {
   return [...crypto.getRandomValues(new Uint8Array(32))]
     .map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /**
- * The bounds of ids that begin so, for a query: LIKE would take a client's % and _ for wildcards.
- * Undefined where none can.
+ * The bounds of ids with a prefix, for a query: LIKE would treat a client's % and _ as wildcards.
+ * Undefined if the prefix is not hexadecimal.
  */
 export function idRange(prefix: string): [from: string, to: string] | undefined {
-  // "g" is what comes after the last digit.
+  // "g" sorts after the last hexadecimal digit.
   return /^[\da-f]{1,64}$/.test(prefix) ? [prefix, `${prefix}g`] : undefined;
 }

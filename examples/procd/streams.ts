@@ -1,5 +1,5 @@
 /**
- * What programs write and read: `logs`, `attach`, and the streams of an exec.
+ * The streams of programs: `logs`, `attach`, and those of execs.
  *
  * @module
  */
@@ -10,10 +10,10 @@ import { failure, type Strings, subject } from "./daemon.ts";
 import type { Attached, Follower, Streams } from "./driver.ts";
 import { LogReader, type LogRecord } from "./logs.ts";
 
-/** What a client types to leave a program without ending it, unless it says otherwise. */
+/** The default keys that detach a client. */
 const DETACH_KEYS = "ctrl-p,ctrl-q";
 
-/** Reads `ctrl-p,ctrl-q` or `a,b` as the bytes that a terminal sends for it. */
+/** Parses detach keys such as `ctrl-p,ctrl-q` or `a,b` to the bytes that a terminal sends. */
 export function detachKeys(text: string): number[] {
   return (text || DETACH_KEYS).split(",").map((key) => {
     const control = /^ctrl-([a-z@[\\\]^_])$/.exec(key)?.[1];
@@ -23,14 +23,14 @@ export function detachKeys(text: string): number[] {
   });
 }
 
-/** Looks for keys in what a client types, and holds back what may be their beginning. */
+/** Finds the detach keys in input, and holds back what may be their beginning. */
 export class KeyFilter {
   #keys: number[];
   #seen = 0;
   constructor(keys: number[]) {
     this.#keys = keys;
   }
-  /** What is for the program, and whether the keys were typed after it. */
+  /** Returns the input for the program, and whether the keys were typed after it. */
   pass(data: Uint8Array): { data: Uint8Array; detached: boolean } {
     const out: number[] = [];
     for (const byte of data) {
@@ -49,11 +49,11 @@ export class KeyFilter {
 }
 
 /**
- * Connects a job's streams with a program's, until the program ends, the client leaves, or it types the
- * keys. Whether it did.
+ * Connects a job's streams with a program's, until the program ends, the client leaves, or it types
+ * the detach keys. Returns whether it did.
  *
- * @param replaced Whether another daemon has taken the place of this one.
- * @param keys For a program with a terminal: what the client leaves by.
+ * @param replaced Whether another daemon has taken over.
+ * @param keys The detach keys, for a program with a terminal.
  */
 export async function relay(
   job: Job,
@@ -65,7 +65,7 @@ export async function relay(
   let detached = false;
   const { stopping } = job.engine;
   const leave = () => {
-    // A daemon that is replaced serves those it has until they end, or its time is over.
+    // A replaced daemon serves its clients until they leave or the drain time is over.
     if (!(stopping.aborted && replaced())) io.close();
   };
   job.signal.addEventListener("abort", leave, { once: true });
@@ -74,7 +74,7 @@ export async function relay(
   const reading = input && (async () => {
     const filter = keys && new KeyFilter(keys);
     for (;;) {
-      // A client that is cut off is one that sends no more.
+      // A client that breaks off has ended its input.
       const { value, done } = await input.read().catch(() => ({ value: undefined, done: true }));
       if (done || value === undefined) break;
       const passed = filter?.pass(value) ?? { data: value, detached: false };
@@ -84,7 +84,7 @@ export async function relay(
         return io.close();
       }
     }
-    // It is the daemon that ends then, and not what the client has to say.
+    // It is the daemon that ends, not the client's input.
     if (!stopping.aborted) await io.end();
   })();
   try {
@@ -95,14 +95,14 @@ export async function relay(
   } finally {
     job.signal.removeEventListener("abort", leave);
     io.close();
-    // Its end lets the other half go; what it fails of is that the program has ended.
+    // Closing it ends the other half; an error only says that the program has ended.
     input?.cancel().catch(() => {});
     await reading;
   }
   return detached;
 }
 
-/** A part of a line, as far as it was written at one time. */
+/** The part of a line that was written in one record. */
 interface Piece {
   stream: 1 | 2;
   time: bigint;
@@ -111,7 +111,7 @@ interface Piece {
   begins: boolean;
 }
 
-/** Cuts records into lines, each stream's by itself. */
+/** Splits records into lines, separately for each stream. */
 class Lines {
   #open = new Set<number>();
   cut({ stream, time, data }: LogRecord): Piece[] {
@@ -129,14 +129,14 @@ class Lines {
   }
 }
 
-/** What of a log a client wants. */
+/** The options of reading a log. */
 interface Wanted {
   stdout: boolean;
   stderr: boolean;
   timestamps: boolean;
-  /** Put before each line. */
+  /** A prefix of each line. */
   details: string;
-  /** The last lines; Infinity for all. */
+  /** How many lines from the end; Infinity for all. */
   tail: number;
   since: bigint;
   until?: bigint | undefined;
@@ -146,13 +146,13 @@ interface Wanted {
 const encoder = new TextEncoder();
 const BILLION = 1_000_000_000n;
 
-/** Nanoseconds since 1970 in RFC 3339, with all nine digits. */
+/** A time in nanoseconds since 1970 in RFC 3339, with nine digits. */
 export function timestamp(time: bigint): string {
   const seconds = new Date(Number(time / BILLION) * 1_000).toISOString().slice(0, 19);
   return `${seconds}.${String(time % BILLION).padStart(9, "0")}Z`;
 }
 
-/** Writes what a client wants of a container's log to its job. */
+/** Prints the requested part of a container's log as a job's output. */
 async function tell(
   job: Job,
   containers: Containers,
@@ -161,7 +161,7 @@ async function tell(
 ): Promise<void> {
   using reader = new LogReader(containers.daemon.folderOf(container.id));
   const lines = new Lines();
-  // Whether the line that goes on is one that is told.
+  // Whether the current line is to be printed.
   const told = [false, false, false];
   const isWanted = (piece: Piece) => {
     if (piece.begins) {
@@ -216,13 +216,13 @@ async function tell(
   }
 }
 
-/** Writes the last lines of what there is. */
+/** Prints the last lines. */
 async function last(
   n: number,
   drain: (each: (piece: Piece) => void) => Promise<void>,
   write: (piece: Piece) => Promise<void>,
 ): Promise<void> {
-  // Pieces in their order, in lines: one that goes on belongs to the last of its stream.
+  // Parts in order; a continued line belongs to the last part of its stream.
   let kept: Piece[][] = [];
   const open: (Piece[] | undefined)[] = [];
   await drain((piece) => {
@@ -234,12 +234,12 @@ async function last(
 }
 
 async function follow(follower: Follower, drain: () => Promise<void>): Promise<void> {
-  // Once before the first word, for what came while it was begun.
+  // Once before waiting, for records written meanwhile.
   do await drain(); while (await follower.more());
   await drain();
 }
 
-/** Seconds since 1970 with decimals, in nanoseconds. */
+/** Parses seconds since 1970 with decimals to nanoseconds. */
 function nanoseconds(text: string, other: bigint): bigint {
   if (text === "" || text === "0") return other;
   const [, seconds, decimals = ""] = /^(-?\d+)(?:\.(\d{1,9}))?$/.exec(text) ?? [];
@@ -249,7 +249,7 @@ function nanoseconds(text: string, other: bigint): bigint {
   throw failure("bad parameter", `invalid time "${text}", expected seconds since 1970`);
 }
 
-/** What a job's env asks of a log. */
+/** The options in a job's env. */
 function wantedOf(job: Job, container: Container): Wanted {
   const tail = job.getenv("tail");
   const labels: Strings = container.config.Labels ?? {};
@@ -281,7 +281,8 @@ export function registerStreams(
       throw failure("bad parameter", "Bad parameters: you must choose at least one stream");
     }
     terminal(job, container.config.Tty === true);
-    await job.stdout.write(""); // The client sees at once that there is such a container.
+    // Sends the headers, so that the client knows that the container exists.
+    await job.stdout.write("");
     await tell(job, containers, container, wanted);
   });
   engine.register("attach", async (job) => {
@@ -296,7 +297,7 @@ export function registerStreams(
       stderr: job.getenvBool("stderr"),
     };
     terminal(job, container.config.Tty === true);
-    // A start waits for this: the client that attaches is to see all that the program writes.
+    // A start waits for this, so that the attached client gets all output.
     const io = job.getenvBool("stream")
       ? await daemon.prepare(container.id, driver.attach(container.id, streams))
       : undefined;
@@ -324,7 +325,7 @@ export function registerStreams(
   });
 }
 
-/** The rows and columns that a job is told: by its arguments, or its env. */
+/** The rows and columns in a job's arguments or env. */
 export function sizeOf(job: Job): [rows: number, columns: number] {
   const [rows = NaN, columns = NaN] = [
     job.args[1] ?? job.getenv("h"),

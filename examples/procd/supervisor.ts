@@ -1,14 +1,14 @@
 /**
- * The supervisor: the process that containers are children of. It outlives the daemon, so that a
- * daemon which is killed, or replaced, loses none of them: it has their pipes and terminals, writes
- * their logs, waits for their end and records it. There is one for a state directory, from the first
- * start until nothing runs and no daemon is connected.
+ * The supervisor: the parent process of all containers. It outlives the daemon, so that a daemon
+ * which is killed or replaced loses none of them: it holds their pipes and terminals, writes their
+ * logs, waits for their exits and records them. There is one per state directory, from the first
+ * start until no program runs and no daemon is connected.
  *
- * Why a process of its own: pipes and the masters of terminals live in a process, and only a
- * parent is told an exit status. Why one for all: in Deno one costs some 35 MiB, and a container
- * in it next to nothing. What it does is so little that it has no reason to fail.
+ * It is a process of its own because pipes and terminals belong to a process, and only a parent
+ * gets an exit status. It is one process for all containers because a Deno process costs some 35
+ * MiB, and a container in it nearly nothing. It does so little that it has few reasons to fail.
  *
- * It listens on `supervisor.sock` in the state directory; {@linkcode Request} is what it is asked.
+ * It listens on `supervisor.sock` in the state directory, for a {@linkcode Request}.
  *
  * @module
  */
@@ -20,7 +20,7 @@ import { isNoSuchProcess, MARK, type Members, membersOf, statOf } from "./procfs
 import type { Pty } from "./pty.ts";
 import { isOver, Wire } from "./wire.ts";
 
-/** What the supervisor is asked, in the first line of a connection. */
+/** A request to the supervisor: the first line of a connection. */
 export type Request =
   | { do: "start"; spec: ProcessSpec; streams?: Streams | undefined }
   | { do: "attach"; id: string; streams: Streams }
@@ -30,32 +30,32 @@ export type Request =
   | { do: "list" }
   | { do: "watch" };
 
-/** What it answers. */
+/** Its reply. */
 export interface Reply {
-  /** Why it cannot be done, if so. */
+  /** The error message, if the request failed. */
   error?: string | undefined;
-  /** What kind of error that is. */
+  /** The kind of the error. */
   kind?: "bad parameter" | "conflict" | undefined;
-  /** Whether there was something to do it to. */
+  /** Whether the program of the request runs. */
   found?: boolean | undefined;
-  /** What was started. */
+  /** The started program. */
   started?: Started | undefined;
-  /** What runs. */
+  /** The running programs. */
   running?: Started[] | undefined;
 }
 
 /** The name of the supervisor's socket in the state directory. */
 export const SOCKET = "supervisor.sock";
 const LOCK = "supervisor.lock";
-/** How long it stays when nothing runs and no daemon is connected, in milliseconds. */
+/** How long it stays without programs and daemons, in milliseconds. */
 const LINGER = 500;
-/** How long output may be on its way when all that could write it has been killed, in milliseconds. */
+/** How long to wait for output after all its writers were killed, in milliseconds. */
 const DRAIN = 2_000;
 
-/** How often all processes are looked through at most, to find those of a container. */
+/** The shortest interval between two scans of all processes, in milliseconds. */
 const LOOKS = 10;
 
-/** What is connected with a program's streams. */
+/** A client that is attached to a program's streams. */
 interface Attachment {
   wire: Wire;
   streams: Streams;
@@ -63,7 +63,7 @@ interface Attachment {
   target: PromiseWithResolvers<Running>;
 }
 
-/** A program that runs. */
+/** A running program. */
 class Running {
   readonly started: Started;
   readonly ended: Promise<Ended>;
@@ -116,18 +116,18 @@ class Running {
     const { code } = await this.#child.status;
     this.#over = true;
     const finishedAt = new Date().toISOString();
-    // With the first process of a container all others end, as in a pid namespace.
-    // Whatever goes wrong from here on, the daemon is told of the end.
+    // All processes of a container end with the main one, as in a pid namespace.
+    // Errors from here on must not prevent the report of the exit.
     const complain = (error: unknown) => console.error(`${this.#spec.id}: ${stackOf(error)}`);
     if (this.#spec.id === this.#spec.container) await sweep(this).catch(complain);
     this.#pty?.release();
     const drained = Promise.all(outputs).catch(complain);
-    // What an exec has left in the background may keep its pipes for ever.
+    // A process that an exec left in the background may keep its pipes open for ever.
     const timer = setTimeout(() => stop.abort(), DRAIN);
     await drained;
     clearTimeout(timer);
     this.#pty?.close();
-    // A program that has ended reads no more, and a pipe that it did not read to its end is broken.
+    // An ended program reads no more, so its input pipe is broken.
     this.#stdin?.abort().catch(() => {});
     this.#log?.[Symbol.dispose]();
     const ended = { ...this.started, code, finishedAt };
@@ -139,7 +139,7 @@ class Running {
     return ended;
   }
 
-  /** Ends the connections of clients, which are told of the program's end before. */
+  /** Closes the connections of clients, once the exit was reported. */
   release(): void {
     for (const { wire } of this.#attachments) wire[Symbol.dispose]();
     for (const more of this.#followers) more();
@@ -157,7 +157,7 @@ class Running {
       if (done) return;
       this.#keep(stream, value);
       for (const more of this.#followers) more();
-      // A client that is connected and does not read holds the program up, as a pipe would.
+      // An attached client that does not read blocks the program, like a pipe.
       const sent: Promise<boolean>[] = [];
       for (const attachment of this.#attachments) {
         const { wire, streams } = attachment;
@@ -172,7 +172,7 @@ class Running {
     try {
       if (!this.#full) this.#log?.write(stream, data);
     } catch (error) {
-      // The disk is full, for example. That is said, and is no reason to end the program.
+      // For example a full disk: it is reported, and the program runs on.
       console.error(`log of ${this.#spec.id} ends: ${error}`);
       this.#full = true;
     }
@@ -184,7 +184,7 @@ class Running {
     return false;
   }
 
-  /** Connects a client that came when the program ran already. */
+  /** Attaches a client to a running program. */
   attach(attachment: Attachment): void {
     this.#attachments.add(attachment);
     attachment.target.resolve(this);
@@ -193,13 +193,14 @@ class Running {
     this.#leave(attachment);
   }
 
-  /** Gives the program what it reads. */
+  /** Writes to the program's input. */
   async input(data: Uint8Array): Promise<void> {
     if (this.#pty) return await this.#pty.write(data);
     try {
       await this.#stdin?.write(data);
     } catch (error) {
-      if (!isOver(error) && !(error instanceof TypeError)) throw error; // It reads no more.
+      // The program reads no more.
+      if (!isOver(error) && !(error instanceof TypeError)) throw error;
     }
   }
   async endInput(): Promise<void> {
@@ -222,7 +223,7 @@ class Running {
       this.#child.kill(signal);
       return true;
     } catch (error) {
-      if (error instanceof TypeError) return false; // It has ended by now.
+      if (error instanceof TypeError) return false; // It has ended.
       throw error;
     }
   }
@@ -252,8 +253,8 @@ function command(spec: ProcessSpec, pty?: Pty): Deno.Command {
       stderr: "piped",
     });
   }
-  // A session's leader that opens a terminal has it as its own; and a shell keeps no variables whose
-  // names it could not have.
+  // The session leader gets the terminal as its controlling one by opening it. `env`, because a
+  // shell drops variables whose names it does not allow.
   const odd = Object.entries(spec.env).filter(([name]) => !/^[A-Za-z_]\w*$/.test(name))
     .map(([name, value]) => `${name}=${value}`);
   const words = odd.length > 0 ? ["env", ...odd, ...spec.args] : spec.args;
@@ -266,13 +267,13 @@ function command(spec: ProcessSpec, pty?: Pty): Deno.Command {
   });
 }
 
-/** Writes a file so that it is there whole or not at all. */
+/** Writes a file atomically. */
 function record(path: string, ended: Ended): void {
   try {
     Deno.writeTextFileSync(`${path}.new`, JSON.stringify(ended));
     Deno.renameSync(`${path}.new`, path);
   } catch (error) {
-    // The container was removed by force, and its folder with it.
+    // The container was removed by force, with its folder.
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }
@@ -280,7 +281,7 @@ function record(path: string, ended: Ended): void {
 /** Serves a state directory. */
 class Supervisor {
   #running = new Map<string, Running>();
-  /** Clients that are to be connected with programs that do not run yet. */
+  /** Clients that are to be attached to programs that do not run yet. */
   #waiting = new Map<string, Set<Attachment>>();
   #watchers = new Set<Wire>();
   #connections = 0;
@@ -292,17 +293,17 @@ class Supervisor {
   constructor(folder: string) {
     const path = `${folder}/${SOCKET}`;
     try {
-      Deno.removeSync(path); // Of one that was killed: the lock is ours.
+      Deno.removeSync(path); // Of a supervisor that was killed: this one has the lock.
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     }
-    // Never, at any moment, for other users: a client of it runs programs.
+    // Never accessible to other users, because its clients can run programs.
     const mask = Deno.umask(0o177);
     this.#listener = Deno.listen({ transport: "unix", path });
     Deno.umask(mask);
   }
 
-  /** Serves until nothing runs, and no daemon is there. */
+  /** Serves until no program runs and no daemon is connected. */
   async serve(): Promise<void> {
     this.#rest();
     for await (const conn of this.#listener) {
@@ -352,7 +353,7 @@ class Supervisor {
     const own = streams && { wire, streams, target: Promise.withResolvers<Running>() };
     let running: Running;
     try {
-      // Before it is looked whether it runs: nothing may come between that and its start.
+      // Registered before the check, with nothing asynchronous between the check and the start.
       const Terminal = spec.terminal ? (await import("./pty.ts")).Pty : undefined;
       if (this.#running.has(spec.id)) {
         return void await wire.send(
@@ -381,8 +382,8 @@ class Supervisor {
     this.#waiting.delete(spec.id);
     for (const watcher of this.#watchers) watcher.send(running.started);
     running.ended.then((ended) => this.#ended(running, ended));
-    // Not awaited before it is attached, or the first that the program writes would be missed; what is
-    // sent keeps its order.
+    // Attached before the reply is awaited, or the program's first output would be missed. Lines
+    // are sent in order.
     const sent = wire.send({ started: running.started } satisfies Reply);
     if (own) {
       running.attach(own);
@@ -401,7 +402,7 @@ class Supervisor {
   async #attach(wire: Wire, { id, streams }: Extract<Request, { do: "attach" }>): Promise<void> {
     const attachment = { wire, streams, target: Promise.withResolvers<Running>() };
     const running = this.#running.get(id);
-    // Not awaited: a daemon that has read this may start the program at once.
+    // Not awaited: a daemon that has read this may start the program again at once.
     wire.send({ found: running !== undefined } satisfies Reply);
     if (running) {
       running.attach(attachment);
@@ -413,7 +414,7 @@ class Supervisor {
     await this.#relay(attachment);
   }
 
-  /** Takes what a client sends, until it leaves or the program ends. */
+  /** Forwards a client's input, until it leaves or the program ends. */
   async #relay(attachment: Attachment): Promise<void> {
     const { wire, target } = attachment;
     for (let frame; (frame = await wire.frame());) {
@@ -430,13 +431,13 @@ class Supervisor {
   async #follow(wire: Wire, id: string): Promise<void> {
     const running = this.#running.get(id);
     if (!running) return void await wire.send({ found: false } satisfies Reply);
-    // From before the answer on, so that nothing is missed that the daemon has not read by then.
+    // Registered before the reply, so that no event is missed.
     let more = Promise.withResolvers<void>();
     const unfollow = running.follow(() => more.resolve());
     const over = running.ended.then(() => {}, () => {});
     try {
       await wire.send({ found: true } satisfies Reply);
-      // One word at a time is on its way: the next is sent when it was answered.
+      // One event at a time: the next is sent when the last was acknowledged.
       do {
         await Promise.race([more.promise, over]);
         if (this.#running.get(id) !== running) return;
@@ -455,8 +456,8 @@ class Supervisor {
   }
 
   /**
-   * Sends a signal to all processes of containers, and again until none is new, since one may have
-   * forked before it was reached.
+   * Sends a signal to all processes of containers, repeatedly until there is no new one, since a
+   * process may fork before the signal reaches it.
    */
   async #signalAll(running: readonly Running[], signal: Deno.Signal): Promise<boolean> {
     const sent = new Set<number>();
@@ -484,7 +485,7 @@ class Supervisor {
     return membersOf(containers, sessions);
   }
 
-  /** Ends what is left of containers. Those that end at the same time are looked for at once. */
+  /** Kills the remaining processes of containers. One scan serves all that end at the same time. */
   #sweep(running: Running): Promise<void> {
     this.#toSweep.add(running);
     return this.#sweeping ??= (async () => {
@@ -511,7 +512,7 @@ function kill(pid: number, signal: Deno.Signal): void {
   try {
     Deno.kill(pid, signal);
   } catch (error) {
-    // It has ended by now, or it has become another user's.
+    // It has ended, or belongs to another user by now.
     if (error instanceof Deno.errors.NotFound) return;
     if (error instanceof Deno.errors.PermissionDenied) return;
     if (isNoSuchProcess(error)) return;
@@ -523,22 +524,26 @@ function stackOf(error: unknown): string {
   return error instanceof Error ? error.stack ?? error.message : String(error);
 }
 
-/** Serves the state directory of this path. Returns when another supervisor does, or all is over. */
+/**
+ * Serves a state directory. Returns when another supervisor serves it, or there is nothing left to
+ * do.
+ */
 export async function supervise(folder: string): Promise<void> {
   using lock = Deno.openSync(`${folder}/${LOCK}`, { create: true, write: true, mode: 0o600 });
-  // One that is about to end holds it for a moment; one that is about to serve is as good as we.
+  // A supervisor that is about to exit holds the lock for a moment; if another starts, that one
+  // serves.
   if (!lock.tryLockSync(true)) return;
   await new Supervisor(folder).serve();
 }
 
-/** In a compiled binary, which can run nothing but itself: the same as a module to install. */
+/** The supervisor as a module to install, for a compiled binary, which can only run itself. */
 export async function install(engine: Engine): Promise<void> {
   await supervise(Deno.env.get("FLOODGATE_SUPERVISE") ?? "");
   engine.shutdown();
 }
 
 if (import.meta.main) {
-  // What goes wrong with one container must not end the others.
+  // An error of one container must not end the others.
   globalThis.addEventListener("unhandledrejection", (event) => {
     event.preventDefault();
     console.error(stackOf(event.reason));

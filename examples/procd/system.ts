@@ -1,5 +1,5 @@
 /**
- * The daemon as a whole: `info`, `system_df`, and what builds have left.
+ * The daemon as a whole: `info`, `system_df`, and pruning of builds.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import type { Containers } from "./containers.ts";
 import { failure, print, subject } from "./daemon.ts";
 import { countStates } from "./usage.ts";
 
-/** What users of `docker info` have to know. */
+/** The warnings of `docker info`. */
 const WARNINGS = [
   "WARNING: No isolation: containers are plain processes of this machine, and of its users",
   "WARNING: No memory limit support",
@@ -17,7 +17,7 @@ const WARNINGS = [
   "WARNING: No published ports: the network is this machine's",
 ];
 
-/** Registers `system_df`, `build_prune` and `plugins`, and lets `info` tell of the containers. */
+/** Registers `system_df`, `build_prune` and `plugins`, and adds the containers to `info`. */
 export function registerSystem(containers: Containers): void {
   const { daemon, images, volumes } = containers;
   const { engine } = daemon;
@@ -47,7 +47,7 @@ export function registerSystem(containers: Containers): void {
       Warnings: WARNINGS,
     });
   };
-  // The built-in job still tells of the machine: it is asked in a job of its own.
+  // The built-in handler adds what it knows of the machine, in a job of its own.
   engine.wrapHandlers((job, handler) =>
     job.name === "info" && !job.getenvBool("OfMachine") ? info(job) : handler(job)
   );
@@ -68,7 +68,7 @@ export function registerSystem(containers: Containers): void {
       BuildCache: wanted("build-cache") ? [] : null,
     });
   });
-  // Builds leave nothing that is not an image.
+  // Builds leave only images behind.
   engine.register("build_prune", (job) => print(job, { CachesDeleted: null, SpaceReclaimed: 0 }));
   engine.register("plugins", (job) => print(job, []));
   engine.register("plugin_inspect", (job) => {

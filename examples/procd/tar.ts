@@ -1,13 +1,13 @@
 /**
- * Archives (tar(5)): written in the form of POSIX, with pax headers where a field is too short; read in
- * that and in GNU's.
+ * Archives (tar(5)): written in POSIX format, with pax headers where a field is too short; read in
+ * that format and GNU's.
  *
  * @module
  */
 
 import { failure } from "./daemon.ts";
 
-/** What an archive says of a file. */
+/** The metadata of a file in an archive. */
 export interface TarHeader {
   name: string;
   type: "file" | "directory" | "symlink" | "link" | "other";
@@ -17,22 +17,22 @@ export interface TarHeader {
   mtime: number;
   uid: number;
   gid: number;
-  /** Where a link leads. */
+  /** The target of a link. */
   target: string;
 }
 
 const BLOCK = 512;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
-/** The most that eleven octal digits hold. */
+/** The largest number of eleven octal digits. */
 const OCTAL_MAX = 0o77_777_777_777;
 const TYPES = { file: "0", link: "1", symlink: "2", directory: "5", other: "0" } as const;
 
-/** A header, with its pax header before it where that is needed. */
+/** A header, after a pax header if one is needed. */
 export function headerBytes(header: TarHeader): Uint8Array<ArrayBuffer> {
   const pax: string[] = [];
   const add = (key: string, value: string) => {
-    // The length at the beginning counts its own digits.
+    // The length at the beginning includes its own digits.
     const rest = ` ${key}=${value}\n`;
     const bytes = encoder.encode(rest).length;
     let length = bytes + 1;
@@ -40,7 +40,7 @@ export function headerBytes(header: TarHeader): Uint8Array<ArrayBuffer> {
     pax.push(`${length}${rest}`);
   };
   const short = (text: string) => encoder.encode(text).length <= 100;
-  // deno-lint-ignore no-control-regex -- what is no ASCII is for pax alone
+  // deno-lint-ignore no-control-regex -- other than ASCII needs a pax header
   const plain = (text: string) => short(text) && /^[\x00-\x7f]*$/.test(text);
   if (!plain(header.name)) add("path", header.name);
   if (!plain(header.target)) add("linkpath", header.target);
@@ -77,7 +77,7 @@ function block(header: TarHeader, type: string): Uint8Array<ArrayBuffer> {
   return bytes;
 }
 
-/** What follows so many bytes up to the next block. */
+/** The padding after a file of this size. */
 export function padding(length: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array((BLOCK - length % BLOCK) % BLOCK);
 }
@@ -95,16 +95,16 @@ function joined(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return all;
 }
 
-/** A file in an archive that is being read. */
+/** A file of an archive that is being read. */
 export interface TarEntry extends TarHeader {
-  /** Its content, which has to be read before the next entry; what is not is skipped. */
+  /** Its content, to be read before the next entry; the rest is skipped. */
   body: AsyncGenerator<Uint8Array<ArrayBuffer>>;
 }
 
 /**
- * Reads an archive as it comes.
+ * Reads an archive as a stream.
  *
- * @throws {TypedError} ("bad parameter") If it is none, or breaks off.
+ * @throws {TypedError} ("bad parameter") If it is not an archive, or truncated.
  */
 export async function* readTar(stream: ReadableStream<Uint8Array>): AsyncGenerator<TarEntry> {
   const source = new Source(stream);
@@ -155,7 +155,7 @@ function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
   const text = (at: number, length: number) =>
     decoder.decode(bytes.subarray(at, at + length)).replace(/\0.*$/s, "");
   const number = (at: number, length: number) => {
-    if ((bytes[at] ?? 0) & 0x80) { // GNU: big-endian, where octal digits do not suffice.
+    if ((bytes[at] ?? 0) & 0x80) { // GNU's big-endian form, for numbers beyond octal digits.
       return bytes.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0);
     }
     const digits = text(at, length).trim();
@@ -207,7 +207,7 @@ function parsePax(text: string): Partial<TarHeader> {
   return found;
 }
 
-/** Bytes as they are wanted, of a stream that gives them as it likes. */
+/** Reads a stream in pieces of wanted lengths. */
 class Source {
   #reader: ReadableStreamDefaultReader<Uint8Array>;
   #chunk: Uint8Array = new Uint8Array(0);
@@ -222,14 +222,14 @@ class Source {
     }
     return true;
   }
-  /** Some bytes, no more than `most`. */
+  /** The next bytes, at most `most`. */
   async upTo(most: number): Promise<Uint8Array<ArrayBuffer>> {
     if (!await this.#more()) throw malformed("it breaks off");
     const taken = this.#chunk.slice(0, most);
     this.#chunk = this.#chunk.subarray(taken.length);
     return taken;
   }
-  /** So many; undefined at the end, where that may be. */
+  /** Exactly this many bytes; undefined at the end, if that is allowed. */
   async exactly(length: number): Promise<Uint8Array<ArrayBuffer>>;
   async exactly(length: number, orEnd: true): Promise<Uint8Array<ArrayBuffer> | undefined>;
   async exactly(length: number, orEnd = false): Promise<Uint8Array<ArrayBuffer> | undefined> {
@@ -242,7 +242,7 @@ class Source {
     }
     return all;
   }
-  /** Reads to the end: a client that is not read to it takes that for a failure. */
+  /** Reads to the end: clients report an error if their upload is not read completely. */
   async rest(): Promise<void> {
     while (await this.#more()) this.#chunk = new Uint8Array(0);
   }

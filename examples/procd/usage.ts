@@ -1,5 +1,5 @@
 /**
- * What containers use, as /proc tells it: `top` and `container_stats`.
+ * The resources of containers, by /proc: `top` and `container_stats`.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { type Container, type Containers, isRunning } from "./containers.ts";
 import { failure, NEVER, print, subject } from "./daemon.ts";
 import { membersOf, type ProcessStat, systemTicks, TICKS, usageOf } from "./procfs.ts";
 
-/** How often `docker stats` is told something new, in milliseconds. */
+/** The interval of `docker stats`, in milliseconds. */
 const PERIOD = 1_000;
 
 /** The processes of a container. */
@@ -23,7 +23,7 @@ function processesOf(containers: Containers, container: Container): ProcessStat[
   return membersOf(new Set([container.id]), sessions).of.get(container.id) ?? [];
 }
 
-/** A look at what a container uses. */
+/** A sample of a container's resources. */
 interface Sample {
   read: string;
   cpu: Record<string, unknown>;
@@ -32,7 +32,7 @@ interface Sample {
   blocks: { read: number; written: number };
 }
 
-/** Looks again and again: what ended processes have used is kept, so that nothing runs backwards. */
+/** Samples repeatedly. The usage of ended processes is kept, so that totals never decrease. */
 class Meter {
   #containers: Containers;
   #container: Container;
@@ -105,12 +105,12 @@ function describe(
         : null,
     },
     storage_stats: {},
-    // The network is this machine's, so nothing of it is the container's.
+    // The network is that of the machine, so containers have no statistics of it.
     networks: {},
   };
 }
 
-/** Rows of ps(1), without those of other processes. */
+/** The rows of ps(1) for these processes. */
 async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<string, unknown>> {
   const words = args.split(/\s+/).filter((word) => word !== "");
   let output: Deno.CommandOutput;
@@ -128,7 +128,7 @@ async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<strin
   if (at < 0) throw failure("bad parameter", "Couldn't find PID field in ps output");
   const Processes = lines.map((line) => {
     const fields = line.trim().split(/\s+/);
-    // The last is the command, with all its words.
+    // The last column is the command, with spaces.
     return [...fields.slice(0, Titles.length - 1), fields.slice(Titles.length - 1).join(" ")];
   }).filter((fields) => pids.has(Number(fields[at])));
   return { Titles, Processes };
@@ -178,7 +178,7 @@ export function registerUsage(containers: Containers): void {
   });
 }
 
-/** How many containers there are, by what they do. */
+/** How many containers are in each state. */
 export function countStates(containers: Containers): Record<string, number> {
   const counts = { Containers: 0, ContainersRunning: 0, ContainersPaused: 0, ContainersStopped: 0 };
   for (const { state } of containers.all()) {

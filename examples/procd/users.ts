@@ -6,28 +6,30 @@
 
 import { failure } from "./daemon.ts";
 
-/** Whom a program runs as. */
+/** The user that a program runs as. */
 export interface User {
   uid: number;
   gid: number;
-  /** Their home folder. */
+  /** The home directory. */
   home: string;
 }
 
-/** The lines of such a file, in fields. */
+/** The lines of such a file, split into fields. */
 function entries(path: string): string[][] {
   try {
     return Deno.readTextFileSync(path).split("\n").map((line) => line.split(":"));
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return []; // A machine without names has numbers.
+    // A machine without the file has numbers only.
+    if (error instanceof Deno.errors.NotFound) return [];
     throw error;
   }
 }
 
 /**
- * The user that `USER[:GROUP]` means, each a name or a number; the daemon's own where it is empty.
+ * Resolves `USER[:GROUP]`, each a name or a number, to a user; the daemon's own if it is empty.
  *
- * @throws {TypedError} ("bad parameter") If there is no such user, or the daemon may not be theirs.
+ * @throws {TypedError} ("bad parameter") If there is no such user, or the daemon may not switch to
+ * it.
  */
 export function userOf(text: string): User {
   const self = Deno.uid() ?? 0;
@@ -65,7 +67,7 @@ export function userOf(text: string): User {
   return { uid, gid, home: entry?.[5] || "/" };
 }
 
-/** Whether a user can go into a folder: each on the way to it has to let them through. */
+/** Whether a user can enter a folder: all folders on its path have to allow it. */
 export function reaches({ uid, gid }: User, folder: string): boolean {
   if (uid === 0) return true;
   for (let end = folder.length; end > 0; end = folder.lastIndexOf("/", end - 1)) {

@@ -1,6 +1,6 @@
 /**
- * Volumes: folders in the state directory. Nothing is mounted: a container finds them by a link in its
- * own folder, and by a variable of its environment.
+ * Volumes: folders in the state directory. Nothing is mounted: a container finds them by a link in
+ * its own folder, and by an environment variable.
  *
  * @module
  */
@@ -21,11 +21,11 @@ import { newId } from "./store.ts";
 /** A volume. */
 export interface Volume {
   name: string;
-  /** When it was made, in milliseconds since 1970. */
+  /** When it was created, in milliseconds since 1970. */
   created: number;
   labels: Strings;
   options: Strings;
-  /** Whether it was made for a container that gave it no name. */
+  /** Whether it is anonymous: created for a container without a name. */
   anonymous: boolean;
 }
 
@@ -35,17 +35,17 @@ const NAME = /^[a-zA-Z\d][\w.-]*$/;
 export class Volumes {
   #daemon: Daemon;
 
-  /** Those of a daemon. */
+  /** The volumes of a daemon. */
   constructor(daemon: Daemon) {
     this.#daemon = daemon;
   }
 
-  /** Where a volume's files are. */
+  /** The folder of a volume. */
   pathOf(name: string): string {
     return `${this.#daemon.folder}/volumes/${name}/_data`;
   }
 
-  /** The volume of this name; undefined where there is none. */
+  /** The volume of this name; undefined if there is none. */
   get(name: string): Volume | undefined {
     return this.#daemon.store.document("SELECT body FROM volumes WHERE id = ?", name);
   }
@@ -53,7 +53,7 @@ export class Volumes {
   /**
    * The volume of this name.
    *
-   * @throws {TypedError} ("not found")
+   * @throws {TypedError} ("not found") If there is none.
    */
   find(name: string): Volume {
     const found = this.get(name);
@@ -61,12 +61,12 @@ export class Volumes {
     return found;
   }
 
-  /** All of them, by name. */
+  /** All volumes, by name. */
   all(): Volume[] {
     return this.#daemon.store.documents("SELECT body FROM volumes ORDER BY id");
   }
 
-  /** Makes one, or gives the one that has the name. */
+  /** Creates a volume, or returns the one of this name. */
   async create(
     name: string,
     given: {
@@ -111,7 +111,7 @@ export class Volumes {
     return volume;
   }
 
-  /** The containers that have a volume, by its name. */
+  /** The containers that use a volume, by its name. */
   users(): Map<string, string[]> {
     const rows = this.#daemon.store.all<{ volume: string; id: string }>(
       `SELECT DISTINCT json_extract(mount.value, '$.Name') AS volume, containers.id AS id
@@ -123,7 +123,7 @@ export class Volumes {
     return users;
   }
 
-  /** Removes one that no container has. */
+  /** Removes a volume that no container uses. */
   async remove(name: string, force: boolean): Promise<void> {
     if (force && !this.get(name)) return;
     const volume = this.find(name);
@@ -143,7 +143,7 @@ export class Volumes {
     await this.#daemon.tell("volume", "destroy", volume.name, { driver: "local" });
   }
 
-  /** A volume as clients know it. */
+  /** The document of `docker volume inspect`. */
   describe(volume: Volume): Record<string, unknown> {
     return {
       CreatedAt: volume.created ? goTime(volume.created) : NEVER,
@@ -156,7 +156,7 @@ export class Volumes {
     };
   }
 
-  /** A volume with its size, and how many containers have it. */
+  /** A volume with its size and its number of containers. */
   async usage(volume: Volume, users: Map<string, string[]>): Promise<Record<string, unknown>> {
     return {
       ...this.describe(volume),
@@ -167,7 +167,7 @@ export class Volumes {
     };
   }
 
-  /** What `docker volume ls` lists. */
+  /** The list of `docker volume ls`. */
   list(filters: Filters): Volume[] {
     const dangling = yesOrNo(filters, "dangling");
     const users = dangling === undefined ? undefined : this.users();
@@ -178,7 +178,7 @@ export class Volumes {
     );
   }
 
-  /** Removes what no container has: those that got no name, or with `all=true` any. */
+  /** Removes volumes that no container uses: anonymous ones, or with `all=true` any. */
   async prune(filters: Filters): Promise<unknown> {
     const all = yesOrNo(filters, "all") ?? false;
     const users = this.users();

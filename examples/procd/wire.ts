@@ -1,12 +1,13 @@
 /**
- * How the daemon and its supervisor talk over a unix socket: a line of JSON each way, and after that
- * frames, as Docker's API has them: a stream's number, three zeros, a length (u32, big-endian), data.
+ * The protocol between the daemon and its supervisor, over a unix socket: a JSON line each way, and
+ * then frames, as in Docker's API: the stream's number, three zeros, the length (u32, big-endian),
+ * data.
  *
  * @module
  */
 
 const FRAME = 8;
-/** The longest line, in bytes: a program's arguments and environment, which Linux allows 2 MiB. */
+/** The longest line, in bytes: arguments and environment may take 2 MiB on Linux. */
 const LINE_LIMIT = 8 * 1_024 * 1_024;
 
 const encoder = new TextEncoder();
@@ -16,7 +17,7 @@ const decoder = new TextDecoder();
 export interface Frame {
   /** 0 for standard input, 1 for output, 2 for errors. */
   stream: number;
-  /** What it carries. */
+  /** The data. */
   data: Uint8Array;
 }
 
@@ -29,7 +30,7 @@ export class Wire implements Disposable {
   #sending: Promise<void> = Promise.resolve();
   #closed = false;
 
-  /** The end that has this connection, which is its to close. */
+  /** Owns this connection. */
   constructor(conn: Deno.Conn) {
     this.#conn = conn;
   }
@@ -39,7 +40,7 @@ export class Wire implements Disposable {
     return this.#closed;
   }
 
-  /** The next line as JSON; undefined at the end. */
+  /** The next line, parsed as JSON; undefined at the end. */
   async receive<T>(): Promise<T | undefined> {
     for (let seen = this.#start;;) {
       const at = this.#buffer.subarray(seen, this.#end).indexOf(0x0a);
@@ -55,7 +56,7 @@ export class Wire implements Disposable {
     }
   }
 
-  /** The next frame; undefined at the end. Its data is only good until the next one is asked for. */
+  /** The next frame; undefined at the end. Its data is valid until the next call. */
   async frame(): Promise<Frame | undefined> {
     while (this.#end - this.#start < FRAME) if (!await this.#more(FRAME)) return undefined;
     const view = new DataView(this.#buffer.buffer, this.#start, FRAME);
@@ -67,7 +68,7 @@ export class Wire implements Disposable {
     return { stream, data };
   }
 
-  /** Reads on, with room for `wanted` bytes in all. False at the end. */
+  /** Reads more, with room for `wanted` bytes in all. False at the end. */
   async #more(wanted: number): Promise<boolean> {
     if (this.#start + wanted > this.#buffer.length || this.#end === this.#buffer.length) {
       const length = this.#end - this.#start;
@@ -96,7 +97,7 @@ export class Wire implements Disposable {
     return this.#write(encoder.encode(JSON.stringify(message) + "\n"));
   }
 
-  /** Sends a frame, once those before are sent. False if the other end has gone. */
+  /** Sends a frame after those before. False if the other end has gone. */
   sendFrame(stream: number, data: Uint8Array): Promise<boolean> {
     const bytes = new Uint8Array(FRAME + data.length);
     bytes[0] = stream;
@@ -127,7 +128,7 @@ export class Wire implements Disposable {
   }
 }
 
-/** Whether an error says that the other end has gone, or that ours is closed. */
+/** Whether an error means that the other end has gone, or that ours is closed. */
 export function isOver(error: unknown): boolean {
   return error instanceof Deno.errors.BrokenPipe ||
     error instanceof Deno.errors.ConnectionReset ||

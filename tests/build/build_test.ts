@@ -56,7 +56,7 @@ function sources(folders = FOLDERS): string[] {
 Deno.test("compile embeds every module of the program, the examples, the packages and the commit", async () => {
   await using folder = await TempFolder.make();
   const before = await status();
-  // Stands in for what the binary runs on, which is downloaded otherwise; any program will do.
+  // Stands in for the runtime of binaries, which Deno would download; any program will do.
   const runtime = existsSync("/bin/true") ? "/bin/true" : "/usr/bin/true";
   const output = `${folder.path}/floodgate`;
   const { code, stderr } = await build(["compile", "--output", output], { DENORT_BIN: runtime });
@@ -75,7 +75,7 @@ Deno.test("compile embeds every module of the program, the examples, the package
   assertEquals(await status(), before);
 });
 
-Deno.test("compile says in one line that it cannot download what a binary runs on", async () => {
+Deno.test("compile says in one line that it cannot download the runtime of binaries", async () => {
   await using folder = await TempFolder.make();
   const output = `${folder.path}/floodgate`;
   const { code, stdout, stderr } = await build(
@@ -92,7 +92,7 @@ Deno.test("compile says in one line that it cannot download what a binary runs o
   assertEquals(stdout, "");
   assertMatch(
     stderr,
-    /^build: cannot download what a binary runs on, https:\S+denort-aarch64\S+: compile where that can be reached, or name an unpacked one in DENORT_BIN\n$/,
+    /^build: cannot download the runtime of binaries, https:\S+denort-aarch64\S+: compile where it can be reached, or set DENORT_BIN to the path of an unpacked one\n$/,
   );
   assertEquals(folder.names().filter((name) => name !== "cache"), []);
 });

@@ -167,7 +167,7 @@ Deno.test("the small routes are what Go's clients expect", async () => {
 });
 
 Deno.test(
-  "pages from elsewhere may link to profiles, and load none, even where they may use the API",
+  "pages of other sites may link to profiles, and load none, even where they may use the API",
   async () => {
     const engine = new Engine({ log: () => {} });
     const router = createRouter(engine, { cors: "*" });
@@ -175,7 +175,7 @@ Deno.test(
     const cross = { "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors" };
     const loaded = await router.request("/debug/pprof/heap", { headers: cross });
     assertEquals(loaded.status, 403);
-    assertEquals(await loaded.json(), { message: "profiles are not for pages from elsewhere" });
+    assertEquals(await loaded.json(), { message: "pages of other sites may not use the profiler" });
     const link = { ...cross, "Sec-Fetch-Mode": "navigate" };
     assertEquals((await router.request("/debug/pprof/", { headers: link })).status, 200);
     await engine.shutdown();

@@ -101,7 +101,7 @@ foreignTest("Successors goes on where the successor ends before it is ready", as
     const predecessor = await Predecessor.ask(`${folder.path}/handover.sock`);
     predecessor!.sockets.forEach(({ fd }) => closeDescriptor(fd));
     predecessor![Symbol.dispose]();
-    await until(() => daemon.log.filter((line) => line.includes("going on")).length === i + 1);
+    await until(() => daemon.log.filter((line) => line.includes("serving on")).length === i + 1);
   }
   assertEquals(daemon.successor, undefined);
 });
@@ -144,7 +144,7 @@ foreignTest("Predecessor.ask refuses a daemon that does not hand over what it sa
     await conn.read(new Uint8Array(100));
     await conn.write(new TextEncoder().encode('{"pid":1,"sockets":[{"address":"x"}]}\n'));
   })();
-  await assertRejects(() => Predecessor.ask(path), Error, "has not handed over");
+  await assertRejects(() => Predecessor.ask(path), Error, "not those of its list");
   await answered;
 });
 
