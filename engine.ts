@@ -131,15 +131,15 @@ export class Engine {
   /** Where this engine's log lines go. */
   readonly log: Logger;
   /**
-   * Aborted when {@linkcode Engine.shutdown} begins. A job that would run for ever, such as a stream
-   * of events, should end when it is.
+   * Aborted when {@linkcode Engine.shutdown} begins. A job that would run for ever, such as a
+   * stream of events, should end when it is.
    */
   readonly stopping: AbortSignal;
   /**
-   * The daemon that this one takes over from; undefined where there is none. It serves until the gate
-   * of this one is open. `released` resolves when its jobs have ended: what only one process may have
-   * open, such as a store, is free from then on. Await it after the gate is open and not before, since
-   * the predecessor ends only then.
+   * The daemon that this one takes over from; undefined where there is none. It serves until the
+   * gate of this one is open. `released` resolves when its jobs have ended: what only one process
+   * may have open, such as a store, is free from then on. Await it after the gate is open and not
+   * before, since the predecessor ends only then.
    */
   predecessor?: { readonly pid: number; readonly released: Promise<void> };
   #handlers = new Map<string, Handler>();
@@ -195,7 +195,9 @@ export class Engine {
     this.#handlers.set(name, handler);
   }
 
-  /** Sets the handler for every non-empty name that has none of its own; a later call replaces it. */
+  /**
+   * Sets the handler for every non-empty name that has none of its own; a later call replaces it.
+   */
   registerCatchall(handler: Handler): void {
     this.#catchall = handler;
   }
@@ -205,7 +207,9 @@ export class Engine {
     return this.#handlers.has(name) || (name !== "" && this.#catchall !== undefined);
   }
 
-  /** The handlers by the names of their jobs, without that of {@linkcode Engine.registerCatchall}. */
+  /**
+   * The handlers by the names of their jobs, without that of {@linkcode Engine.registerCatchall}.
+   */
   get handlers(): ReadonlyMap<string, Handler> {
     return this.#handlers;
   }
@@ -262,8 +266,8 @@ export class Engine {
 
   /**
    * Calls the handlers of all jobs that start from now on through `wrap`, for example inside an
-   * `AsyncLocalStorage` context. `wrap` must return what the handler returns. A later wrap is outside
-   * of an earlier one.
+   * `AsyncLocalStorage` context. `wrap` must return what the handler returns. A later wrap is
+   * outside of an earlier one.
    *
    * @returns A function that removes the wrap from jobs that start after it was called.
    */
@@ -273,8 +277,8 @@ export class Engine {
   }
 
   /**
-   * Reports how far a boot is, such as `container 40 of 200`, to the log, to systemd, and to clients
-   * that ask for the daemon's health.
+   * Reports how far a boot is, such as `container 40 of 200`, to the log, to systemd, and to
+   * clients that ask for the daemon's health.
    *
    * The first ten reports of a second are logged at level info, the others at level debug.
    *
@@ -318,9 +322,9 @@ export class Engine {
   }
 
   /**
-   * Provides a value that is made once, when an installer first requires it. `make` may require other
-   * values, in whatever order they are provided. An asynchronous `make` should require them before its
-   * first await: a cycle that is closed later is not detected.
+   * Provides a value that is made once, when an installer first requires it. `make` may require
+   * other values, in whatever order they are provided. An asynchronous `make` should require them
+   * before its first await: a cycle that is closed later is not detected.
    *
    * @throws {TypeError} If the name is empty, or something is provided under it already.
    */
@@ -331,7 +335,8 @@ export class Engine {
   /**
    * Returns what was provided under a name.
    *
-   * @throws {TypeError} If nothing was, or if its `make` requires itself, directly or through others.
+   * @throws {TypeError} If nothing was, or if its `make` requires itself, directly or through
+   * others.
    */
   require<Name extends string>(name: Name): Provided<Name>;
   require(name: string): unknown {
@@ -383,12 +388,12 @@ export class Engine {
   }
 
   /**
-   * Runs the reload handlers, one after another in the order in which they were registered, and then
-   * the functions that they returned. The job `reload`, and with it SIGHUP, calls this.
+   * Runs the reload handlers, one after another in the order in which they were registered, and
+   * then the functions that they returned. The job `reload`, and with it SIGHUP, calls this.
    *
    * @param last A handler to run after all others, for this call only.
-   * @throws What a handler threw: then nothing has been applied. Or, if a returned function failed, an
-   * `AggregateError`, after the others were called.
+   * @throws What a handler threw: then nothing has been applied. Or, if a returned function failed,
+   * an `AggregateError`, after the others were called.
    */
   async reload(last?: ReloadHandler): Promise<void> {
     const commits: (() => unknown)[] = [];
@@ -431,15 +436,17 @@ export class Engine {
   }
 
   /**
-   * Shuts the engine down, in four steps. Services ({@linkcode Job.onStop}) are told to stop, and may
-   * still run jobs for their clients. Other jobs get 5 s to end and are then aborted. The shutdown
-   * handlers are called one after another, the one registered last first; one that exceeds its timeout
-   * is named in the log, and the next is called. Then the engine is closed: no job can start any more,
-   * and jobs that still run are aborted. Further calls return the promise of the first.
+   * Shuts the engine down, in four steps. Services ({@linkcode Job.onStop}) are told to stop, and
+   * may still run jobs for their clients. Other jobs get 5 s to end and are then aborted. The
+   * shutdown handlers are called one after another, the one registered last first; one that exceeds
+   * its timeout is named in the log, and the next is called. Then the engine is closed: no job can
+   * start any more, and jobs that still run are aborted. Further calls return the promise of the
+   * first.
    *
    * @param options `drain`: how long services may take, in milliseconds. Default 10 000.
-   * @returns A promise that never rejects: what a shutdown handler throws is logged. Services and jobs
-   * take 15 s at most (5 s more than `drain`, where that is longer), and each handler its timeout.
+   * @returns A promise that never rejects: what a shutdown handler throws is logged. Services and
+   * jobs take 15 s at most (5 s more than `drain`, where that is longer), and each handler its
+   * timeout.
    */
   shutdown(options: { drain?: number } = {}): Promise<void> {
     return this.#shutdown ??= this.#end(options.drain ?? DRAIN_TIMEOUT);
@@ -583,14 +590,14 @@ export class Job {
    */
   quiet = false;
   /**
-   * The input that the caller has validated, beside the arguments and the env: for a request, what the
-   * row of its route declares. Undefined for a job that no request runs.
+   * The input that the caller has validated, beside the arguments and the env: for a request, what
+   * the row of its route declares. Undefined for a job that no request runs.
    */
   input?: unknown;
   /**
    * Set by a handler to choose among several successful answers. Over HTTP `status` is one that the
-   * route lists under `answers`, and `headers` are sent with the answer; where the answer is a stream,
-   * both are read when it begins. Default: the route's own status, no headers.
+   * route lists under `answers`, and `headers` are sent with the answer; where the answer is a
+   * stream, both are read when it begins. Default: the route's own status, no headers.
    */
   outcome?: { readonly status?: number; readonly headers?: Readonly<Record<string, string>> };
   #internals: EngineInternals;
@@ -628,14 +635,17 @@ export class Job {
 
   // Most jobs of a busy daemon use one or two of these, so each is made when it is first read.
 
-  /** Sets the client whose request this job is part of, for {@linkcode Job.user}, `peer`, `requestId`. */
+  /**
+   * Sets the client whose request this job is part of, for {@linkcode Job.user}, `peer`,
+   * `requestId`.
+   */
   onBehalfOf(requester: Requester | undefined): void {
     this.#requester = requester;
   }
   /**
-   * The user on whose behalf the job runs: the subject of a client's certificate (RFC 4514), such as
-   * `CN=alice,O=Ops`, or the name of the user whose process is at the other end of a unix socket.
-   * Undefined for an unauthenticated client.
+   * The user on whose behalf the job runs: the subject of a client's certificate (RFC 4514), such
+   * as `CN=alice,O=Ops`, or the name of the user whose process is at the other end of a unix
+   * socket. Undefined for an unauthenticated client.
    */
   get user(): string | undefined {
     return this.#user ?? this.#requester?.user;
@@ -668,7 +678,10 @@ export class Job {
   get stdout(): Output {
     return this.#stdout ??= new Output(undefined, this);
   }
-  /** The job's stream of error messages. Its last line becomes the message of a {@linkcode JobError}. */
+  /**
+   * The job's stream of error messages. Its last line becomes the message of a {@linkcode
+   * JobError}.
+   */
   get stderr(): Output {
     if (this.#stderr === undefined) {
       this.#stderrTail = new TailSink(STDERR_LINES);
@@ -676,7 +689,9 @@ export class Job {
     }
     return this.#stderr;
   }
-  /** Aborted when the job's result is not needed any more, for example because its client has left. */
+  /**
+   * Aborted when the job's result is not needed any more, for example because its client has left.
+   */
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
@@ -693,8 +708,8 @@ export class Job {
   }
 
   /**
-   * Makes {@linkcode Job.signal} follow another signal. `source` is called only if the handler reads
-   * its own signal.
+   * Makes {@linkcode Job.signal} follow another signal. `source` is called only if the handler
+   * reads its own signal.
    */
   abortWith(source: () => AbortSignal): void {
     this.#abortSource = source;
@@ -731,9 +746,9 @@ export class Job {
 
   /**
    * Writes a line to stderr and returns {@linkcode Status.Err}, for a handler to return in turn:
-   * `return job.error("no such thing")`. A text becomes the `words` of the {@linkcode JobError} that
-   * {@linkcode Job.run} rejects with, which reach a client; an error becomes its `cause`, which reaches
-   * the log.
+   * `return job.error("no such thing")`. A text becomes the `words` of the {@linkcode JobError}
+   * that {@linkcode Job.run} rejects with, which reach a client; an error becomes its `cause`,
+   * which reaches the log.
    */
   error(problem: unknown): Status {
     if (isError(problem)) this.#cause ??= problem;
@@ -747,16 +762,16 @@ export class Job {
   }
 
   /**
-   * Runs the handler and closes the job's streams. A job whose handler is synchronous has ended, and
-   * has its {@linkcode Job.status}, when this returns.
+   * Runs the handler and closes the job's streams. A job whose handler is synchronous has ended,
+   * and has its {@linkcode Job.status}, when this returns.
    *
    * @throws {TypedError} ("unavailable") If the engine is shut down.
    * @throws {TypeError} If the job has run before.
    * @throws {JobError} If the exit status is not 0. The message is the last line of stderr.
    */
   run(): Promise<void> {
-    // Not an async function: most jobs of a busy daemon end synchronously, and a promise per step would
-    // be most of their cost.
+    // Not an async function: most jobs of a busy daemon end synchronously, and a promise per step
+    // would be most of their cost.
     let handler: Handler | undefined;
     try {
       if (this.#started) throw new TypeError(`job ${this.name} has run already`);
@@ -786,8 +801,8 @@ export class Job {
   }
 
   /**
-   * Runs the job as {@linkcode Job.run} does, and returns what it wrote to stdout, decoded as UTF-8.
-   * Other destinations of stdout get it too.
+   * Runs the job as {@linkcode Job.run} does, and returns what it wrote to stdout, decoded as
+   * UTF-8. Other destinations of stdout get it too.
    *
    * @throws What {@linkcode Job.run} throws.
    */
@@ -897,7 +912,9 @@ export class Job {
     }
   }
 
-  /** @internal Warns the job's author, once, of output that is discarded because the job has ended. */
+  /**
+   * @internal Warns the job's author, once, of output that is discarded because the job has ended.
+   */
   [WRITE_AFTER_END](data: Uint8Array | string): void {
     if (this.#warnedOfLateWrite) return;
     this.#warnedOfLateWrite = true;

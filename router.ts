@@ -67,11 +67,14 @@ export interface RouterOptions {
   /** The version that the `Server` header names. Default: Floodgate's own. */
   version?: string;
   /**
-   * The built-in routes that the router has: all (the default), none, or those of these paths and below
-   * them, such as `["/_ping", "/containers"]`.
+   * The built-in routes that the router has: all (the default), none, or those of these paths and
+   * below them, such as `["/_ping", "/containers"]`.
    */
   builtins?: boolean | readonly string[];
-  /** The origins whose pages may read answers, such as `https://pages.example`, or `*`. Default: none. */
+  /**
+   * The origins whose pages may read answers, such as `https://pages.example`, or `*`. Default:
+   * none.
+   */
   cors?: string | readonly string[];
   /** The longest request body in bytes, unless the route has its own limit. Default 16 MiB. */
   bodyLimit?: number;
@@ -83,20 +86,23 @@ export interface RouterOptions {
    */
   bodiesLimit?: number;
   /**
-   * How long a client may pause within a body, in milliseconds; default 60 000. In each period of that
-   * length it also has to send 500 bytes a second on average, unless the route's `bodyLimit` is
-   * `Infinity`.
+   * How long a client may pause within a body, in milliseconds; default 60 000. In each period of
+   * that length it also has to send 500 bytes a second on average, unless the route's `bodyLimit`
+   * is `Infinity`.
    */
   bodyTimeout?: number;
-  /** How long a client may read nothing of an answer that is ready, in milliseconds. Default 300 000. */
+  /**
+   * How long a client may read nothing of an answer that is ready, in milliseconds. Default 300
+   * 000.
+   */
   sendTimeout?: number;
   /** Whether each request is logged, at level info. Default false. */
   logging?: boolean;
 }
 
 /**
- * A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. Its method
- * `job` adds a row to the route table. Hono's methods that return the app return a router.
+ * A Hono app whose routes may run jobs. All routes answer with and without `/vMAJOR.MINOR`. Its
+ * method `job` adds a row to the route table. Hono's methods that return the app return a router.
  *
  * @typeParam E The env of its handlers, such as `{ Variables: { user: string } }`.
  */
@@ -211,7 +217,8 @@ class Dispatcher {
     app.notFound((c) => this.#notFound(c));
     app.onError((error, c) => this.#failed(error, c.env as RequestBindings, c));
     this.router = this.#equip(app, "/");
-    // For an app that this one is routed in: that copies the routes, and calls nothing else of ours.
+    // For an app that this one is routed in: that copies the routes, and calls nothing else of
+    // ours.
     app.routes.push({ basePath: "/", path: "/*", method: "ALL", handler: this.#routed });
     if (options.cors !== undefined) {
       const any = [options.cors].flat().includes("*");
@@ -333,7 +340,8 @@ class Dispatcher {
     });
     this.#app.get(PING, (c) => {
       const env = c.env as RequestBindings;
-      // A clone, because the runtime takes longer to validate seven headers than for the whole request.
+      // A clone, because the runtime takes longer to validate seven headers than for the whole
+      // request.
       return env.alone ? env.made = pong.clone() : c.newResponse("OK", pong as never);
     });
   }
@@ -381,8 +389,9 @@ class Dispatcher {
   }
 
   /**
-   * The handler in an app that this one is routed in (`app.route(path, router)`). It runs in place of the
-   * copies of our routes, so that versions, limits and errors are as in a router that is served itself.
+   * The handler in an app that this one is routed in (`app.route(path, router)`). It runs in place
+   * of the copies of our routes, so that versions, limits and errors are as in a router that is
+   * served itself.
    */
   #routed: MiddlewareHandler = async (c, next) => {
     const path = c.req.path.slice(basePath(c).replace(/\/$/, "").length) || "/";

@@ -32,8 +32,8 @@ const USAGE = `usage: build/build.ts compile [--target TARGET]... [--output PATH
 class BuildError extends Error {}
 
 /**
- * Copies the package (`publish.include` of `deno.json`) to a folder and writes the commit and the time
- * into the copy, which is then built: so the tree is not changed.
+ * Copies the package (`publish.include` of `deno.json`) to a folder and writes the commit and the
+ * time into the copy, which is then built: so the tree is not changed.
  */
 async function stage(folder: string): Promise<void> {
   const { publish } = JSON.parse(await Deno.readTextFile(join(ROOT, "deno.json")));
@@ -67,7 +67,10 @@ async function commit(): Promise<string | undefined> {
   }
 }
 
-/** The build time: SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch), or now. */
+/**
+ * The build time: SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch), or
+ * now.
+ */
 function buildTime(): string {
   const epoch = Deno.env.get("SOURCE_DATE_EPOCH");
   return (epoch ? new Date(Number(epoch) * 1_000) : new Date()).toISOString();

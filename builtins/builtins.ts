@@ -18,16 +18,18 @@ import type { RequestObserver } from "../serve/observe.ts";
 /** Options of {@linkcode registerBuiltins}. */
 export interface BuiltinsOptions {
   /**
-   * The app that `serveapi` serves: a router of `createRouter`, or any Hono app; or a promise of one, or
-   * a function that makes one. It is awaited or called after the addresses are bound. Default: a router
-   * with the built-in routes only, made from the settings of `serveapi`.
+   * The app that `serveapi` serves: a router of `createRouter`, or any Hono app; or a promise of
+   * one, or a function that makes one. It is awaited or called after the addresses are bound.
+   * Default: a router with the built-in routes only, made from the settings of `serveapi`.
    */
   router?: RouterSource;
 }
 
 /** The result of {@linkcode registerBuiltins}. */
 export interface Builtins {
-  /** The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it. */
+  /**
+   * The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it.
+   */
   readonly activation: Activation;
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];
@@ -46,8 +48,8 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   stderr.ready = writability(STDERR);
   const activation = new Activation();
   engine.register("true", () => {});
-  // If OpenTelemetry is on (@opentelemetry/api). Loaded asynchronously, so that serveapi, which may start
-  // meanwhile, gets no span: it would last as long as the daemon.
+  // If OpenTelemetry is on (@opentelemetry/api). Loaded asynchronously, so that serveapi, which may
+  // start meanwhile, gets no span: it would last as long as the daemon.
   if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
     import("./traces.ts").then(({ traceJobs }) => traceJobs(engine));
   }

@@ -41,7 +41,8 @@ export interface Events {
 
 /**
  * Registers `log ACTION ID [FROM]` (env: `Type`, default "container"; `Attributes`, a JSON object)
- * and `events` (env: `since`, `until`, `filters`), and records starts and ends of the engine's jobs.
+ * and `events` (env: `since`, `until`, `filters`), and records starts and ends of the engine's
+ * jobs.
  */
 export function registerEvents(engine: Engine): Events {
   const history: Event[] = [];
@@ -130,7 +131,8 @@ export function registerEvents(engine: Engine): Events {
     if (stop.aborted) end();
     const cancel = until === undefined ? undefined : after(Number(until / 1_000_000n) - now, end);
     const send = async () => {
-      // Sends the headers at once, so that the client knows that it is listening before the first event.
+      // Sends the headers at once, so that the client knows that it is listening before the first
+      // event.
       await job.stdout.write("");
       for (;;) {
         for (let event, count = 1; (event = queue.shift()); count++) {
@@ -168,8 +170,8 @@ function encode({ timeNano, ...rest }: Event): string {
 }
 
 /**
- * Parses a time to nanoseconds since 1970: seconds with up to nine decimals, RFC 3339, or a duration before
- * `now`, which is in milliseconds.
+ * Parses a time to nanoseconds since 1970: seconds with up to nine decimals, RFC 3339, or a
+ * duration before `now`, which is in milliseconds.
  */
 function parseTime(name: string, text: string, now: number): bigint | undefined {
   if (text === "") return undefined;
@@ -189,7 +191,9 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   return BigInt(date) * 1_000_000n;
 }
 
-/** The filters of dockerd. Those from `config` on match the ID or name of an object of that type. */
+/**
+ * The filters of dockerd. Those from `config` on match the ID or name of an object of that type.
+ */
 const FILTERS = [
   "type",
   "event",
@@ -208,7 +212,10 @@ const FILTERS = [
 ];
 /** How many values all filters of a listener may have together. */
 const MAX_VALUES = 1_000;
-/** Actions that are followed by a colon and more, such as `exec_create: ls`: matched by their prefix. */
+/**
+ * Actions that are followed by a colon and more, such as `exec_create: ls`: matched by their
+ * prefix.
+ */
 const PREFIXES = ["health_status", "exec_create", "exec_start"];
 
 type Test = (event: Event) => boolean;

@@ -1,6 +1,6 @@
 /**
- * The daemon's health, for an orchestrator, a load balancer, or Prometheus, on addresses of its own. They
- * are behind no gate and do not serve the API.
+ * The daemon's health, for an orchestrator, a load balancer, or Prometheus, on addresses of its
+ * own. They are behind no gate and do not serve the API.
  *
  * @module
  */
@@ -28,8 +28,8 @@ const TIMEOUT = 5_000;
 const PATHS: readonly string[] = ["/livez", "/readyz", "/metrics"];
 
 /**
- * Runs `servehealth ADDR ...`: binds the addresses, prints each, and ends. The addresses answer until the
- * last shutdown handler, since the first to register is the last to be called.
+ * Runs `servehealth ADDR ...`: binds the addresses, prints each, and ends. The addresses answer
+ * until the last shutdown handler, since the first to register is the last to be called.
  *
  * @throws {TypedError} ("bad parameter") If there is no address, or one is malformed; and what
  * {@linkcode bind} throws.

@@ -1,10 +1,10 @@
 /**
- * The settings of a daemon, one row each: its flag, its variable of the job `serveapi`, its kind of value,
- * its default and its help. The flags, `--help`, what `serveapi` reads and the tables in docs/ derive from
- * it.
+ * The settings of a daemon, one row each: its flag, its variable of the job `serveapi`, its kind of
+ * value, its default and its help. The flags, `--help`, what `serveapi` reads and the tables in
+ * docs/ derive from it.
  *
- * Text is parsed here only: in values, times are in milliseconds, sizes in bytes, and `Infinity` is no
- * limit.
+ * Text is parsed here only: in values, times are in milliseconds, sizes in bytes, and `Infinity` is
+ * no limit.
  *
  * @module
  */
@@ -481,13 +481,16 @@ function orUnlimited({ zero }: Setting, value: unknown): unknown {
 export interface ServeSettings {
   /** Hold clients until the job `acceptconnections` opens the gate. Default true. */
   bufferRequests?: boolean;
-  /** How many clients are held while the gate is shut; more wait in the kernel's queue. Default 16 384. */
+  /**
+   * How many clients are held while the gate is shut; more wait in the kernel's queue. Default 16
+   * 384.
+   */
   hold?: number;
   /** The group, by name or number, that may connect to unix sockets. Default: the process's. */
   group?: string;
   /**
-   * Once booted, take over from the daemon that listens at `handover`, or that answers on a unix socket.
-   * Default false.
+   * Once booted, take over from the daemon that listens at `handover`, or that answers on a unix
+   * socket. Default false.
    */
   takeover?: boolean;
   /**
@@ -496,36 +499,50 @@ export interface ServeSettings {
    */
   handover?: string;
   /**
-   * How long requests may take to finish once another daemon has taken over, in milliseconds. Default
-   * 10 000.
+   * How long requests may take to finish once another daemon has taken over, in milliseconds.
+   * Default 10 000.
    */
   shutdownTimeout?: number;
-  /** Share tcp ports with other processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
+  /**
+   * Share tcp ports with other processes that do so too (SO_REUSEPORT, socket(7)). Default false.
+   */
   reusePort?: boolean;
   /** TLS on tcp; with a `ca`, only for clients with a certificate. Default: none. */
   tls?: CertificateFiles;
-  /** Allow tcp addresses that other machines can reach, without client certificates. Default false. */
+  /**
+   * Allow tcp addresses that other machines can reach, without client certificates. Default false.
+   */
   insecure?: boolean;
   /** Answer requests for these hosts too, on plain tcp. Default: the address, and localhost. */
   allowedHosts?: readonly string[];
   /** The origins whose pages may use the API, or `*` for any. Default: only our own. */
   cors?: string | readonly string[];
-  /** How long a client's first request may take to arrive, in milliseconds; 0: no limit. Default 10 000. */
+  /**
+   * How long a client's first request may take to arrive, in milliseconds; 0: no limit. Default 10
+   * 000.
+   */
   headerTimeout?: number;
   /** How long a connection may be idle, in milliseconds; 0: no limit. Default 60 000. */
   idleTimeout?: number;
   /**
-   * How long a client may take to read a further 64 KiB of an answer, or its end, in milliseconds; 0: no
-   * limit. Default 300 000.
+   * How long a client may take to read a further 64 KiB of an answer, or its end, in milliseconds;
+   * 0: no limit. Default 300 000.
    */
   sendTimeout?: number;
-  /** At this many connections idle ones are closed, and clients wait. Default: what descriptors allow. */
+  /**
+   * At this many connections idle ones are closed, and clients wait. Default: what descriptors
+   * allow.
+   */
   maxConnections?: number;
-  /** At this many requests in progress, further ones are answered 503. Default: what memory allows. */
+  /**
+   * At this many requests in progress, further ones are answered 503. Default: what memory allows.
+   */
   maxRequests?: number;
   /** The same for the requests of one connection, over HTTP/2. Default 100. */
   maxConnectionRequests?: number;
-  /** The longest request body in bytes. Default 16 MiB. For the default router, as are those below. */
+  /**
+   * The longest request body in bytes. Default 16 MiB. For the default router, as are those below.
+   */
   bodyLimit?: number;
   /** The longest JSON body of a route that reads it into the job's env. Default 1 MiB. */
   jsonLimit?: number;

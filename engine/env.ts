@@ -1,7 +1,9 @@
 import { messageOf, quote, TypedError } from "./errors.ts";
 import { compactJson, elementsOf, membersOf } from "./json.ts";
 
-/** An ordered multimap of strings: a key may be set again, the last value wins, and all are kept. */
+/**
+ * An ordered multimap of strings: a key may be set again, the last value wins, and all are kept.
+ */
 export class Env {
   #values = new Map<string, string[]>();
 
@@ -34,11 +36,11 @@ export class Env {
   }
 
   /**
-   * The value as an integer, in any of JSON's notations: `512`, `512.0`, `5.12e2`; 0 if it is empty or
-   * unset.
+   * The value as an integer, in any of JSON's notations: `512`, `512.0`, `5.12e2`; 0 if it is empty
+   * or unset.
    *
-   * @throws {TypedError} ("bad parameter") If the value is not an integer, or not a safe one;
-   * `get` still returns all its digits.
+   * @throws {TypedError} ("bad parameter") If the value is not an integer, or not a safe one; `get`
+   * still returns all its digits.
    */
   getInt(key: string): number {
     const text = this.get(key).trim();
@@ -66,8 +68,8 @@ export class Env {
   }
 
   /**
-   * The elements of a JSON array, those that are not strings as their JSON text. If the last value is
-   * not an array: all values that were set, or an empty list if the only one is `""`.
+   * The elements of a JSON array, those that are not strings as their JSON text. If the last value
+   * is not an array: all values that were set, or an empty list if the only one is `""`.
    */
   getList(key: string): string[] {
     const values = this.#values.get(key) ?? [];
@@ -119,8 +121,8 @@ export class Env {
   }
 
   /**
-   * The value as Docker's filters: the values of each filter, by its name. Empty if the value is empty or
-   * unset. Both forms that Docker's clients send are read: `{"label": ["a"]}` and
+   * The value as Docker's filters: the values of each filter, by its name. Empty if the value is
+   * empty or unset. Both forms that Docker's clients send are read: `{"label": ["a"]}` and
    * `{"label": {"a": true}}`.
    *
    * @param names The names that filters may have. Default: any.
@@ -159,8 +161,8 @@ export class Env {
   }
 
   /**
-   * A JSON object on one line. Values that are themselves JSON are written verbatim, so that an integer
-   * keeps all its digits; other values become JSON strings.
+   * A JSON object on one line. Values that are themselves JSON are written verbatim, so that an
+   * integer keeps all its digits; other values become JSON strings.
    */
   encode(): string {
     let text = "{";
@@ -174,8 +176,8 @@ export class Env {
    * The Env of a JSON object's members: null is left out, a string is taken as it is, and any other
    * value as its JSON text without white space between tokens. Numbers keep their digits.
    *
-   * @throws {SyntaxError} If the text is not a JSON object, has more than 100 000 members, or is nested
-   * more than 10 000 deep.
+   * @throws {SyntaxError} If the text is not a JSON object, has more than 100 000 members, or is
+   * nested more than 10 000 deep.
    */
   static decode(text: string): Env {
     const env = new Env();
@@ -195,7 +197,9 @@ export function isTrue(text: string): boolean {
 /** What filters look like, for messages. */
 export const FILTERS_FORM = 'a JSON object of lists such as {"label": ["a"]}';
 
-/** Docker's filters in a parsed JSON value, as lists or as sets; undefined if it is of neither form. */
+/**
+ * Docker's filters in a parsed JSON value, as lists or as sets; undefined if it is of neither form.
+ */
 export function filtersOf(value: unknown): Record<string, string[]> | undefined {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
   const filters: [string, string[]][] = [];

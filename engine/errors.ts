@@ -47,11 +47,13 @@ export class JobError extends Error {
   override readonly name: string;
   /** Its exit status, never 0. */
   readonly status: Status;
-  /** The text that its handler passed to {@linkcode Job.error}, meant for clients; else undefined. */
+  /**
+   * The text that its handler passed to {@linkcode Job.error}, meant for clients; else undefined.
+   */
   readonly words?: string | undefined;
   /**
-   * Makes the error of the job `name`; `options.cause` is what its handler threw, and `options.words`
-   * the text that it passed to {@linkcode Job.error}.
+   * Makes the error of the job `name`; `options.cause` is what its handler threw, and
+   * `options.words` the text that it passed to {@linkcode Job.error}.
    */
   constructor(
     name: string,
@@ -67,8 +69,8 @@ export class JobError extends Error {
 }
 
 /**
- * An error's message, or another thrown value as text. Never throws, although a getter of the value,
- * its `toString`, or a Proxy's trap may.
+ * An error's message, or another thrown value as text. Never throws, although a getter of the
+ * value, its `toString`, or a Proxy's trap may.
  */
 export function messageOf(error: unknown): string {
   try {

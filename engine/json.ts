@@ -1,7 +1,7 @@
 /**
- * Splits JSON text (RFC 8259) into the members or elements of its outermost value, each as JSON text, so
- * that numbers keep all their digits. One pass checks the text and builds no values, so that its cost
- * is bounded by its length.
+ * Splits JSON text (RFC 8259) into the members or elements of its outermost value, each as JSON
+ * text, so that numbers keep all their digits. One pass checks the text and builds no values, so
+ * that its cost is bounded by its length.
  *
  * @module
  */
@@ -12,8 +12,8 @@ const MAX_DEPTH = 10_000;
 const MAX_MEMBERS = 100_000;
 
 /**
- * The members of a JSON object by name, each as its JSON text without white space between tokens. Of
- * several members of one name the last wins, at the place of the first.
+ * The members of a JSON object by name, each as its JSON text without white space between tokens.
+ * Of several members of one name the last wins, at the place of the first.
  *
  * @throws {SyntaxError} If the text is not a JSON object, or has too many members.
  */
@@ -144,7 +144,10 @@ class Reader {
     }
   }
 
-  /** Skips a value. Open brackets are kept in a list, so that deep nesting cannot overflow the stack. */
+  /**
+   * Skips a value. Open brackets are kept in a list, so that deep nesting cannot overflow the
+   * stack.
+   */
   #skip(): void {
     const open: number[] = [];
     for (;;) {

@@ -1,6 +1,6 @@
 /**
- * Writes lines to standard error or standard output without blocking the process when the reader of that
- * stream stalls.
+ * Writes lines to standard error or standard output without blocking the process when the reader of
+ * that stream stalls.
  *
  * @module
  */
@@ -21,14 +21,14 @@ interface Stream {
 }
 
 /**
- * Writes lines in order, and drops those that cannot be written: because the reader has gone, the disk is
- * full, or the reader has stalled and the queue is full. It never throws.
+ * Writes lines in order, and drops those that cannot be written: because the reader has gone, the
+ * disk is full, or the reader has stalled and the queue is full. It never throws.
  */
 export class LineWriter {
   /**
-   * Whether a write of up to 4 096 bytes would not block now; undefined if that is not known: then all
-   * writes are asynchronous, on a thread of the runtime. Default: always true, for programs other than
-   * daemons, which may wait for their reader.
+   * Whether a write of up to 4 096 bytes would not block now; undefined if that is not known: then
+   * all writes are asynchronous, on a thread of the runtime. Default: always true, for programs
+   * other than daemons, which may wait for their reader.
    */
   ready: () => boolean | undefined;
   #stream: Stream;

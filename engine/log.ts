@@ -47,7 +47,8 @@ export function createLogger(options: LoggerOptions = {}): Logger {
   return Object.assign(log, { level: lowest, plain: options.format !== "json" });
 }
 
-// One event is one line, even if a client's input holds newlines; an error follows on indented lines.
+// One event is one line, even if a client's input holds newlines; an error follows on indented
+// lines.
 
 function toText(level: LogLevel, message: string, fields: Record<string, unknown> = {}): string {
   let line = `${new Date().toISOString()} ${level.toUpperCase().padEnd(5)} ${printable(message)}`;
@@ -73,7 +74,8 @@ function toJson(level: LogLevel, message: string, fields?: Record<string, unknow
     const entries = Object.entries(record).map(([key, value]) => [key, serializable(value)]);
     line = JSON.stringify(Object.fromEntries(entries), jsonField);
   }
-  // Characters that are not printable occur only inside JSON strings, where the escapes are the same.
+  // Characters that are not printable occur only inside JSON strings, where the escapes are the
+  // same.
   return printable(line) + "\n";
 }
 
@@ -92,9 +94,10 @@ function jsonField(_key: string, value: unknown): unknown {
 }
 
 /**
- * Escapes, as JSON does, every character that is not printable: controls, directional marks, characters
- * without width, all separators but the space, lone surrogates, and private or unassigned code points.
- * So a client's input cannot forge a log line, move a terminal's cursor, or hide.
+ * Escapes, as JSON does, every character that is not printable: controls, directional marks,
+ * characters without width, all separators but the space, lone surrogates, and private or
+ * unassigned code points. So a client's input cannot forge a log line, move a terminal's cursor, or
+ * hide.
  */
 export function printable(text: string): string {
   if (!/[^ -~]/.test(text)) return text;

@@ -61,7 +61,9 @@ function streamOf(data: Uint8Array | string): ReadableStream<Uint8Array> {
   });
 }
 
-/** A destination of bytes. What it throws or rejects with is reported by {@linkcode Output.write}. */
+/**
+ * A destination of bytes. What it throws or rejects with is reported by {@linkcode Output.write}.
+ */
 export interface Sink {
   /** Takes a chunk. The next one is not written before the promise resolves. */
   write(chunk: Uint8Array): void | Promise<void>;
@@ -78,7 +80,9 @@ export interface Tail {
 }
 
 const encoder = new TextEncoder();
-/** The one resolved promise that synchronous paths return, so that a caller can compare against it. */
+/**
+ * The one resolved promise that synchronous paths return, so that a caller can compare against it.
+ */
 export const DONE = Promise.resolve();
 const NO_SINKS: readonly Sink[] = [];
 /** The capacity of a pipe on Linux (pipe(7)), in bytes. */
@@ -134,7 +138,9 @@ export class Output {
     return this.#queue !== undefined;
   }
 
-  /** Attaches a pipe and returns its reading end. It holds 64 KiB; then writes wait for the reader. */
+  /**
+   * Attaches a pipe and returns its reading end. It holds 64 KiB; then writes wait for the reader.
+   */
   addPipe(): ReadableStream<Uint8Array> {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>(
       undefined,
@@ -151,8 +157,8 @@ export class Output {
     return sink;
   }
   /**
-   * Returns an Env that holds, once the output is closed, the last JSON object written. Text other than
-   * a sequence of JSON objects makes {@linkcode Output.close} reject.
+   * Returns an Env that holds, once the output is closed, the last JSON object written. Text other
+   * than a sequence of JSON objects makes {@linkcode Output.close} reject.
    */
   addEnv(): Env {
     const env = new Env();
@@ -162,7 +168,9 @@ export class Output {
     });
     return env;
   }
-  /** Returns a list that holds, once the output is closed, every JSON object written. See `addEnv`. */
+  /**
+   * Returns a list that holds, once the output is closed, every JSON object written. See `addEnv`.
+   */
   addTable(): Env[] {
     const table: Env[] = [];
     this.#addObjects((object) => void table.push(object));
@@ -182,12 +190,12 @@ export class Output {
   }
 
   /**
-   * Writes to every destination in turn, and awaits each before the next. After {@linkcode Output.close}
-   * the data is discarded; for a job's stdout the log has a warning.
+   * Writes to every destination in turn, and awaits each before the next. After {@linkcode
+   * Output.close} the data is discarded; for a job's stdout the log has a warning.
    *
-   * @returns A promise that rejects with a TypeError if the data is neither text nor bytes, else with the
-   * first destination's error after all were tried. It need not be awaited: `close` reports the error
-   * again.
+   * @returns A promise that rejects with a TypeError if the data is neither text nor bytes, else
+   * with the first destination's error after all were tried. It need not be awaited: `close`
+   * reports the error again.
    */
   write(data: Uint8Array | string): Promise<void> {
     if (typeof data !== "string" && !(data instanceof Uint8Array)) {
@@ -204,7 +212,8 @@ export class Output {
     if (sinks.length === 0 && this.#observer === undefined) return DONE;
     let chunk: Uint8Array | string;
     if (typeof data !== "string") {
-      // A copy, because the caller may reuse its buffer before every destination has taken the data.
+      // A copy, because the caller may reuse its buffer before every destination has taken the
+      // data.
       chunk = data.slice();
     } else if (this.#observer === undefined && sinks.every(takesText)) {
       chunk = data;
@@ -224,7 +233,10 @@ export class Output {
     return delivered;
   }
 
-  /** Undefined if every destination took the chunk synchronously, which spares most writes a promise. */
+  /**
+   * Undefined if every destination took the chunk synchronously, which spares most writes a
+   * promise.
+   */
   #deliver(chunk: Uint8Array | string, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {
@@ -268,9 +280,11 @@ export class Output {
   }
 
   /**
-   * Waits for pending writes and closes every destination. Further calls return the first's promise.
+   * Waits for pending writes and closes every destination. Further calls return the first's
+   * promise.
    *
-   * @returns A promise that rejects with the first error of writing or closing, after all are closed.
+   * @returns A promise that rejects with the first error of writing or closing, after all are
+   * closed.
    */
   close(): Promise<void> {
     if (this.#closed === undefined) {

@@ -1,6 +1,6 @@
 /**
- * Stands in for `jsr:@std/assert@^1` where JSR cannot be reached: the assertions that the tests use, by
- * `node:assert/strict`. The verdicts are the same, the messages are Node's.
+ * Stands in for `jsr:@std/assert@^1` where JSR cannot be reached: the assertions that the tests
+ * use, by `node:assert/strict`. The verdicts are the same, the messages are Node's.
  */
 
 import node, { AssertionError } from "node:assert/strict";

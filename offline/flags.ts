@@ -1,7 +1,7 @@
 /**
  * If JSR does not answer, prints the flags with which `deno test`, `deno check` and `deno run` work
- * without it: `deno test $(deno run -A offline/flags.ts) -A`. An import map on the command line replaces
- * the imports of deno.json; the lock file has the packages of npm.
+ * without it: `deno test $(deno run -A offline/flags.ts) -A`. An import map on the command line
+ * replaces the imports of deno.json; the lock file has the packages of npm.
  */
 export const OFFLINE_FLAGS = [
   "--import-map=offline/import_map.json",

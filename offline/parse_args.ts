@@ -7,8 +7,8 @@ interface ParseOptions {
 }
 
 /**
- * Stands in for `parseArgs` of `jsr:@std/cli@^1` where JSR cannot be reached. It returns the same for the
- * arguments of this project: `--flag`, `--flag=VALUE`, `--flag VALUE`, and others.
+ * Stands in for `parseArgs` of `jsr:@std/cli@^1` where JSR cannot be reached. It returns the same
+ * for the arguments of this project: `--flag`, `--flag=VALUE`, `--flag VALUE`, and others.
  */
 export function parseArgs(
   args: readonly string[],

@@ -147,7 +147,10 @@ export class Monitor {
   #delays: number[] = [];
   #resources?: { at: number; found: Resources | undefined };
 
-  /** @param watchTime For how long jobs are watched after {@linkcode Monitor.watch}, in milliseconds. */
+  /**
+   * @param watchTime For how long jobs are watched after {@linkcode Monitor.watch}, in
+   * milliseconds.
+   */
   constructor(engine: Engine, watchTime: number = WATCH_TIME) {
     this.#engine = engine;
     this.#watchTime = watchTime;

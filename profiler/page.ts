@@ -1,6 +1,6 @@
 /**
- * The index page of the profiler, as HTML. Its live parts are rendered here too, and sent to the page
- * one by one.
+ * The index page of the profiler, as HTML. Its live parts are rendered here too, and sent to the
+ * page one by one.
  *
  * @module
  */
@@ -236,7 +236,9 @@ function eventLoop(delay: Histogram) {
   `;
 }
 
-/** A bar for each bucket, on a logarithmic scale, so that one slow job among a million is visible. */
+/**
+ * A bar for each bucket, on a logarithmic scale, so that one slow job among a million is visible.
+ */
 function bars({ counts }: Histogram, title: string, height: number) {
   const most = Math.log1p(Math.max(...counts));
   const said = counts.map((count, i) =>

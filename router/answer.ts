@@ -14,14 +14,14 @@ import type { Row } from "./row.ts";
 
 const encoder = new TextEncoder();
 /**
- * An answer of more bytes than this is streamed, so that no job can fill the memory. Not more than what
- * platform/http.ts calls small, or its connection would wait for --send-timeout.
+ * An answer of more bytes than this is streamed, so that no job can fill the memory. Not more than
+ * what platform/http.ts calls small, or its connection would wait for --send-timeout.
  */
 const BUFFER = 65_536;
 
 /**
- * A job's stdout as a response: one body once the job has ended, or a stream if the row says so or the
- * output exceeds the buffer.
+ * A job's stdout as a response: one body once the job has ended, or a stream if the row says so or
+ * the output exceeds the buffer.
  */
 export class Answer implements Sink {
   /** Settles when the job has ended. */
@@ -80,7 +80,9 @@ export class Answer implements Sink {
     this.#size += chunk.length;
   }
 
-  /** Ends the answer of a successful job. Returns the response, unless a stream has begun already. */
+  /**
+   * Ends the answer of a successful job. Returns the response, unless a stream has begun already.
+   */
   end(): Response | undefined {
     if (this.#controller) {
       if (!this.#cancelled) this.#controller.close();
@@ -103,7 +105,9 @@ export class Answer implements Sink {
     }
   }
 
-  /** Rejects the answer of a failed job. Returns false if the client has the status line already. */
+  /**
+   * Rejects the answer of a failed job. Returns false if the client has the status line already.
+   */
   fail(error: unknown): boolean {
     this.#settled = true;
     this.#promise.reject(error);
@@ -121,7 +125,10 @@ export class Answer implements Sink {
     this.#cancel(error);
   }
 
-  /** Begins the answer as a stream with what the job has written so far, unless it has begun or ended. */
+  /**
+   * Begins the answer as a stream with what the job has written so far, unless it has begun or
+   * ended.
+   */
   begin(): void | Promise<void> {
     if (this.#settled) return;
     this.#settled = true;
@@ -162,7 +169,10 @@ export class Answer implements Sink {
     if (this.#controller!.desiredSize! <= 0) return this.#waitForClient();
   }
 
-  /** Waits until the client has taken enough of the stream; cuts it if it takes nothing for too long. */
+  /**
+   * Waits until the client has taken enough of the stream; cuts it if it takes nothing for too
+   * long.
+   */
   async #waitForClient(): Promise<void> {
     while (!this.#cancelled && this.#controller!.desiredSize! <= 0) {
       this.#drained = Promise.withResolvers();

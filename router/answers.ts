@@ -36,7 +36,8 @@ const FORMS: Record<AnswerKind, { contentType?: string; stream: boolean }> = {
 export function formsOf({ answers = {}, ...route }: Route): readonly [Form, ...Form[]] {
   const statuses = Object.keys(answers).map(Number);
   const status = route.status ?? statuses.find((each) => each >= 200 && each < 300) ?? 200;
-  // contentType and stream of the row are the defaults of answers that declare no type of their own.
+  // contentType and stream of the row are the defaults of answers that declare no type of their
+  // own.
   const forms = [...new Set([status, ...statuses])].map((each) => {
     const given = answers[each] ?? {};
     const answer = typeof given === "string" ? { type: given } : given;

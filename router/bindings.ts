@@ -12,17 +12,20 @@ export interface Bindings {
   readonly path: string;
   /** The requested API version, such as `1.24`; undefined for a path without a version. */
   readonly version?: string | undefined;
-  /** The longest body of this request in bytes. A handler may change it before it reads the body. */
+  /**
+   * The longest body of this request in bytes. A handler may change it before it reads the body.
+   */
   bodyLimit: number;
   /** The client's address; undefined for a request that did not come over a socket. */
   readonly remoteAddr?: Deno.Addr | undefined;
   /** The client's verified certificate; undefined where the address asks for none. */
   readonly client?: ClientCertificate | undefined;
   /**
-   * The client's process, user and groups, for a request over a unix socket. They come from the kernel,
-   * so a client cannot forge them. Undefined for other sockets; without `--allow-all` or off Linux,
-   * where this process cannot read /proc; and for clients that were connected, beside others, before a
-   * handler first read this property. So authorize known peers, and treat undefined as a refusal.
+   * The client's process, user and groups, for a request over a unix socket. They come from the
+   * kernel, so a client cannot forge them. Undefined for other sockets; without `--allow-all` or
+   * off Linux, where this process cannot read /proc; and for clients that were connected, beside
+   * others, before a handler first read this property. So authorize known peers, and treat
+   * undefined as a refusal.
    */
   readonly peer?: Peer | undefined;
   /** Aborted when the client leaves before its answer is complete. */
@@ -30,20 +33,21 @@ export interface Bindings {
   /** Closes the connection at once, even with data unsent, unless the answer is complete. */
   cut(): void;
   /**
-   * Hijacks the connection of a request that asks for an upgrade (`Connection: Upgrade`, RFC 9110, 7.8).
-   * The handler returns `response`, a 101, and owns the connection from then on, as a raw byte stream in
-   * both directions. It counts as active until it is closed. A drain ends `readable` and aborts
-   * `signal`, and closes the connection when the drain time is over. If middleware replaces the response,
-   * or the handler throws or returns another one, the client gets that, and `connection` rejects. A
-   * connection that its handler neither reads nor writes within 10 s is closed.
+   * Hijacks the connection of a request that asks for an upgrade (`Connection: Upgrade`, RFC 9110,
+   * 7.8). The handler returns `response`, a 101, and owns the connection from then on, as a raw
+   * byte stream in both directions. It counts as active until it is closed. A drain ends `readable`
+   * and aborts `signal`, and closes the connection when the drain time is over. If middleware
+   * replaces the response, or the handler throws or returns another one, the client gets that, and
+   * `connection` rejects. A connection that its handler neither reads nor writes within 10 s is
+   * closed.
    *
    * Declare paths whose handlers call this with `router.upgradable`. WebSockets need neither: see
    * `Deno.upgradeWebSocket`, and Hono's `upgradeWebSocket`.
    *
    * @param headers Further headers of the answer. Default: `Upgrade: tcp`.
-   * @throws {TypedError} ("bad parameter") If the request does not ask for an upgrade; ("not implemented")
-   * if the connection cannot be hijacked: it uses TLS without client certificates, the path was not
-   * declared, or the process may not use its descriptors (`--allow-all`; Linux).
+   * @throws {TypedError} ("bad parameter") If the request does not ask for an upgrade; ("not
+   * implemented") if the connection cannot be hijacked: it uses TLS without client certificates,
+   * the path was not declared, or the process may not use its descriptors (`--allow-all`; Linux).
    */
   upgrade(headers?: HeadersInit): Upgrade;
 }
@@ -62,7 +66,8 @@ export interface UpgradedConnection {
   readonly readable: ReadableStream<Uint8Array>;
   /**
    * Data for the client; a write waits until the kernel has taken it. Closing it half-closes the
-   * connection: the client may still send. The connection is closed once both directions have ended.
+   * connection: the client may still send. The connection is closed once both directions have
+   * ended.
    */
   readonly writable: WritableStream<Uint8Array>;
   /** Resolves when the connection is closed, by either side. Never rejects. */
@@ -73,7 +78,9 @@ export interface UpgradedConnection {
 
 /** A client's certificate, signed by one of the daemon's authorities. */
 export interface ClientCertificate {
-  /** The subject, in RFC 4514 notation: `CN=alice,O=Ops`. The fingerprint, if the subject is empty. */
+  /**
+   * The subject, in RFC 4514 notation: `CN=alice,O=Ops`. The fingerprint, if the subject is empty.
+   */
   readonly subject: string;
   /** SHA-256 of the certificate, in hexadecimal with colons. */
   readonly fingerprint: string;

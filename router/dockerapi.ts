@@ -1,7 +1,7 @@
 /**
- * The Docker API as rows: what dockerd's router had in October 2014, and what the docker CLI, dockerode and
- * testcontainers use today. Data only, by noun, in the order of dockerd's own routers; the noun is each
- * row's tag. Jobs have the names of dockerd's jobs where it had them.
+ * The Docker API as rows: what dockerd's router had in October 2014, and what the docker CLI,
+ * dockerode and testcontainers use today. Data only, by noun, in the order of dockerd's own
+ * routers; the noun is each row's tag. Jobs have the names of dockerd's jobs where it had them.
  *
  * Two rows of one method and path differ in their API versions, or in a parameter (`when`).
  *

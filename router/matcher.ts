@@ -24,9 +24,9 @@ export interface Around {
 }
 
 /**
- * Hono's smart router with a limit on the number of routes in one regular expression, and a hook that
- * adds handlers to those found. Hono calls getPath and then match, synchronously: getPath sets `request`
- * for the match that follows.
+ * Hono's smart router with a limit on the number of routes in one regular expression, and a hook
+ * that adds handlers to those found. Hono calls getPath and then match, synchronously: getPath sets
+ * `request` for the match that follows.
  */
 export class Matcher implements Router<Found> {
   readonly name = "Matcher";
@@ -48,8 +48,9 @@ export class Matcher implements Router<Found> {
     else this.#router.add(method, path, handler);
   }
   /**
-   * The routes that `add` adds come after all others, added before or later. `add` is called lazily, at
-   * the first request that no other route answers: there are many, and a start should not pay for them.
+   * The routes that `add` adds come after all others, added before or later. `add` is called
+   * lazily, at the first request that no other route answers: there are many, and a start should
+   * not pay for them.
    */
   last(add: () => void): void {
     this.#fill = add;

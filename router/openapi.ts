@@ -1,5 +1,6 @@
 /**
- * A description of rows for people and for programs: OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.1).
+ * A description of rows for people and for programs: OpenAPI 3.1
+ * (https://spec.openapis.org/oas/v3.1.1).
  *
  * @module
  */
@@ -31,8 +32,8 @@ export interface About {
 }
 
 /**
- * Describes the rows of an API version. Rows of one method and path, which differ in a parameter, become
- * one operation with the parameters of all of them.
+ * Describes the rows of an API version. Rows of one method and path, which differ in a parameter,
+ * become one operation with the parameters of all of them.
  *
  * @param version The API version; undefined for the newest.
  */
@@ -242,7 +243,9 @@ class Description {
     };
   }
 
-  /** The JSON Schema of a Standard Schema; `{}`, which allows anything, if its library makes none. */
+  /**
+   * The JSON Schema of a Standard Schema; `{}`, which allows anything, if its library makes none.
+   */
   #schema(
     schema: StandardSchema,
     direction: "input" | "output",
@@ -254,8 +257,8 @@ class Description {
   }
 
   /**
-   * Adds a JSON Schema to the description. Its `$defs` become components, and references to them are
-   * rewritten: `#` would mean the whole description there.
+   * Adds a JSON Schema to the description. Its `$defs` become components, and references to them
+   * are rewritten: `#` would mean the whole description there.
    */
   #adopt(schema: JsonSchema, name: string, refer = true): unknown {
     const { $schema: _, $defs, ...rest } = schema as Json;

@@ -1,5 +1,6 @@
 /**
- * A page that lists the routes: what they take, what they answer, and a line for a shell to try each.
+ * A page that lists the routes: what they take, what they answer, and a line for a shell to try
+ * each.
  *
  * @module
  */

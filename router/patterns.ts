@@ -54,8 +54,8 @@ export interface Variable {
 }
 
 /**
- * The segments of the paths that a pattern expands to: several, if variables are optional. A `*` at the
- * end becomes a variable named "rest".
+ * The segments of the paths that a pattern expands to: several, if variables are optional. A `*` at
+ * the end becomes a variable named "rest".
  */
 export function alternativesOf(pattern: string): (string | Variable)[][] {
   return (checkOptionalParameter(pattern) ?? [pattern]).map((path) =>

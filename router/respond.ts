@@ -20,8 +20,8 @@ export interface Init {
 }
 
 /**
- * A response; made through Hono's context if there is one, since middleware may have set headers on it.
- * `init` has to include the headers of all answers.
+ * A response; made through Hono's context if there is one, since middleware may have set headers on
+ * it. `init` has to include the headers of all answers.
  */
 export function respond(
   c: RequestContext | undefined,
@@ -42,8 +42,8 @@ export function respond(
 }
 
 /**
- * The same response with a stream that ends regularly when `stopping` is aborted. Its source is then
- * cancelled, as it is when the client leaves.
+ * The same response with a stream that ends regularly when `stopping` is aborted. Its source is
+ * then cancelled, as it is when the client leaves.
  */
 export function endingAt(stopping: AbortSignal, response: Response): Response {
   const source = response.body!.getReader();

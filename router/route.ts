@@ -1,5 +1,6 @@
 /**
- * Types only: the row of the route table, from which all that runs, validates and describes a route derives.
+ * Types only: the row of the route table, from which all that runs, validates and describes a route
+ * derives.
  *
  * @module
  */
@@ -17,42 +18,47 @@ export interface Route {
   /** The kinds of the path's variables, by name. Default: strings. */
   readonly params?: Fields;
   /**
-   * The query parameters that become variables of the job's env; others are ignored. A list of names
-   * declares optional strings, of which the env gets every value, and the last one as its value. A
-   * Standard Schema validates the whole query.
+   * The query parameters that become variables of the job's env; others are ignored. A list of
+   * names declares optional strings, of which the env gets every value, and the last one as its
+   * value. A Standard Schema validates the whole query.
    */
   readonly query?: readonly string[] | Fields | StandardSchema;
   /** The request headers that become variables of the job's env. */
   readonly headers?: Fields;
   /**
-   * The parameters that become arguments, in order, by their names in the path, else in the query. An
-   * absent one is left out at the end and `""` before others. A list becomes several arguments. Default:
-   * the variables of the path.
+   * The parameters that become arguments, in order, by their names in the path, else in the query.
+   * An absent one is left out at the end and `""` before others. A list becomes several arguments.
+   * Default: the variables of the path.
    */
   readonly args?: readonly string[];
   /**
-   * The request body: ignored (the default), the job's stdin, or a JSON object or a form that goes into
-   * its env. A Standard Schema validates the parsed JSON; the members of an object go into the env.
+   * The request body: ignored (the default), the job's stdin, or a JSON object or a form that goes
+   * into its env. A Standard Schema validates the parsed JSON; the members of an object go into the
+   * env.
    */
   readonly body?: BodyKind | Body | StandardSchema;
   /** The longest body in bytes, `Infinity` for no limit. Default: the router's. */
   readonly bodyLimit?: number;
 
-  /** Whether the answer is sent while the job writes it, and not when it has ended. Default false. */
+  /**
+   * Whether the answer is sent while the job writes it, and not when it has ended. Default false.
+   */
   readonly stream?: boolean;
   /** The answer's Content-Type. Default `application/json`. */
   readonly contentType?: string;
   /** The answer's status if the job succeeds. Default 200, or 204 if it has written nothing. */
   readonly status?: number;
   /**
-   * The possible answers of a successful job, by status; it chooses one by {@linkcode Job.outcome}. If the
-   * row has no `status`, the default is the first one from 200 to 299.
+   * The possible answers of a successful job, by status; it chooses one by {@linkcode Job.outcome}.
+   * If the row has no `status`, the default is the first one from 200 to 299.
    */
   readonly answers?: Readonly<Record<number, AnswerKind | AnswerSpec>>;
   /** Further statuses of errors that the description lists. */
   readonly errors?: readonly number[];
 
-  /** The first API version that has the row, such as `1.25`. A request without one uses the newest. */
+  /**
+   * The first API version that has the row, such as `1.25`. A request without one uses the newest.
+   */
   readonly since?: string;
   /** The last API version that has the row. */
   readonly until?: string;
@@ -61,22 +67,23 @@ export interface Route {
   /** The message of a 503 if no such job is registered. Default: 501, with the job's name. */
   readonly unavailable?: string;
   /**
-   * How long the job may take until it ends or begins a stream, in milliseconds. Then it is aborted and
-   * the client gets 504, or the status of `kind`. Default: no limit.
+   * How long the job may take until it ends or begins a stream, in milliseconds. Then it is aborted
+   * and the client gets 504, or the status of `kind`. Default: no limit.
    */
   readonly timeout?: number | { readonly ms: number; readonly kind: ErrorKind };
   /**
-   * How many requests may run the job at once. `waiting` more (default 100) wait; further ones get 503
-   * and Retry-After. Default: no limit.
+   * How many requests may run the job at once. `waiting` more (default 100) wait; further ones get
+   * 503 and Retry-After. Default: no limit.
    */
   readonly concurrency?: number | { readonly running: number; readonly waiting?: number };
   /**
    * Whether the job hijacks its client's connection. Its stdin is then the client's data, up to the
-   * client's half-close, and the client gets what the job writes until it ends. `"tcp"` is a raw stream:
-   * stdout and stderr in frames of eight bytes and data, as `docker attach` reads them, unless the job
-   * has set `Tty` in its env; a client that asks for no upgrade gets the same as the body of a 200.
-   * `"websocket"` sends binary messages and takes messages of any kind; the method is GET. A job that
-   * fails within 200 ms, and before it reads or writes, is answered like any job that fails.
+   * client's half-close, and the client gets what the job writes until it ends. `"tcp"` is a raw
+   * stream: stdout and stderr in frames of eight bytes and data, as `docker attach` reads them,
+   * unless the job has set `Tty` in its env; a client that asks for no upgrade gets the same as the
+   * body of a 200. `"websocket"` sends binary messages and takes messages of any kind; the method
+   * is GET. A job that fails within 200 ms, and before it reads or writes, is answered like any job
+   * that fails.
    */
   readonly upgrade?: "tcp" | "websocket";
 
@@ -90,10 +97,10 @@ export interface Route {
 export type Fields = Readonly<Record<string, ParameterKind | Parameter>>;
 
 /**
- * The kind of a parameter. `boolean` is false for `""`, `0`, `no`, `false` and `none` in any case, and else
- * true, as in dockerd. `integer` and `number` are decimal. `list` is a repeated parameter:
- * `?names=a&names=b`. `filters` is a JSON object of lists, `{"name": ["x"]}`, or of sets,
- * `{"name": {"x": true}}`. An empty `integer`, `number`, `json` or `filters` counts as absent.
+ * The kind of a parameter. `boolean` is false for `""`, `0`, `no`, `false` and `none` in any case,
+ * and else true, as in dockerd. `integer` and `number` are decimal. `list` is a repeated parameter:
+ * `?names=a&names=b`. `filters` is a JSON object of lists, `{"name": ["x"]}`, or of sets, `{"name":
+ * {"x": true}}`. An empty `integer`, `number`, `json` or `filters` counts as absent.
  */
 export type ParameterKind =
   | "string"
@@ -159,8 +166,8 @@ export type BodyKind = "stdin" | "env" | "form";
 /** A request's body. */
 export interface Body {
   /**
-   * `stdin`: bytes, as they come. `env`: a JSON object. `form`: `application/x-www-form-urlencoded` or
-   * `multipart/form-data`, of texts.
+   * `stdin`: bytes, as they come. `env`: a JSON object. `form`: `application/x-www-form-urlencoded`
+   * or `multipart/form-data`, of texts.
    */
   readonly type: BodyKind;
   /** The kinds of the object's members, or the form's fields. Others pass as they are. */
@@ -174,9 +181,9 @@ export interface Body {
 }
 
 /**
- * The form of an answer: `json`; `lines`, a stream of JSON lines; `tar`, an archive; `text`; `raw`, a
- * stream of bytes; `frames`, a stream of stdout and stderr in frames of an eight-byte header and data;
- * `none`, without a body.
+ * The form of an answer: `json`; `lines`, a stream of JSON lines; `tar`, an archive; `text`; `raw`,
+ * a stream of bytes; `frames`, a stream of stdout and stderr in frames of an eight-byte header and
+ * data; `none`, without a body.
  */
 export type AnswerKind = "json" | "lines" | "tar" | "text" | "raw" | "frames" | "none";
 
@@ -200,8 +207,8 @@ export interface AnswerSpec {
 export type JsonSchema = { readonly [keyword: string]: unknown };
 
 /**
- * A schema of any library that follows https://standardschema.dev. If it can be converted to JSON Schema,
- * the description includes that.
+ * A schema of any library that follows https://standardschema.dev. If it can be converted to JSON
+ * Schema, the description includes that.
  */
 export interface StandardSchema<Given = unknown, Got = Given> {
   /** The properties that the standard defines. */
@@ -230,9 +237,9 @@ export interface SchemaIssue {
 }
 
 /**
- * The type of `job.input` for a row's job: the client's input, validated, with defaults. `params` are the
- * path's variables, `query` and `headers` the declared parameters, `body` the declared fields, or the
- * value that the row's schema made of the body.
+ * The type of `job.input` for a row's job: the client's input, validated, with defaults. `params`
+ * are the path's variables, `query` and `headers` the declared parameters, `body` the declared
+ * fields, or the value that the row's schema made of the body.
  */
 // An indexed type, because deno doc --lint would ask for documentation of all its parts here.
 export type InputOf<R extends Route> = ((typeof import("./input.ts"))["kind"] & { R: R })["input"];

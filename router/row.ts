@@ -106,8 +106,8 @@ export class Row {
   }
 
   /**
-   * Whether the row matches a request of its path: by the method (Hono's GET handlers get HEAD too), the
-   * version, and the query.
+   * Whether the row matches a request of its path: by the method (Hono's GET handlers get HEAD
+   * too), the version, and the query.
    */
   takes(method: string, version: string | undefined, sent: Pick<Sent, "query">): boolean {
     const { route } = this;
@@ -149,8 +149,8 @@ export class Row {
   /**
    * Reads the body into `reading`, unless it is for the job's stdin.
    *
-   * @throws {TypedError} ("unsupported media type") For another Content-Type; ("bad parameter") If the
-   * body is malformed or not what the row declares.
+   * @throws {TypedError} ("unsupported media type") For another Content-Type; ("bad parameter") If
+   * the body is malformed or not what the row declares.
    */
   async readBody({ req }: RequestContext, hasBody: boolean, reading: Reading): Promise<void> {
     const { body } = this.reader;

@@ -106,7 +106,8 @@ export class JobRunner {
       contentType: row.route.contentType,
       sendTimeout: this.#sendTimeout,
       failed: (error) => {
-        if (env.signal.aborted) return; // The client left first, and the job failed because of that.
+        // The client left first, and the job failed because of that.
+        if (env.signal.aborted) return;
         this.#logFailure(job, error);
       },
       ended: () => {
@@ -124,8 +125,8 @@ export class JobRunner {
     if (row.inFrames) flush = attachFramed(job, answer);
     else job.stdout.add(answer);
     const running = answer.ended = job.run();
-    // A job that has ended already is answered synchronously: no promise, and the runtime's fast path,
-    // which is for handlers that return a response at once.
+    // A job that has ended already is answered synchronously: no promise, and the runtime's fast
+    // path, which is for handlers that return a response at once.
     if (job.status === Status.OK) {
       row.semaphore?.release();
       flush?.();
@@ -158,7 +159,10 @@ export class JobRunner {
   }
 }
 
-/** Calls `expire` with an error when a row's timeout is over. Returns the cancel; undefined without one. */
+/**
+ * Calls `expire` with an error when a row's timeout is over. Returns the cancel; undefined without
+ * one.
+ */
 function startTimeout(
   job: Job,
   { timeout }: Row,

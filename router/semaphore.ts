@@ -16,7 +16,8 @@ export class Semaphore {
   /**
    * @param running How many may hold it at once.
    * @param waiting How many may wait for it. Default 100.
-   * @throws {TypeError} If `running` is not a positive integer, or `waiting` is a negative one or none.
+   * @throws {TypeError} If `running` is not a positive integer, or `waiting` is a negative one or
+   * none.
    */
   constructor(running: number, waiting = 100) {
     if (!Number.isInteger(running) || running < 1) {

@@ -1,6 +1,7 @@
 /**
- * A table of the built-in routes, apart from Hono's router. They are many, and names in them hold slashes:
- * with them Hono would replace its regular expression by a tree, which takes 1 to 4 µs per path.
+ * A table of the built-in routes, apart from Hono's router. They are many, and names in them hold
+ * slashes: with them Hono would replace its regular expression by a tree, which takes 1 to 4 µs per
+ * path.
  *
  * @module
  */
@@ -27,7 +28,10 @@ export class Table<T> {
   }
 }
 
-/** A result of one of Hono's routers with further handlers appended, in the form common to all of them. */
+/**
+ * A result of one of Hono's routers with further handlers appended, in the form common to all of
+ * them.
+ */
 export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
   const [handlers, stash] = found;
   if (handlers.length === 0) return [more];
@@ -42,7 +46,9 @@ export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
 
 class Paths<T> {
   readonly #whole = new Map<string, Entries<T>>();
-  /** Paths with variables, by their first segment, then by their last, which is `:` for a variable. */
+  /**
+   * Paths with variables, by their first segment, then by their last, which is `:` for a variable.
+   */
   readonly #nouns = new Map<string, Map<string, Pattern<T>[]>>();
 
   add(path: string, handler: T): void {

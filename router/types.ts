@@ -1,6 +1,6 @@
 /**
- * The type of a router: Hono's app, with methods that return a router, and `job`, which adds the input of
- * a row to the schema that Hono's client (`hc`) is typed by.
+ * The type of a router: Hono's app, with methods that return a router, and `job`, which adds the
+ * input of a row to the schema that Hono's client (`hc`) is typed by.
  *
  * @module
  */
@@ -47,7 +47,8 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
   /**
    * Adds a row to the route table.
    *
-   * @throws {TypeError} If the row is invalid, or one for the same requests exists. The message names it.
+   * @throws {TypeError} If the row is invalid, or one for the same requests exists. The message
+   * names it.
    */
   job<const R extends Route>(route: R): Typed<E, S & RowSchema<R, B>, B>;
   /**

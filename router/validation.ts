@@ -1,6 +1,6 @@
 /**
- * Validates a request by its row: makes the arguments, the variables and the typed input of the job, or an
- * error of one line that names the field, what it was, and what was expected.
+ * Validates a request by its row: makes the arguments, the variables and the typed input of the
+ * job, or an error of one line that names the field, what it was, and what was expected.
  *
  * Nothing here knows of sockets, of Hono or of jobs.
  *
@@ -88,7 +88,8 @@ export class RowReader {
       this.#schema = route.body;
       this.body = { type: "env" };
     } else if (typeof route.body === "string") {
-      // The short form "env" accepts any Content-Type; a form needs it to tell its two encodings apart.
+      // The short form "env" accepts any Content-Type; a form needs it to tell its two encodings
+      // apart.
       this.body = { type: route.body, ...route.body !== "form" && { contentTypes: [] } };
     } else if (route.body !== undefined) {
       this.body = route.body;

@@ -1,6 +1,6 @@
 /**
- * The addresses a daemon listens on: how they are written, and how each is bound so that no unauthorized
- * client can connect at any moment, and no other process's socket is harmed.
+ * The addresses a daemon listens on: how they are written, and how each is bound so that no
+ * unauthorized client can connect at any moment, and no other process's socket is harmed.
  *
  * @module
  */
@@ -30,9 +30,11 @@ export type Address =
 const EXPECTED = "tcp://HOST:PORT, unix:///path or fd://";
 
 /**
- * Parses `tcp://HOST:PORT`, `unix:///path`, or `fd://` followed by nothing, `*`, a number or a name.
+ * Parses `tcp://HOST:PORT`, `unix:///path`, or `fd://` followed by nothing, `*`, a number or a
+ * name.
  *
- * @throws {TypedError} ("bad parameter") If the text is not an address; the message says what is expected.
+ * @throws {TypedError} ("bad parameter") If the text is not an address; the message says what is
+ * expected.
  */
 export function parseAddress(text: string): Address {
   const bad = (problem: string) => new TypedError("bad parameter", `address "${text}": ${problem}`);
@@ -75,7 +77,8 @@ export function parseAddress(text: string): Address {
 /**
  * Parses several addresses.
  *
- * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is given twice.
+ * @throws {TypedError} ("bad parameter") What {@linkcode parseAddress} throws; or if one is given
+ * twice.
  */
 export function parseAddresses(texts: readonly string[]): Address[] {
   const seen = new Set<string>();
@@ -97,8 +100,8 @@ function canonical(address: Address): string {
 }
 
 /**
- * Whether an address can be reached from this machine only. True for `fd://`: the address of a descriptor
- * is checked when it is bound.
+ * Whether an address can be reached from this machine only. True for `fd://`: the address of a
+ * descriptor is checked when it is bound.
  */
 export function isLocal(address: Address): boolean {
   return address.proto !== "tcp" ||
@@ -107,8 +110,8 @@ export function isLocal(address: Address): boolean {
 }
 
 /**
- * What is wrong with serving an address without client certificates; undefined if nothing is. A name is
- * resolved: it may be local, or unknown.
+ * What is wrong with serving an address without client certificates; undefined if nothing is. A
+ * name is resolved: it may be local, or unknown.
  */
 export async function exposureProblem(address: Address): Promise<string | undefined> {
   if (isLocal(address)) return undefined;
@@ -132,7 +135,10 @@ function isName(host: string): boolean {
   return !host.includes(":") && !/^[\d.]+$/.test(host);
 }
 
-/** Resolves a name to IP addresses; an empty list if it does not resolve, undefined without permission. */
+/**
+ * Resolves a name to IP addresses; an empty list if it does not resolve, undefined without
+ * permission.
+ */
 async function lookUp(host: string): Promise<string[] | undefined> {
   if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") return undefined;
   // Loaded here, because it takes 30 ms, and few addresses are names.
@@ -148,8 +154,8 @@ async function lookUp(host: string): Promise<string[] | undefined> {
  * Binds an address.
  *
  * @returns The bound sockets: several for `fd://`, if systemd has passed several.
- * @throws {TypedError} ("conflict") If the address is in use, or its path is not a socket; ("bad parameter")
- * if it cannot be bound for another reason. The message names the address.
+ * @throws {TypedError} ("conflict") If the address is in use, or its path is not a socket; ("bad
+ * parameter") if it cannot be bound for another reason. The message names the address.
  */
 export async function bind(address: Address, options: BindOptions = {}): Promise<Bound[]> {
   const name = formatAddress(address);

@@ -8,18 +8,22 @@ import type { Acceptor } from "../listenbuffer.ts";
 
 /** Options of {@linkcode bind}. */
 export interface BindOptions {
-  /** The group, by name or number, that may connect to a unix socket. Default: the process's own. */
+  /**
+   * The group, by name or number, that may connect to a unix socket. Default: the process's own.
+   */
   group?: string;
   /**
-   * Bind beside the process that answers on a unix socket, and replace its file on `publish`. Default
-   * false.
+   * Bind beside the process that answers on a unix socket, and replace its file on `publish`.
+   * Default false.
    */
   takeover?: boolean;
   /** Sockets that the predecessor handed over, to use in place of new ones. Default: none. */
   given?: readonly GivenSocket[];
   /** The mode of a unix socket. Default 0o660: owner and group may connect. */
   mode?: number;
-  /** Share a tcp port with other processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
+  /**
+   * Share a tcp port with other processes that do so too (SO_REUSEPORT, socket(7)). Default false.
+   */
   reusePort?: boolean;
   /** Allow tcp addresses that other machines can reach. Default false. */
   exposed?: boolean;
@@ -48,13 +52,13 @@ export interface Bound {
   /** Whether `unpublish` keeps new clients from connecting, as with a socket file of our own. */
   readonly hides: boolean;
   /**
-   * Makes the socket reachable at its address: with `takeover`, replaces the file of the other process;
-   * else it is reachable already. Keeps a socket of systemd's from being given back.
+   * Makes the socket reachable at its address: with `takeover`, replaces the file of the other
+   * process; else it is reachable already. Keeps a socket of systemd's from being given back.
    */
   publish(): Promise<void>;
   /**
-   * Keeps new clients from finding the socket: removes its file, if it is still ours. Gives a socket of
-   * systemd's back, unless it was published.
+   * Keeps new clients from finding the socket: removes its file, if it is still ours. Gives a
+   * socket of systemd's back, unless it was published.
    */
   unpublish(): Promise<void>;
   /** Like `unpublish`, synchronously, for a process that is about to end. */

@@ -1,7 +1,7 @@
 /**
- * Keeps web pages away from a daemon on tcp. Any page in a browser of this machine can send requests to a
- * port of this machine; all that the browser prevents is that the page reads the answers. A page whose
- * own name resolves to this machine can even read them (DNS rebinding).
+ * Keeps web pages away from a daemon on tcp. Any page in a browser of this machine can send
+ * requests to a port of this machine; all that the browser prevents is that the page reads the
+ * answers. A page whose own name resolves to this machine can even read them (DNS rebinding).
  *
  * @module
  */
@@ -15,8 +15,8 @@ export interface BrowserRules {
   scheme: "http" | "https";
   /**
    * The names and IP addresses that a request's Host may have. `0.0.0.0` and `::` stand for any IP
-   * address: the page of another site cannot have one of this machine. Undefined: any host, where the
-   * certificate proves the name.
+   * address: the page of another site cannot have one of this machine. Undefined: any host, where
+   * the certificate proves the name.
    */
   hosts?: readonly string[];
   /** The origins whose pages are accepted, or `*` for all. Default: only our own. */
@@ -24,8 +24,8 @@ export interface BrowserRules {
 }
 
 /**
- * Normalizes the name or IP address of a Host header to the spelling of URLs. The port is left out: it
- * does not matter through which port a client reaches us.
+ * Normalizes the name or IP address of a Host header to the spelling of URLs. The port is left out:
+ * it does not matter through which port a client reaches us.
  *
  * @throws {TypedError} ("bad parameter") If the text is neither.
  */

@@ -28,8 +28,8 @@ const CHECK_TIMEOUT = 5_000;
 
 /**
  * Serves clients that have to present a certificate. Deno's own TLS listener cannot request one, so
- * node:tls terminates TLS here, and a socket pair carries the plaintext to the native HTTP loop. So there
- * is one way of serving HTTP, and one of ending connections.
+ * node:tls terminates TLS here, and a socket pair carries the plaintext to the native HTTP loop. So
+ * there is one way of serving HTTP, and one of ending connections.
  */
 export class Verifier {
   #certificates: Certificates;
@@ -48,9 +48,9 @@ export class Verifier {
   }
 
   /**
-   * Checks that this runtime refuses a client without a valid certificate, and that others can be served.
-   * Some releases of Deno accepted the options and let every client in (denoland/deno PR 33439); a daemon
-   * with --tlsverify must not run on such a release.
+   * Checks that this runtime refuses a client without a valid certificate, and that others can be
+   * served. Some releases of Deno accepted the options and let every client in (denoland/deno PR
+   * 33439); a daemon with --tlsverify must not run on such a release.
    *
    * @throws {Error} If the runtime lets such a client in, or a socket pair cannot be made.
    */
@@ -231,8 +231,8 @@ const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 const ANY_USAGE = "2.5.29.37.0";
 
 /**
- * What is wrong with a client's certificate, with OpenSSL's code for it. node:tls has one code for most
- * problems (UNABLE_TO_VERIFY_LEAF_SIGNATURE), which helps no operator.
+ * What is wrong with a client's certificate, with OpenSSL's code for it. node:tls has one code for
+ * most problems (UNABLE_TO_VERIFY_LEAF_SIGNATURE), which helps no operator.
  *
  * @param code The code of node:tls.
  */
@@ -271,9 +271,9 @@ function authoritiesIn(pem: string): X509Certificate[] {
 const KNOWN = 65_536;
 
 /**
- * The clients whose certificates were verified under the current authorities. A client that resumes a
- * session (RFC 8446, 2.2) presents none: Deno trusts its ticket, even if the certificate was verified by
- * another listener of this process, under other authorities, or has expired since.
+ * The clients whose certificates were verified under the current authorities. A client that resumes
+ * a session (RFC 8446, 2.2) presents none: Deno trusts its ticket, even if the certificate was
+ * verified by another listener of this process, under other authorities, or has expired since.
  */
 class KnownClients {
   #ca: string | undefined;
@@ -305,7 +305,9 @@ function describe(der: Uint8Array, fingerprint: string): ClientCertificate {
 const RECORD = 16_384;
 /** How long a refused client may take to read why, in milliseconds. */
 const LINGER = 1_000;
-/** The end of input counts as reached after this many checks without data, at this interval in ms. */
+/**
+ * The end of input counts as reached after this many checks without data, at this interval in ms.
+ */
 const QUIET = 5;
 const QUIET_TURNS = 3;
 const PLAIN_HTTP = new TextEncoder().encode(plainHttp());
@@ -345,7 +347,8 @@ class RawConnection {
       read: () => {
         conn.read(buffer).then((count) => {
           if (count === null) return this.#finish();
-          // A handshake record begins with 22 (RFC 8446, 5.1), an HTTP request with a capital letter.
+          // A handshake record begins with 22 (RFC 8446, 5.1), an HTTP request with a capital
+          // letter.
           if (first && buffer[0]! >= 0x41 && buffer[0]! <= 0x5a) {
             this.plain = true;
             this.closing = PLAIN_HTTP;
@@ -366,8 +369,8 @@ class RawConnection {
   }
 
   /**
-   * Passes the client's end of input on to TLS once all received data is decrypted: node:tls drops what it
-   * has not decrypted when the end comes, and its reader waits for ever.
+   * Passes the client's end of input on to TLS once all received data is decrypted: node:tls drops
+   * what it has not decrypted when the end comes, and its reader waits for ever.
    */
   #finish(quiet = 0): void {
     const { chunks } = this.passed;
@@ -413,14 +416,18 @@ class RawConnection {
   }
 }
 
-/** Forwards both directions until both have ended. Never rejects: each side sees the end of the other. */
+/**
+ * Forwards both directions until both have ended. Never rejects: each side sees the end of the
+ * other.
+ */
 async function pipe(
   socket: TLSSocket,
   conn: Deno.Conn,
   passed: RawConnection["passed"],
 ): Promise<void> {
   const inwards = async () => {
-    // The client may half-close and still read, so the end of its input must not destroy the socket.
+    // The client may half-close and still read, so the end of its input must not destroy the
+    // socket.
     for await (const chunk of socket.iterator({ destroyOnReturn: false })) {
       passed.chunks++;
       passed.busy = true;

@@ -1,6 +1,6 @@
 /**
- * The subject of a certificate as text: from its DER (RFC 5280, 4.1) to the notation of RFC 4514. Two
- * different subjects never have the same text.
+ * The subject of a certificate as text: from its DER (RFC 5280, 4.1) to the notation of RFC 4514.
+ * Two different subjects never have the same text.
  *
  * @module
  */
@@ -95,7 +95,8 @@ function relativeName(name: Value): string {
     const [type, value] = valuesOf(contentOf(attribute, SEQUENCE));
     const number = objectIdentifier(contentOf(type, OBJECT_IDENTIFIER));
     const text = number in TYPES ? textOf(value!) : undefined;
-    // A value that is not text, or whose type has no name, is written in hexadecimal (RFC 4514, 2.4).
+    // A value that is not text, or whose type has no name, is written in hexadecimal (RFC 4514,
+    // 2.4).
     return `${TYPES[number] ?? number}=${text === undefined ? hex(value!.whole) : escaped(text)}`;
   }).join("+");
 }
@@ -109,7 +110,8 @@ function valuesOf(bytes: Uint8Array): Value[] {
     let length = bytes[at++] ?? NaN;
     if (length >= 0x80) {
       const digits = length & 0x7f;
-      // More than four bytes would be a certificate of gigabytes; DER forbids the indefinite length, 0.
+      // More than four bytes would be a certificate of gigabytes; DER forbids the indefinite
+      // length, 0.
       if (digits === 0 || digits > 4) throw malformed();
       length = 0;
       for (let i = 0; i < digits; i++) length = length * 256 + (bytes[at++] ?? NaN);
@@ -147,7 +149,9 @@ function objectIdentifier(bytes: Uint8Array): string {
   return [top, first - top * 40n, ...others].join(".");
 }
 
-/** The text of a string value of any type; undefined for another type, or for an ambiguous encoding. */
+/**
+ * The text of a string value of any type; undefined for another type, or for an ambiguous encoding.
+ */
 function textOf({ tag, content }: Value): string | undefined {
   switch (tag) {
     case 0x0c: // UTF8String
@@ -185,8 +189,8 @@ function universal(bytes: Uint8Array): string | undefined {
 const encoder = new TextEncoder();
 
 /**
- * Escapes special characters with a backslash, and invisible ones as the bytes of their UTF-8 (RFC 4514,
- * 2.4).
+ * Escapes special characters with a backslash, and invisible ones as the bytes of their UTF-8 (RFC
+ * 4514, 2.4).
  */
 function escaped(value: string): string {
   return value

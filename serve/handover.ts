@@ -1,9 +1,10 @@
 /**
- * The protocol of a takeover: a new process gets the listening sockets themselves of the daemon that it
- * takes over from, so that there is one queue, and no moment in which no process listens.
+ * The protocol of a takeover: a new process gets the listening sockets themselves of the daemon
+ * that it takes over from, so that there is one queue, and no moment in which no process listens.
  *
- * The two communicate over a unix socket of the daemon that only its own user may connect to. The daemon
- * serves until its successor reports that it is ready, and for ever if the successor never does.
+ * The two communicate over a unix socket of the daemon that only its own user may connect to. The
+ * daemon serves until its successor reports that it is ready, and for ever if the successor never
+ * does.
  *
  * ```text
  * successor: {"takeover":1}
@@ -164,8 +165,8 @@ export class Predecessor implements Disposable {
    * Requests the sockets of the daemon that listens for successors at `path`.
    *
    * @returns Undefined if no process listens there.
-   * @throws {TypedError} ("conflict") If another process is taking over; ("forbidden") if the process that
-   * listens there is of another user; {Error} if its answer is malformed.
+   * @throws {TypedError} ("conflict") If another process is taking over; ("forbidden") if the
+   * process that listens there is of another user; {Error} if its answer is malformed.
    */
   static async ask(path: string): Promise<Predecessor | undefined> {
     const passage = await ConnectedPassage.connect(path);
@@ -214,7 +215,8 @@ export class Predecessor implements Disposable {
   /**
    * Tells the daemon that this process serves now.
    *
-   * @returns The clients that it held, if it was still booting; the caller closes their descriptors.
+   * @returns The clients that it held, if it was still booting; the caller closes their
+   * descriptors.
    * @throws {Error} If the daemon has ended in the meantime: its held clients are lost.
    */
   async ready(): Promise<OfferedClient[]> {

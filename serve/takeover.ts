@@ -1,6 +1,6 @@
 /**
- * The two takeovers of a daemon: of its predecessor at the start, and by its successor later. It decides
- * when {@linkcode Predecessor} and {@linkcode Successors} act.
+ * The two takeovers of a daemon: of its predecessor at the start, and by its successor later. It
+ * decides when {@linkcode Predecessor} and {@linkcode Successors} act.
  *
  * @module
  */
@@ -102,7 +102,9 @@ export class Takeover implements Succession {
     this.predecessor?.closeSockets();
   }
 
-  /** Called when the gate is open: tells the predecessor, and takes its held clients. Never rejects. */
+  /**
+   * Called when the gate is open: tells the predecessor, and takes its held clients. Never rejects.
+   */
   async succeed(): Promise<void> {
     const { predecessor } = this;
     if (!predecessor || predecessor.notified) return;
@@ -180,7 +182,9 @@ export class Takeover implements Succession {
     await this.#options.end();
   }
 
-  /** Waits up to `limit` milliseconds for the clients that a successor serves through this process. */
+  /**
+   * Waits up to `limit` milliseconds for the clients that a successor serves through this process.
+   */
   async drain(limit: number): Promise<void> {
     if (this.#forwarded.length > 0) await within(limit, Promise.all(this.#forwarded));
   }

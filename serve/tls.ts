@@ -1,6 +1,6 @@
 /**
- * TLS: the certificates of a daemon, listeners whose certificates can be renewed, and the server of their
- * connections.
+ * TLS: the certificates of a daemon, listeners whose certificates can be renewed, and the server of
+ * their connections.
  *
  * @module
  */
@@ -49,8 +49,8 @@ export class Tls {
    * Reads and checks the certificates, and, with client certificates, this runtime.
    *
    * @param inner Serves the plaintext connections of verified clients.
-   * @throws {TypedError} ("bad parameter") If a file is missing or invalid; {Error} if this release of
-   * Deno cannot verify clients.
+   * @throws {TypedError} ("bad parameter") If a file is missing or invalid; {Error} if this release
+   * of Deno cannot verify clients.
    */
   static async load(files: CertificateFiles, inner: Inner, log: Logger): Promise<Tls> {
     const certificates = new Certificates(files, log);
@@ -70,7 +70,8 @@ export class Tls {
    */
   listen(where: Deno.TcpListenOptions | number): Acceptor<Deno.Conn, Deno.Addr> {
     if (this.verifies) {
-      // Deno's own TLS listener cannot request a certificate: node:tls handshakes when it is served.
+      // Deno's own TLS listener cannot request a certificate: node:tls handshakes when it is
+      // served.
       return typeof where === "number"
         ? adopt(() => Deno.listen(ANYWHERE), where).listener
         : Deno.listen(where);
@@ -83,7 +84,8 @@ export class Tls {
   /**
    * Reads the certificates again, for new connections.
    *
-   * @returns The file of the daemon's certificate, and whether the authorities of clients have changed.
+   * @returns The file of the daemon's certificate, and whether the authorities of clients have
+   * changed.
    * @throws {TypedError} ("bad parameter") If a file is missing or invalid, or a listener cannot be
    * renewed.
    */
@@ -244,8 +246,8 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
     this.#listener.unref();
   }
   /**
-   * Uses the certificates' new contents for new connections. The socket stays the same, so that no client
-   * in its queue is lost.
+   * Uses the certificates' new contents for new connections. The socket stays the same, so that no
+   * client in its queue is lost.
    *
    * @throws {TypedError} Without permission for foreign functions; then the old certificates stay.
    */
@@ -267,9 +269,9 @@ export class TlsListener implements Acceptor<Deno.Conn, Deno.Addr> {
 const LINGER = 1_000;
 
 /**
- * Serves connections of a {@linkcode TlsListener}. Deno keeps an ended TLS connection open until its
- * client closes it, which may be never: in the middle of a handshake, or of an answer that the client does
- * not read. So connections that linger are shut down.
+ * Serves connections of a {@linkcode TlsListener}. Deno keeps an ended TLS connection open until
+ * its client closes it, which may be never: in the middle of a handshake, or of an answer that the
+ * client does not read. So connections that linger are shut down.
  */
 export class TlsServer {
   #serve: Serve;

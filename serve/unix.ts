@@ -1,6 +1,6 @@
 /**
- * Binds a unix socket so that no unauthorized client can connect at any moment, and no other process's
- * socket is harmed.
+ * Binds a unix socket so that no unauthorized client can connect at any moment, and no other
+ * process's socket is harmed.
  *
  * @module
  */
@@ -11,7 +11,10 @@ import { foldersProblem, type OpenFolder, openFolder } from "../platform/folders
 import { deepenQueue, descriptorOfListener } from "../platform/sockets.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
-/** The longest path of a socket in bytes: sockaddr_un has 108, the last of which is a zero (unix(7)). */
+/**
+ * The longest path of a socket in bytes: sockaddr_un has 108, the last of which is a zero
+ * (unix(7)).
+ */
 export const MAX_PATH = 107;
 
 /** Owner and group may connect, as in dockerd. */
@@ -22,8 +25,8 @@ const MAX_GID = 2 ** 32 - 2;
 /**
  * Binds a unix socket that has its group and mode from the first moment.
  *
- * @throws {TypedError} ("conflict") If the socket is in use, or another kind of file is there; ("bad
- * parameter") if its folder is missing or unsafe, or its group unknown.
+ * @throws {TypedError} ("conflict") If the socket is in use, or another kind of file is there;
+ * ("bad parameter") if its folder is missing or unsafe, or its group unknown.
  */
 export async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
   const gid = options.group ? await groupId(options.group) : undefined;
@@ -38,8 +41,8 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
           "a living process answers there; stop it first, or take over from it with --takeover (Takeover)",
         );
       }
-      // The socket is made in a private folder, so that no client can connect before its group and mode
-      // are set, and no other user can swap the file that they are set on.
+      // The socket is made in a private folder, so that no client can connect before its group and
+      // mode are set, and no other user can swap the file that they are set on.
       const privateFolder = await makePrivateFolder(place);
       let current = `${privateFolder.path}/${mark(final)}${crypto.randomUUID().slice(0, 4)}`;
       let listener: Deno.UnixListener | undefined;
@@ -62,8 +65,8 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
           listener,
           address: `unix://${path}`,
           hides: true,
-          // Each step that checks before it acts locks the folder, so that two daemons that start, end, or
-          // take over at once do not remove each other's file.
+          // Each step that checks before it acts locks the folder, so that two daemons that start,
+          // end, or take over at once do not remove each other's file.
           publish: async () => {
             if (current !== final && !file.gone) await locked(place.path, publish);
           },
@@ -162,9 +165,9 @@ interface Place {
 }
 
 /**
- * Opens a socket's folder by a path that no other user can redirect: its own path, if only this user and
- * root can change where that leads; else its descriptor. Otherwise the new socket could be swapped for a
- * link to any file before its group and mode are set.
+ * Opens a socket's folder by a path that no other user can redirect: its own path, if only this
+ * user and root can change where that leads; else its descriptor. Otherwise the new socket could be
+ * swapped for a link to any file before its group and mode are set.
  */
 function enter(file: string): Place {
   const cut = file.lastIndexOf("/");
@@ -202,7 +205,10 @@ function mayRead(path: string): boolean {
   return Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
-/** Names the first folder of a path that other users can rename or replace; undefined if there is none. */
+/**
+ * Names the first folder of a path that other users can rename or replace; undefined if there is
+ * none.
+ */
 function interferer(path: string, uid: number): string | undefined {
   for (
     let folder = path;
@@ -244,8 +250,8 @@ interface PrivateFolder {
 async function makePrivateFolder(
   { path: folder, folder: held, name, uid }: Place,
 ): Promise<PrivateFolder> {
-  // The second name is for when another user has occupied the first. If we are killed meanwhile, a folder
-  // of the second name stays behind.
+  // The second name is for when another user has occupied the first. If we are killed meanwhile, a
+  // folder of the second name stays behind.
   for (const stem of [name, crypto.randomUUID().slice(0, 8)]) {
     const own = `.${stem}${SUFFIX}`;
     const path = `${folder}/${own}`;
@@ -289,11 +295,12 @@ async function sweep(privateFolder: string): Promise<void> {
 }
 
 /**
- * Whether a running process answers at `file`. Removes nothing: the new socket is renamed over a stale one.
+ * Whether a running process answers at `file`. Removes nothing: the new socket is renamed over a
+ * stale one.
  *
  * @param path The path in the daemon's settings.
- * @param takeover Whether a process may answer there: then a socket that we may not connect to is none
- * to refuse.
+ * @param takeover Whether a process may answer there: then a socket that we may not connect to is
+ * none to refuse.
  */
 async function occupied(file: string, path: string, takeover: boolean): Promise<boolean> {
   refuseOthers(file);
@@ -310,8 +317,9 @@ async function occupied(file: string, path: string, takeover: boolean): Promise<
 }
 
 /**
- * The prefix of the names under which sockets are bound before they are renamed to this file. The kernel
- * keeps listing a socket under that name, so it has a hash of the folder's inode and the file's name.
+ * The prefix of the names under which sockets are bound before they are renamed to this file. The
+ * kernel keeps listing a socket under that name, so it has a hash of the folder's inode and the
+ * file's name.
  */
 function mark(file: string): string {
   const cut = file.lastIndexOf("/");
@@ -333,8 +341,8 @@ function whoListens(file: string, path: string): string {
     return "and it cannot be seen whether a process listens; if none does, remove the file";
   }
   const ours = mark(file);
-  // "Num: RefCount Protocol Flags Type St Inode Path" (proc_net(5)); the flag is SO_ACCEPTCON, the path
-  // that which the socket was bound to.
+  // "Num: RefCount Protocol Flags Type St Inode Path" (proc_net(5)); the flag is SO_ACCEPTCON, the
+  // path that which the socket was bound to.
   const listens = table.split("\n").some((line) => {
     const [, , , flags, , , , ...words] = line.split(" ").filter((word) => word !== "");
     const bound = words.join(" ");
@@ -378,8 +386,8 @@ function lstat(path: string): Deno.FileInfo | undefined {
 const LOCK = { timeout: 500, interval: 5 };
 
 /**
- * Runs `step` while no other daemon changes the folder (flock(2)). Any user who can read a folder can
- * lock it for ever; so after a timeout the step runs without the lock.
+ * Runs `step` while no other daemon changes the folder (flock(2)). Any user who can read a folder
+ * can lock it for ever; so after a timeout the step runs without the lock.
  */
 async function locked<T>(folder: string, step: () => T | Promise<T>): Promise<T> {
   let handle: Deno.FsFile;
@@ -438,7 +446,8 @@ async function groups(group: string): Promise<string> {
     }).output();
     return new TextDecoder().decode(stdout);
   } catch (error) {
-    // A system without getent has only the file; and a process may have permission for just the file.
+    // A system without getent has only the file; and a process may have permission for just the
+    // file.
     if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotCapable) {
       return await Deno.readTextFile("/etc/group");
     }

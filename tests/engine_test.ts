@@ -324,7 +324,7 @@ Deno.test("Job.run ends only when what was written has arrived", async () => {
   assertEquals([slow.closes, job.status], [1, 0]);
 });
 
-Deno.test("Job.print after the end reaches nobody and does no harm", async () => {
+Deno.test("Job.print after the end is discarded and does no harm", async () => {
   const job = jobOf((job) => job.print("in time"));
   const out = recorded(job.stdout);
   await job.run();
@@ -338,7 +338,7 @@ Deno.test("Job.run fails a job whose output could not be delivered, awaited or n
     (job) => job.print("x"),
     async (job) => {
       job.print("x");
-      await settle(); // A rejection that nobody handles would end the process here.
+      await settle(); // An unhandled rejection would end the process here.
     },
     (job) => job.print("x").catch(() => Status.OK),
   ];
@@ -555,7 +555,7 @@ Deno.test("Job.run gives a plain log no fields of what the message has, but the 
   ]);
 });
 
-Deno.test("Job.onBehalfOf is asked who the user is when somebody looks", () => {
+Deno.test("Job.user asks its requester when it is first read", () => {
   const engine = new Engine({ log: () => {} });
   const job = engine.job("greet");
   assertEquals([job.user, job.peer, job.requestId], [undefined, undefined, undefined]);
@@ -672,7 +672,7 @@ Deno.test("Job.text and Job.json run the job, and give what it has written", asy
   await assertRejects(() => job.text(), TypeError, "has run already");
 });
 
-Deno.test("Engine.wrapHandlers puts who wraps later further outside, and drops nobody", async () => {
+Deno.test("Engine.wrapHandlers puts a later wrap outside of earlier ones, and drops none", async () => {
   const engine = new Engine({ log: () => {} });
   const seen: string[] = [];
   for (const name of ["inner", "outer"]) {

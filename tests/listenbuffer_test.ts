@@ -83,8 +83,8 @@ Deno.test("Activation.fail after open does nothing", async () => {
   assertEquals(gate.state, "open");
 });
 
-Deno.test("Activation.fail with nobody waiting is no unhandled rejection", async () => {
-  new Activation().fail(new Error("nobody heard"));
+Deno.test("Activation.fail without a waiter is no unhandled rejection", async () => {
+  new Activation().fail(new Error("no waiter"));
   await settle();
 });
 
@@ -430,7 +430,7 @@ Deno.test("ListenBuffer.drain serves who is being accepted when it closes", asyn
   const fake = new Fake();
   fake.close = () => {
     fake.closed = true;
-    fake.push(new FakeConn(7)); // The accept had ended already, which nobody had been told.
+    fake.push(new FakeConn(7)); // The accept had ended already, without a caller to get the connection.
     fake.push(new Deno.errors.BadResource("Listener has been closed"));
   };
   const buffer = new ListenBuffer(fake, gate);

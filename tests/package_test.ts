@@ -37,7 +37,7 @@ Deno.test("a program that imports mod.ts from a URL serves with the permission t
 
      const engine = new Engine();
      engine.register("greet", async (job) => {
-       if (job.args[0] === "nobody") throw new TypedError("not found", "there is nobody");
+       if (job.args[0] === "mars") throw new TypedError("not found", "no such planet: mars");
        await job.print("hello " + job.args[0] + "\\n");
      });
      const router = createRouter(engine);
@@ -62,8 +62,8 @@ Deno.test("a program that imports mod.ts from a URL serves with the permission t
   const url = `http://127.0.0.1:${await daemon.port()}`;
   assertEquals(await (await fetch(`${url}/_ping`)).text(), "OK");
   assertEquals(await (await fetch(`${url}/v1.47/greet/you`)).text(), "hello you\n");
-  const missing = await fetch(`${url}/greet/nobody`);
-  assertEquals([missing.status, await missing.json()], [404, { message: "there is nobody" }]);
+  const missing = await fetch(`${url}/greet/mars`);
+  assertEquals([missing.status, await missing.json()], [404, { message: "no such planet: mars" }]);
   assertEquals(await (await fetch(`${url}/stop`, { method: "POST" })).text(), "stopping");
   assertEquals((await daemon.status).code, 0, daemon.stderr);
   assertEquals(folder.names(), ["cache", "embed.ts"]);

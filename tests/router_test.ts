@@ -191,7 +191,7 @@ Deno.test("Router answers a wrong method with 405 and the right ones", async () 
   await assertTextError(response, 405, "method POST is not allowed for /version, expected GET");
 });
 
-Deno.test("Router refuses methods that nobody handles, whatever they are", async () => {
+Deno.test("Router refuses methods without a handler, whatever they are", async () => {
   await using server = await serve();
   for (const method of ["TRACE", "TRACK", "PURGE", "get"]) {
     using client = await asking(server.port, `${method} /version`, "Connection: close");
@@ -539,7 +539,7 @@ Deno.test("Router logs how long an answer took", async () => {
   assert(ms >= 0 && ms < 60_000, `${ms}`);
 });
 
-Deno.test("Router gives OPTIONS to whoever handles it", async () => {
+Deno.test("Router passes OPTIONS on to its handler", async () => {
   const router = createRouter(new Engine({ log: () => {} }));
   router.options("/mine", (c) => c.text("mine"));
   assertEquals(await (await router.request("/mine", { method: "OPTIONS" })).text(), "mine");

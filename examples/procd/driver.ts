@@ -106,11 +106,15 @@ export interface ExecDriver {
    */
   start(spec: ProcessSpec): Promise<Started>;
   start(spec: ProcessSpec, streams: Streams): Promise<Started & { io: Attached }>;
-  /** Attaches to a program's streams from now on; if it does not run, to those of its next start. */
+  /**
+   * Attaches to a program's streams from now on; if it does not run, to those of its next start.
+   */
   attach(id: string, streams: Streams): Promise<Attached>;
   /** Follows a program's log; undefined if it does not run. */
   follow(id: string): Promise<Follower | undefined>;
-  /** Sends a signal to a program, or to all processes of its container. False if it does not run. */
+  /**
+   * Sends a signal to a program, or to all processes of its container. False if it does not run.
+   */
   signal(id: string, signal: Deno.Signal, all?: boolean): Promise<boolean>;
   /** Sets the size of its terminal. False if it has none, or does not run. */
   resize(id: string, rows: number, columns: number): Promise<boolean>;

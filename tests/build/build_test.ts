@@ -82,7 +82,7 @@ Deno.test("compile says in one line that it cannot download the runtime of binar
     ["compile", "--target", "aarch64-unknown-linux-gnu", "--output", output],
     {
       DENO_DIR: `${folder.path}/cache`,
-      // Nobody listens on that port, so that the download fails at once wherever this runs; what
+      // No server listens on that port, so that the download fails at once wherever this runs; what
       // comes from npm is still got.
       HTTPS_PROXY: "http://127.0.0.1:9",
       NO_PROXY: new URL((await run("npm", ["config", "get", "registry"])).stdout.trim()).host,

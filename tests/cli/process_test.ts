@@ -23,15 +23,15 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
 Deno.test("main survives what a handler leaves behind: late rejections and uncaught errors", async () => {
   const body = `
     router.get("/late", (c) => {
-      Promise.reject(new Error("nobody awaits me"));
-      setTimeout(() => { throw new Error("nobody catches me"); });
+      Promise.reject(new Error("not awaited"));
+      setTimeout(() => { throw new Error("not caught"); });
       return c.text("answered");
     });`;
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", installer(body)]);
   const url = `http://127.0.0.1:${await daemon.port()}`;
   assertEquals(await (await fetch(url + "/late")).text(), "answered");
-  await daemon.says(/unhandled rejection: Error: nobody awaits me/);
-  await daemon.says(/uncaught error: Error: nobody catches me/);
+  await daemon.says(/unhandled rejection: Error: not awaited/);
+  await daemon.says(/uncaught error: Error: not caught/);
   assertEquals(await (await fetch(url + "/_ping")).text(), "OK");
   assertEquals(await daemon.end(), 0);
 });

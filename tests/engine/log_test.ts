@@ -103,11 +103,11 @@ Deno.test("Engine logs to standard error from level info on unless told otherwis
   assertMatch(written, /^\S+ INFO +\+job commands\(\)\n\S+ INFO +-job commands\(\) = OK \(0\)\n$/);
 });
 
-Deno.test("createLogger goes on where nobody reads standard error any more", () => {
+Deno.test("createLogger goes on when standard error has no reader any more", () => {
   let tries = 0;
   using _stderr = stubStderr(() => {
     tries++;
-    throw new Deno.errors.BrokenPipe("nobody reads");
+    throw new Deno.errors.BrokenPipe("no reader");
   });
   const log = createLogger();
   log("error", "one");

@@ -109,7 +109,7 @@ Deno.test("Input.json gives the parsed value, and rejects with a SyntaxError on 
   await assertRejects(() => new Input().json(), SyntaxError);
 });
 
-Deno.test("Input.close cancels a source that nobody reads, and leaves one that is read", async () => {
+Deno.test("Input.close cancels a source without a reader, and leaves one that is read", async () => {
   for (const locked of [false, true]) {
     let cancelled = false;
     const input = new Input();
@@ -214,7 +214,7 @@ Deno.test("Output.write reports the first error of several", async () => {
   }
 });
 
-Deno.test("Output.write of which nobody awaits the failure is reported by close", async () => {
+Deno.test("Output.close reports the failure of a write that was not awaited", async () => {
   for (const [name, destination] of Object.entries(failing(new Error("disk full")))) {
     const out = new Output();
     out.add({ async write() {} });
@@ -222,7 +222,7 @@ Deno.test("Output.write of which nobody awaits the failure is reported by close"
     const other = recorded(out);
     out.write("a");
     out.write("b");
-    await settle(); // A rejection that nobody handles would end the process here.
+    await settle(); // An unhandled rejection would end the process here.
     await assertRejects(() => out.close(), Error, "disk full", name);
     assertEquals(other.chunks, ["a", "b"], name);
   }
@@ -303,7 +303,7 @@ Deno.test("Output.write waits for all earlier writes, not only for some", async 
   await writes[2];
 });
 
-Deno.test("Output.write keeps the order of writes that nobody awaits", async () => {
+Deno.test("Output.write keeps the order of writes that are not awaited", async () => {
   const out = new Output();
   const [quick, delaying] = [new Recorder(), new Recorder()];
   out.add(quick);
@@ -374,7 +374,7 @@ Deno.test("Output.close rejects with the first error of closing after all are cl
   }
 });
 
-Deno.test("Output.write after close is accepted and reaches nobody", async () => {
+Deno.test("Output.write after close is accepted and discarded", async () => {
   const out = new Output();
   const [slow, streamed] = [new SlowRecorder(), new Recorder()];
   out.add(slow);

@@ -43,8 +43,8 @@ Deno.test("the docker CLI manages the example's containers and sees live events"
     refused.stderr,
     "Error response from daemon: container web is running: stop it first\n",
   );
-  const unknown = await docker("stop", "nobody");
-  assertStringIncludes(unknown.stderr, "No such container: nobody");
+  const unknown = await docker("stop", "missing");
+  assertStringIncludes(unknown.stderr, "No such container: missing");
   assertEquals((await docker("create", "--name", "web", "alpine")).code, 1);
   assertEquals(await daemon.end(), 0);
 });

@@ -45,7 +45,7 @@ async function activate(
     const last = new RegExp(`^Listening on .* as ${2 + sockets.length}\\.$|in use`, "m");
     const [said] = await daemon.says(last);
     if (said !== "in use") return daemon;
-    await daemon.status; // Somebody was faster.
+    await daemon.status; // Another process was faster.
   }
 }
 
@@ -54,7 +54,7 @@ function complaints(daemon: Daemon): string[] {
   return daemon.stderr.split("\n").filter((line) => line.startsWith("floodgate:"));
 }
 
-/** The port of a tcp socket in another process, found by its inode: nobody has told it. */
+/** The port of a tcp socket in another process, found by its inode. */
 async function portOf(pid: number, fd: number): Promise<number> {
   const [, inode] = /socket:\[(\d+)\]/.exec(await Deno.readLink(`/proc/${pid}/fd/${fd}`))!;
   for (const table of ["tcp", "tcp6"]) {
@@ -74,7 +74,7 @@ function addresses(daemon: Daemon): string[] {
 }
 
 Deno.test(
-  "fd:// serves named sockets beside the daemon's own, and whoever came before the program or its boot",
+  "fd:// serves named sockets beside the daemon's own, and clients that came before the program or its boot",
   { ignore: NO_ACTIVATE },
   async () => {
     await using folder = await TempFolder.make();
@@ -391,7 +391,7 @@ Deno.test(
     assertMatch(await exchange({ transport: "unix", path }, PING), ANSWERED);
     assertMatch(await exchange({ hostname: "127.0.0.1", port }, PING), ANSWERED);
     assertEquals(daemon.stdout.includes("no address uses"), false);
-    // Whoever comes once it is closed must not wait in its queue.
+    // A client that comes once it is closed must not wait in its queue.
     const targets = [...Deno.readDirSync(`/proc/${daemon.pid}/fd`)].map(({ name }) => {
       try {
         return Deno.readLinkSync(`/proc/${daemon.pid}/fd/${name}`);

@@ -63,7 +63,7 @@ class Pair implements Disposable {
 type Serving = ReturnType<typeof nativeServe>;
 
 needs(
-  "Deno[Deno.internal].serveHttpOnConnection serves a connection that somebody else accepted",
+  "Deno[Deno.internal].serveHttpOnConnection serves a connection that its caller accepted",
   "no request is answered",
   async () => {
     using pair = await Pair.make((request) => new Response(`at ${new URL(request.url).pathname}`));
@@ -279,7 +279,7 @@ needs(
   async () => {
     let reads = 0;
     const cancelled = Promise.withResolvers<unknown>();
-    const letGo = Promise.withResolvers<void>();
+    const released = Promise.withResolvers<void>();
     let gone: Promise<unknown> | undefined;
     const go = Promise.withResolvers<void>();
     const made = Promise.withResolvers<ReturnType<typeof watchReads>>();
@@ -292,10 +292,10 @@ needs(
         },
         cancel(reason) {
           cancelled.resolve(reason);
-          return letGo.promise;
+          return released.promise;
         },
       }, { highWaterMark: 0 });
-      made.resolve(watchReads(stream, () => reads++, (letGo) => gone = letGo));
+      made.resolve(watchReads(stream, () => reads++, (released) => gone = released));
       return new Response(stream);
     });
     await pair.ask();
@@ -308,7 +308,7 @@ needs(
     watched.fail("whatever");
     assertEquals(await cancelled.promise, "whatever");
     assertEquals(await isPending(gone!), true);
-    letGo.resolve();
+    released.resolve();
     await gone;
     watched.fail("again"); // It has ended.
     await pair.served.finished.catch(() => {});
@@ -328,7 +328,7 @@ needs(
       let before = true;
       const pair = await Pair.make((request, { completed }) => {
         completed.then(settled.resolve, () => settled.resolve());
-        // Whether the client is there is looked at only while somebody listens.
+        // Deno checks for the client only while the signal has a listener.
         request.signal.addEventListener("abort", () => {});
         return new Response(new ReadableStream({ start: (control) => stream.resolve(control) }));
       });
@@ -360,7 +360,7 @@ needs(
         request.signal.addEventListener("abort", () => left.resolve());
         asked.resolve();
         await left.promise;
-        return new Response("to nobody");
+        return new Response("discarded");
       });
       served = pair.served;
       await pair.ask();
@@ -373,7 +373,7 @@ needs(
 
 needs(
   "the warning about request.signal is one that silenceLegacyAbort() knows",
-  "the daemon's log shows Deno's warning about a Deno.serve that nobody called",
+  "the daemon's log shows Deno's warning about a Deno.serve that was not called",
   async () => {
     const program = (silence: string) => `
       import { silenceLegacyAbort } from ${JSON.stringify(project("platform/http.ts"))};

@@ -323,7 +323,7 @@ const DEAF: [string, Record<string, string>, boolean, RegExp][] = [
     true,
     /cannot tell systemd: .*systemd-notify.* \(run with --unstable-net, or install systemd-notify\)/,
   ],
-  ["nobody listens", {}, false, /cannot tell systemd: .*No such file or directory/],
+  ["no process listens", {}, false, /cannot tell systemd: .*No such file or directory/],
 ];
 for (const [what, env, remote, message] of DEAF) {
   Deno.test(`sd_notify warns once where ${what}, and the daemon serves`, async () => {
@@ -333,7 +333,7 @@ for (const [what, env, remote, message] of DEAF) {
     await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", installer("")], {
       program: remote ? `http://127.0.0.1:${web.addr.port}/mod.ts` : undefined,
       cwd: folder.path,
-      env: { NOTIFY_SOCKET: `${folder.path}/nobody`, WATCHDOG_USEC: "20000", ...env },
+      env: { NOTIFY_SOCKET: `${folder.path}/missing`, WATCHDOG_USEC: "20000", ...env },
     });
     await daemon.open();
     // STATUS=, READY=1 and several WATCHDOG=1 later:

@@ -25,7 +25,7 @@ Deno.test(
     const router = createRouter(engine);
     await attachProfiler(router, engine);
     const jobs = async () => await (await router.request("/debug/pprof/jobs")).json();
-    assertEquals((await jobs()).jobs, []); // From here on somebody looks.
+    assertEquals((await jobs()).jobs, []); // From here on jobs are watched.
     gates.read = Promise.withResolvers();
     const reading = engine.job("reading");
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>();
@@ -76,7 +76,7 @@ Deno.test(
 );
 
 Deno.test(
-  "jobs that end while nobody looks are not watched, and long ones have an age all the same",
+  "jobs that end while jobs are not watched are not counted, and long ones have an age all the same",
   async () => {
     const engine = new Engine({ log: () => {} });
     engine.register("quick", () => {});
@@ -96,7 +96,7 @@ Deno.test(
     monitor.watch();
     assertEquals([await quick(), await quick()], [1, 2]);
     assertEquals(monitor.counts[0]!.latency.count, 2);
-    // A trace goes on, however long it is that nobody has asked.
+    // A trace goes on, however long ago the last request was.
     const stop = monitor.record();
     const end = performance.now() + 300;
     await until(() => performance.now() > end);

@@ -62,7 +62,7 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
           line: Number(line),
           text: text!,
         })).sort((a, b) => b.ms - a.ms);
-      // And it knows the lines only of what it has compiled since somebody profiles.
+      // And it knows the lines only of code that it compiled while profiling.
       return (lines[0]?.ms ?? 0) > total() * 0.8 && lines[0]!.line === hot;
     });
     assertMatch(top, /^File: mod\.ts$/m);

@@ -131,7 +131,9 @@ Deno.test("Router.job begins a stream before the job writes, unless it fails at 
   const release = Promise.withResolvers<void>();
   await using server = await serve(({ engine, router }) => {
     engine.register("wait", async (job) => {
-      if (job.args[0] === "nobody") throw new TypedError("not found", "No such container: nobody");
+      if (job.args[0] === "missing") {
+        throw new TypedError("not found", "No such container: missing");
+      }
       await release.promise;
       await job.print("0");
     });
@@ -142,8 +144,8 @@ Deno.test("Router.job begins a stream before the job writes, unless it fails at 
   assertEquals(response.status, 200);
   release.resolve();
   assertEquals(await response.text(), "0");
-  const missing = await fetch(`${url}/nobody/wait`, { method: "POST" });
-  await assertJsonError(missing, 404, "No such container: nobody");
+  const missing = await fetch(`${url}/missing/wait`, { method: "POST" });
+  await assertJsonError(missing, 404, "No such container: missing");
 });
 
 Deno.test("Router.job keeps an answer of 64 KiB until the job has ended", async () => {
@@ -162,7 +164,7 @@ Deno.test("Router.job sends an answer of more than 64 KiB before the job has end
   const go = Promise.withResolvers<void>();
   engine.register("big", async (job) => {
     await job.print("a".repeat(40 * KIB));
-    // Not waited for: nobody has read any of it yet.
+    // Not awaited: the answer is not read yet.
     const written = job.print("b".repeat(40 * KIB));
     await go.promise;
     await written;

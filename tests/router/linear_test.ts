@@ -89,8 +89,8 @@ for (const [what, make] of Object.entries(WORST)) {
         }
         return best;
       };
-      // Eight times the text; the square of that would be 64 times the time. A machine that is busy with
-      // something else gets another chance.
+      // Eight times the text; the square of that would be 64 times the time. A machine that is busy
+      // with something else gets another chance.
       for (let attempt = 1;; attempt++) {
         const [small, large] = [await time(16 * KIB), await time(128 * KIB)];
         if (large < Math.max(small, 5) * 24) break;

@@ -3,7 +3,10 @@ import { createHash } from "node:crypto";
 import { Daemon, project, until } from "../support/daemon.ts";
 
 const MIB = 1 << 20;
-/** What goes through, and what it may take of memory: far less than that, and than a reader would keep. */
+/**
+ * What goes through, and what it may take of memory: far less than that, and than a reader would
+ * keep.
+ */
 const SIZE = 384 * MIB;
 const ROOM = 192 * MIB;
 

@@ -171,7 +171,7 @@ Deno.test("bind with reusePort on a port that is not shared is a conflict", asyn
 });
 
 Deno.test("bind on a tcp address that this machine does not have names it", async () => {
-  // 192.0.2.0/24 is for documentation, and nobody's (RFC 5737).
+  // 192.0.2.0/24 is reserved for documentation (RFC 5737).
   await assertRefused(
     () => bound("tcp://192.0.2.1:0"),
     "bad parameter",
@@ -208,7 +208,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
   });
 }
 
-Deno.test("main says of a host that does not resolve that it does not, whoever may reach it", async () => {
+Deno.test("main says that a host does not resolve, before it says who could reach it", async () => {
   // RFC 2606: there is no such name, and there never will be.
   const problem =
     'the host "api.invalid" does not resolve, expected a name or number of this machine';

@@ -9,7 +9,7 @@ import { Served } from "../support/served.ts";
 
 /** The answer to a request with these headers: "OK", or why it is refused. */
 function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): string {
-  // The URL is nobody's: what counts is what the client says.
+  // Not the URL but the headers count.
   const request = new Request("http://url.invalid/x", { headers });
   const judge = judgePages({ scheme: "http", ...rules });
   return judge(request, request.headers.get("host")) ?? "OK";
@@ -33,7 +33,7 @@ const HOSTS: [string[], string[], string[]][] = [
   [["localhost"], ["localhost", "127.0.0.1:1", "[::1]:1"], ["evil.example"]],
   [["192.0.2.1"], ["192.0.2.1:2375", "localhost"], ["192.0.2.2", "127.0.0.1", "evil.example"]],
   [["[2001:DB8::1]"], ["[2001:db8:0::1]:9"], ["[2001:db8::2]"]],
-  // All numbers of this machine, whatever they are; nobody's page has one of those.
+  // All IP addresses of this machine; no other site's page has one of those.
   [["0.0.0.0"], ["192.0.2.9:2375", "127.0.0.1", "[2001:db8::5]:1"], ["evil.example", "0x7f.evil"]],
   [["::"], ["192.0.2.9:2375", "[2001:db8::5]:1", "localhost"], ["evil.example"]],
   [
@@ -428,7 +428,7 @@ Deno.test("a page in Chromium", { ignore: !CHROMIUM }, async (t) => {
     await using target = await Target.start(...flags);
     const daemon = `http://127.0.0.1:${target.port}`;
     assertEquals(await attack(browser, other, daemon), struckBy(...READABLE));
-    // What has no Origin may be anybody's.
+    // A request without an Origin may be of any page.
     assertEquals(await target.struck(), without(ALL, "sandbox", ...ANONYMOUS));
     await using another = await Target.start(...flags);
     assertEquals(await attack(browser, neighbour, `http://127.0.0.1:${another.port}`), {});

@@ -103,7 +103,7 @@ Deno.test(
         assertMatch(served.lines.findLast((line) => line.includes("refused")) ?? "", reason);
       });
     }
-    // Whoever has a good one is none the worse for it.
+    // Clients with a valid certificate are not affected.
     const good = await curl(
       authority,
       `${urlOf(served)}/_ping`,
@@ -227,7 +227,8 @@ Deno.test("serveapi with TlsVerify tells a client without TLS that it takes that
   assertEquals(served.lines.filter((line) => /^info .*without TLS/.test(line)).length, 10);
   await t.step("by the docker CLI", async () => {
     const { code, stderr } = await run("docker", ["-H", `tcp://localhost:${port}`, "ps"])
-      .catch(() => ({ code: 1, stderr: "Client sent an HTTP request to an HTTPS server" })); // None.
+      // None.
+      .catch(() => ({ code: 1, stderr: "Client sent an HTTP request to an HTTPS server" }));
     assert(code !== 0);
     assertStringIncludes(stderr, "Client sent an HTTP request to an HTTPS server");
   });

@@ -36,7 +36,9 @@ function der(tag: number, ...content: (number | Uint8Array)[]): Uint8Array {
   return Uint8Array.of(tag, ...length, ...bytes);
 }
 
-/** A certificate with nothing in it but a subject of these attributes, each in a part of its own. */
+/**
+ * A certificate with nothing in it but a subject of these attributes, each in a part of its own.
+ */
 function bare(...attributes: [oid: number[], value: Uint8Array][]): Uint8Array {
   const parts = attributes.map(([oid, value]) => der(0x31, der(0x30, der(0x06, ...oid), value)));
   const empty = der(0x30);

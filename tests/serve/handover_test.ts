@@ -348,8 +348,8 @@ Deno.test({
     // Even where an operator has opened what was private.
     await Deno.chmod(folder.path, 0o777);
     await Deno.chmod(path, 0o777);
-    // It says how many bytes it was given: descriptors come with bytes only. The daemon may be the first
-    // to close.
+    // It says how many bytes it was given: descriptors come with bytes only. The daemon may be the
+    // first to close.
     const script = `use Socket; $SIG{PIPE} = "IGNORE"; socket(my $s, AF_UNIX, SOCK_STREAM, 0);
       connect($s, sockaddr_un($ARGV[0])) or die $!; syswrite($s, "{\\"takeover\\":1}\\n");
       print sysread($s, my $data, 1000) // $!;`;

@@ -37,13 +37,13 @@ Deno.test("serveapi with Tls leaves unix sockets in the clear", async () => {
   assertEquals(ping.stdout, "OK", ping.stderr);
 });
 
-Deno.test("serveapi with Tls knows nobody by a certificate", async () => {
+Deno.test("serveapi with Tls asks for no certificate, and has no user", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server()));
   whoami(served);
   const client = await authority.client();
   const answer = await curl(authority, `${urlOf(served)}/whoami`, ...showing(client));
-  assertEquals(answer.stdout, "nobody", answer.stderr);
+  assertEquals(answer.stdout, "none", answer.stderr);
 });
 
 /** The beginning of a ClientHello: a record of 512 bytes is announced. */
@@ -147,7 +147,7 @@ for (const verify of [false, true]) {
     assertEquals(await silent.read(new Uint8Array(1)).catch(() => null), null);
     await ended;
     assertEquals(await served.ended, undefined);
-    // Nobody had to be cut, so it did not take the whole of the drain.
+    // No connection had to be cut, so it ended before the drain time was over.
     assertEquals(served.lines.filter((line) => line.startsWith("error")), []);
   });
 
@@ -204,7 +204,9 @@ Deno.test("reload keeps the certificates it has where the new ones are no good",
   await daemon.open();
   await Deno.copyFile((await authority.client()).key, server.key);
   daemon.kill("SIGHUP");
-  await daemon.says(/ERROR SIGHUP: nothing was reloaded: TLS key .* does not match the certificate/);
+  await daemon.says(
+    /ERROR SIGHUP: nothing was reloaded: TLS key .* does not match the certificate/,
+  );
   assertEquals((await curl(authority, url)).stdout, "OK");
   assertEquals(await daemon.end(), 0);
 });
@@ -230,7 +232,12 @@ Deno.test("main says in one line what is wrong with TLS", async (t) => {
   const cases: [name: string, args: string[], code: number, message: RegExp][] = [
     ["no certificate", ["--tls"], 2, /^floodgate: --tls needs --tlscert/],
     ["no authority", flags(server).with(0, "--tlsverify"), 2, /--tlsverify needs --tlscacert/],
-    ["an authority for nobody", [...flags(server), "--tlscacert", ca], 2, /without --tlsverify/],
+    [
+      "an authority without --tlsverify",
+      [...flags(server), "--tlscacert", ca],
+      2,
+      /without --tlsverify/,
+    ],
     ["files for nothing", ["--tlscert", server.cert], 2, /of no use without --tls/],
     [
       "no such file",

@@ -6,20 +6,20 @@ import { Daemon, exchange, missing, project, TempFolder, until } from "../suppor
 import type { Watch } from "../support/fixtures/watch.ts";
 import { Served } from "../support/served.ts";
 
-/** Greets whoever connects with one letter, until the listener is closed. */
+/** Sends each client one letter, until the listener is closed. */
 async function greet(listener: Deno.Listener, letter: string): Promise<void> {
   for await (const conn of listener) {
-    // Whoever only looked if somebody answers has gone by now.
+    // A client that only checks whether a process answers has gone by now.
     await conn.write(new TextEncoder().encode(letter)).catch(() => {});
     conn.close();
   }
 }
-/** The letter of whoever answers at a path. */
+/** The letter of the process that answers at a path. */
 async function greeting(path: string): Promise<string> {
   return await new Response((await Deno.connect({ transport: "unix", path })).readable).text();
 }
 
-/** Leaves a socket file at `path` that nobody answers on. */
+/** Leaves a socket file at `path` on which no process answers. */
 function leaveStale(path: string): void {
   const listener = Deno.listen({ transport: "unix", path: path + ".bound" });
   // Under another name, because a listener that is closed removes the file it made.
@@ -53,7 +53,7 @@ Deno.test("bind on unix makes a socket file of mode 0660 that answers", async ()
   await greeter;
 });
 
-Deno.test("bind on unix lets nobody in before the group and the mode are right", async () => {
+Deno.test("bind on unix lets no client in before the group and the mode are right", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   const steps: unknown[] = [];
@@ -177,7 +177,7 @@ Deno.test("bind on unix replaces a stale file, with takeover as well", async () 
     const path = `${folder.path}/${takeover}.sock`;
     leaveStale(path);
     const { listener, publish } = await bound(`unix://${path}`, { takeover });
-    // Nobody was there to wait for: it is in its place at once.
+    // No other process was there: it is in its place at once.
     const greeter = greet(listener, "a");
     assertEquals(await greeting(path), "a");
     await publish();
@@ -567,7 +567,7 @@ Deno.test("main tells what a socket is that its user may not connect to", {
 });
 
 Deno.test({
-  name: "bind and unpublish do not wait for ever for a folder that somebody keeps locked",
+  name: "bind and unpublish do not wait for ever for a folder that another process keeps locked",
   async fn() {
     await using folder = await TempFolder.make();
     using lock = await Deno.open(folder.path);
@@ -625,7 +625,7 @@ const GROUP = await (async () => {
 })();
 
 for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP.id]] as const) {
-  Deno.test(`a unix socket is open to its group, given ${how}, and never to anyone else`, async () => {
+  Deno.test(`a unix socket is open to its group, given ${how}, and never to another user`, async () => {
     await using folder = await TempFolder.make();
     await using steps = await TempFolder.make();
     const path = `${folder.path}/api.sock`;
@@ -666,7 +666,7 @@ Deno.test("main refuses a group that there is not, in one line, and leaves nothi
 });
 
 Deno.test({
-  name: "shutdown ends a serveapi whose folder is gone, or kept locked by somebody",
+  name: "shutdown ends a serveapi whose folder is gone, or kept locked by another process",
   async fn() {
     for (const harm of ["gone", "locked"]) {
       await using folder = await TempFolder.make();

@@ -118,8 +118,8 @@ const FIN = 0x80;
 const [CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG] = [0, 1, 2, 8, 9, 10] as const;
 
 /**
- * What clients may send and should not, after the parts of RFC 6455: each a name, and the frames. They end
- * with a close, so that the server has said all when the connection ends.
+ * What clients may send and should not, after the parts of RFC 6455: each a name, and the frames.
+ * They end with a close, so that the server has said all when the connection ends.
  */
 function cases(): [string, Uint8Array[]][] {
   const close = frame(FIN | CLOSE, code(1000));

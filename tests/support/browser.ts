@@ -47,7 +47,7 @@ export class Browser implements AsyncDisposable {
   }
 
   /**
-   * Starts one that asks nobody outside for anything; `flags` are further ones for its command
+   * Starts one that makes no connections outside; `flags` are further ones for its command
    * line.
    */
   static async start(flags: string[] = []): Promise<Browser> {

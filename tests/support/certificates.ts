@@ -39,7 +39,7 @@ export class Authority implements AsyncDisposable {
   get ca(): string {
     return this.path("ca.pem");
   }
-  /** A certificate that nobody else has signed. */
+  /** A self-signed certificate. */
   async selfSigned(name: string, subject: string): Promise<Pair> {
     const pair = { cert: this.path(`${name}.pem`), key: this.path(`${name}.key`) };
     // deno-fmt-ignore

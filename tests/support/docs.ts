@@ -131,7 +131,8 @@ class Shell {
 
   /** Ends what still runs in the background, and the shell. */
   async end(): Promise<void> {
-    await this.#write("kill $(jobs -p); wait; exit\n").catch(() => {}); // It may have ended already.
+    // It may have ended already.
+    await this.#write("kill $(jobs -p); wait; exit\n").catch(() => {});
     if (!await within(PATIENCE, this.#process.status)) this.#process.kill("SIGKILL");
     await this.#process.status;
     await this.#writer.close().catch(() => {});

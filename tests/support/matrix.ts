@@ -1,6 +1,6 @@
 /**
- * Runs the tests on releases of Deno, one after the other, and prints what became of them, and which
- * part of platform/ a release has broken:
+ * Runs the tests on releases of Deno, one after the other, and prints what became of them, and
+ * which part of platform/ a release has broken:
  *
  * ```sh
  * deno task matrix                # the oldest that is supported, and the newest there is

@@ -21,7 +21,7 @@ if [ "${1:-}" != inside ]; then
   own=$cgroups$(sed -n 's/^0:://p' /proc/self/cgroup)/floodgate-test-$$
   mkdir "$own" 2>/dev/null && echo $$ 2>/dev/null >"$own/cgroup.procs" ||
     skip "there is no cgroup2 that can be written to"
-  # Whoever runs this may be cut off.
+  # The caller may be cut off.
   exec setpriv --pdeathsig KILL \
     unshare --mount --pid --fork --uts --ipc --net --cgroup --kill-child "$0" inside "$@"
 fi

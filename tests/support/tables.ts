@@ -1,5 +1,6 @@
 /**
- * The tables of settings that the documents have, from where the settings stand. Run, it prints them:
+ * The tables of settings that the documents have, from where the settings stand. Run, it prints
+ * them:
  *
  * ```sh
  * deno run -A tests/support/tables.ts

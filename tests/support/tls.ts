@@ -64,7 +64,7 @@ export function untilLeft(served: Served): Promise<void> {
 
 /** A route that tells who asks. */
 export function whoami(served: Served): void {
-  served.engine.register("whoami", (job) => job.print(job.user ?? "nobody"));
+  served.engine.register("whoami", (job) => job.print(job.user ?? "none"));
   served.router.job({ method: "GET", path: "/whoami", job: "whoami", contentType: "text/plain" });
   served.router.get(
     "/fingerprint",
