@@ -49,13 +49,13 @@ export function registerEvents(engine: Engine): Events {
   const listeners = new Set<(event: Event) => void>();
   let last = 0n;
 
-  function record(
-    type: string,
-    action: string,
-    id: string,
-    attributes: Record<string, string>,
-    from = "",
-  ): void {
+  function record({ type, action, id, attributes, from = "" }: {
+    type: string;
+    action: string;
+    id: string;
+    attributes: Record<string, string>;
+    from?: string;
+  }): void {
     // The clock has milliseconds; events of the same one still get distinct, ordered times.
     const now = BigInt(Date.now()) * 1_000_000n;
     last = now > last ? now : last + 1n;
@@ -80,7 +80,8 @@ export function registerEvents(engine: Engine): Events {
     if (job.quiet || job.name === "log" || job.name === "events") return;
     const attributes: Record<string, string> = { name: job.name };
     if (phase === "end") attributes.exitCode = String(job.status);
-    record("daemon", phase === "start" ? "start" : "die", job.name, attributes);
+    const action = phase === "start" ? "start" : "die";
+    record({ type: "daemon", action, id: job.name, attributes });
   });
 
   engine.register("log", (job) => {
@@ -90,7 +91,7 @@ export function registerEvents(engine: Engine): Events {
     }
     const attributes = job.env.getSubEnv("Attributes")?.toObject() ?? {};
     if (from) attributes.image ??= from;
-    record(job.getenv("Type") || "container", action, id, attributes, from);
+    record({ type: job.getenv("Type") || "container", action, id, attributes, from });
   });
 
   engine.register("events", async (job) => {

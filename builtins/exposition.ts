@@ -48,6 +48,13 @@ export class Histogram {
   }
 }
 
+/** The head of a family of metrics. */
+interface Family {
+  readonly name: string;
+  readonly type: "gauge" | "counter" | "info" | "histogram";
+  readonly help: string;
+}
+
 /** Writes metrics, one family after another. */
 export class Exposition {
   #format: Format;
@@ -60,25 +67,28 @@ export class Exposition {
 
   /** Writes a value that can go up and down. An undefined value is left out. */
   gauge(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
-    this.#family(name, "gauge", help, name, series);
+    this.#family({ name, type: "gauge", help }, name, series);
   }
 
   /** Writes a value that only goes up. The name has to end with `_total`. */
   counter(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
     // OpenMetrics names the family, and a sample by its suffix.
     const family = this.#format === "text" ? name : name.replace(/_total$/, "");
-    this.#family(family, "counter", help, name, series);
+    this.#family({ name: family, type: "counter", help }, name, series);
   }
 
   /** Writes constants, as labels. The name has to end with `_info`. */
   info(name: string, help: string, labels: Labels): void {
     if (this.#format === "text") this.gauge(name, help, [[labels, 1]]);
-    else this.#family(name.replace(/_info$/, ""), "info", help, name, [[labels, 1]]);
+    else {this.#family({ name: name.replace(/_info$/, ""), type: "info", help }, name, [[
+        labels,
+        1,
+      ]]);}
   }
 
   /** Writes durations. The name has to end with `_seconds`. */
   histogram(name: string, help: string, series: Iterable<[Labels, Histogram]>): void {
-    this.#head(name, "histogram", help);
+    this.#head({ name, type: "histogram", help });
     for (const [labels, { counts, sum }] of series) {
       let count = 0;
       for (const [i, each] of counts.entries()) {
@@ -97,19 +107,17 @@ export class Exposition {
   }
 
   #family(
-    name: string,
-    type: string,
-    help: string,
+    family: Family,
     sample: string,
     series: Iterable<[Labels, number | undefined]>,
   ): void {
     const known = [...series].filter(([, value]) => value !== undefined);
     if (known.length === 0) return;
-    this.#head(name, type, help);
+    this.#head(family);
     for (const [labels, value] of known) this.#sample(sample, labels, value!);
   }
 
-  #head(name: string, type: string, help: string): void {
+  #head({ name, type, help }: Family): void {
     this.#lines.push(`# TYPE ${name} ${type}`);
     if (this.#format === "openmetrics") {
       const [, unit] = /_(seconds|bytes)$/.exec(name) ?? [];

@@ -36,7 +36,7 @@ export function cpuToPprof(profile: CpuProfile): Encoded {
       ? ticks.map(({ line, ticks }) => ({ line, share: ticks / all }))
       : [{ line: node.callFrame.lineNumber + 1, share: 1 }];
     for (const { line, share } of lines) {
-      builder.add(node.callFrame, line, callers, node.job, [
+      builder.add({ top: node.callFrame, line, callers, job: node.job }, [
         Math.round(total.samples * share),
         Math.round(total.microseconds * share * 1_000),
       ]);
@@ -84,13 +84,23 @@ export function heapToPprof(
   const walk = (node: HeapNode, callers: CallFrame[]) => {
     const total = totals.get(node.id);
     if (total) {
-      const { lineNumber } = node.callFrame;
-      builder.add(node.callFrame, lineNumber + 1, callers, node.job, [total.count, total.bytes]);
+      const { callFrame: top, job } = node;
+      builder.add({ top, line: top.lineNumber + 1, callers, job }, [total.count, total.bytes]);
     }
     for (const child of node.children) walk(child, [node.callFrame, ...callers]);
   };
   walk(head, []);
   return builder.encode(milliseconds);
+}
+
+/** A sampled stack. */
+interface Stack {
+  readonly top: CallFrame;
+  /** The line in the function on top, counted from 1. */
+  readonly line: number;
+  /** Its callers, the nearest first. */
+  readonly callers: readonly CallFrame[];
+  readonly job?: string | undefined;
 }
 
 /** Builds a profile. The numbers of fields are those of proto/profile.proto. */
@@ -113,16 +123,8 @@ class Builder {
     this.#period = period;
   }
 
-  /**
-   * Adds values for a stack: the function on top, at a line, and its callers, the nearest first.
-   */
-  add(
-    top: CallFrame,
-    line: number,
-    callers: CallFrame[],
-    job: string | undefined,
-    values: number[],
-  ): void {
+  /** Adds the values of a sample. */
+  add({ top, line, callers, job }: Stack, values: number[]): void {
     if (top.functionName === "(root)") return; // The root of the tree is not a function.
     const locations = [
       this.#location(top, line),

@@ -149,7 +149,12 @@ class Description {
 
   /** The properties of a schema for the whole query, as parameters. */
   #schemaParameters(row: Route, schema: StandardSchema): Json[] {
-    const { properties, required } = this.#schema(schema, "input", `${row.job}_query`, false) as {
+    const { properties, required } = this.#schema(
+      schema,
+      "input",
+      `${row.job}_query`,
+      "inline",
+    ) as {
       properties?: Record<string, unknown>;
       required?: string[];
     };
@@ -250,17 +255,21 @@ class Description {
     schema: StandardSchema,
     direction: "input" | "output",
     name: string,
-    refer = true,
+    place: "component" | "inline" = "component",
   ): unknown {
     const convert = schema["~standard"].jsonSchema?.[direction];
-    return convert ? this.#adopt(convert({ target: "draft-2020-12" }), name, refer) : {};
+    return convert ? this.#adopt(convert({ target: "draft-2020-12" }), name, place) : {};
   }
 
   /**
    * Adds a JSON Schema to the description. Its `$defs` become components, and references to them
    * are rewritten: `#` would mean the whole description there.
    */
-  #adopt(schema: JsonSchema, name: string, refer = true): unknown {
+  #adopt(
+    schema: JsonSchema,
+    name: string,
+    place: "component" | "inline" = "component",
+  ): unknown {
     const { $schema: _, $defs, ...rest } = schema as Json;
     const whole = JSON.stringify(schema).includes('"$ref":"#"');
     const moved = (part: unknown): unknown => {
@@ -277,7 +286,7 @@ class Description {
     for (const [key, def] of Object.entries($defs ?? {})) {
       this.schemas[`${name}_${key}`] = moved(def);
     }
-    if (!whole || !refer) return moved(rest);
+    if (!whole || place === "inline") return moved(rest);
     this.schemas[name] = moved(rest);
     return { $ref: `#/components/schemas/${name}` };
   }

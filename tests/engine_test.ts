@@ -426,7 +426,7 @@ Deno.test("Job.run logs what a failed job threw whole, at its own level", async 
     assertMatch(text, quiet ? / DEBUG -job/ : / ERROR -job fails\(\) = Err \(1\): boom\n/);
     assertMatch(text, /\n {4}TypeError: boom\n {8}at [^\n]*engine_test\.ts:\d+:\d+\)?\n/);
     assertMatch(text, /\n {4,}\[cause\]: Error: the disk\n/);
-    // Nothing of it looks like another line of the log.
+    // Nothing of it can be mistaken for another log line.
     assertEquals(text.split("\n").slice(1, -1).filter((line) => !line.startsWith("    ")), []);
   }
 });
@@ -487,7 +487,7 @@ Deno.test("Job.print refuses what is no text, and says what it was", async () =>
       assertEquals(message, `cannot write ${text}, expected a text or a Uint8Array`);
       assertInstanceOf(cause, TypeError);
     }
-    // Not waited for, it fails the job all the same, and no process.
+    // Not awaited, it fails the job nevertheless, and does not end the process.
     engine.registerCatchall((job) => void job.print(value as string));
     const { message } = await failureOf(engine.job("odd"));
     assertMatch(message, /^cannot write /);
@@ -648,7 +648,7 @@ Deno.test("Engine.wrapHandlers calls the handlers of jobs that start from then o
   const said = job.stdout.addTail(1);
   await assertRejects(() => job.run(), JobError);
   assertEquals([said.text, job.status, wrapped], ["said", 7, ["say"]]);
-  // There is no handler to call for a job that is not there.
+  // A job without a handler is not wrapped.
   await assertRejects(() => engine.job("missing").run(), JobError, "command not found");
   assertEquals(wrapped, ["say"]);
 });
@@ -656,7 +656,7 @@ Deno.test("Engine.wrapHandlers calls the handlers of jobs that start from then o
 Deno.test("Job.text and Job.json run the job, and give what it has written", async () => {
   const engine = new Engine({ log: () => {} });
   engine.register("say", async (job) => {
-    // Half of a letter at a time.
+    // In two halves of a character.
     const bytes = new TextEncoder().encode(`{"said": "${job.args[0]}"}\n`);
     for (const byte of bytes) await job.stdout.write(Uint8Array.of(byte));
     return job.args.length - 1;
@@ -907,7 +907,7 @@ for (const [way, jump] of [["on", 1], ["back", -1]] as const) {
       times.push(performance.now() - began)
     );
     await clock.pass(20_000);
-    // 1 s more than the drain, the 5 s that jobs get, and those that a handler gets.
+    // 1 s more than the drain, 5 s for jobs, and 5 s for a handler.
     assertEquals(times, [8_000, 13_000]);
     job.resolve();
     slow.resolve();
@@ -938,7 +938,7 @@ Deno.test("Engine.shutdown may be called by a job, which then ends", async () =>
 
 // Engine.shutdown: services
 
-/** An engine with a running service, of which the test says when it ends. */
+/** An engine with a running service that ends when the test says so. */
 function serving(stop: (drain: number) => unknown = () => {}) {
   const { engine, lines } = logged();
   const ended = Promise.withResolvers<void>();
@@ -1214,7 +1214,7 @@ Deno.test("Engine.onShutdown handlers that hang are named after their bound, and
   await clock.pass(4_999);
   assertEquals([lines.length, handled], [1, 0]);
   await clock.pass(1);
-  // Where it has no name it is found by the place that registered it.
+  // A handler without a name is called by the place that registered it.
   assertMatch(
     lines[1]!,
     /^warn shutdown handler at .*engine_test\.ts:\d+:\d+ still runs after 5000 ms, going on$/,

@@ -246,7 +246,7 @@ Deno.test("Router sends CORS headers where it was told to, with every answer", a
   router.get("/throws", () => {
     throw new Error("boom");
   });
-  // Headers that cannot be changed, as those of every answer that was fetched.
+  // Immutable headers, as those of a fetched response.
   router.get("/redirect", () => Response.redirect("http://example.com/"));
   for (
     const [method, path, status] of [
@@ -390,7 +390,7 @@ Deno.test("Router.job refuses a row that cannot be, and says which and why", () 
   refused({ job: "" }, "row GET /x: the job is missing");
   refused({ path: "/:id{[}" }, "row GET /:id{[}: Invalid regular expression");
   refused({ path: "/:id/:id" }, 'row GET /:id/:id: the variable "id" occurs twice, expected once');
-  // None of which has left anything behind.
+  // A refused row leaves nothing behind.
   router.job(row);
   for (const path of ["/x", "/things/:id"]) {
     if (path !== "/x") router.job({ ...row, path });

@@ -69,7 +69,7 @@ function listen(engine: Engine, env: Record<string, string> = {}) {
   return { job, told, run: job.run() };
 }
 
-/** What a listener is told of the past. It is not waited for anything to come. */
+/** The past events that a job prints, without waiting for new ones. */
 async function past(engine: Engine, env: Record<string, string> = {}): Promise<Told[]> {
   const job = engine.job("events");
   for (const [key, value] of Object.entries({ since: "0", ...env })) job.setenv(key, value);
@@ -146,7 +146,7 @@ Deno.test("log with the wrong arguments says how it is used and records nothing"
 
 Deno.test("events gives each event a time of its own, exact and in order", async () => {
   const { engine } = make();
-  // More in a millisecond than the clock tells apart.
+  // More events than the clock can distinguish in a millisecond.
   for (let i = 0; i < 500; i++) await log(engine, ["tick", `${i}`]);
   const events = await past(engine);
   assertEquals(events.map(({ id }) => id), Array.from({ length: 500 }, (_, i) => `${i}`));
@@ -354,7 +354,7 @@ const EVENTS: [string[], Record<string, string>?][] = [
   [["pull", "busybox"], { Type: "image" }],
   [["reload", "d1"], { Type: "daemon", Attributes: '{"name":"web"}' }],
 ];
-/** More, for filters that do not fit those. */
+/** Further events, for other filters. */
 const MORE: typeof EVENTS = [
   [["exec_create: ls -l", "c1exec", "nginx:1.27"]],
   [["pull", "docker.io/library/nginx:1.27"], { Type: "image" }],
@@ -528,7 +528,7 @@ Deno.test("events lets a listener go that falls too far behind, and no other", a
   const run = slow.run();
   const { job, told, run: quick } = listen(engine);
   assertEquals(count(), 2);
-  // One is being written, 2048 wait, and the next is too much.
+  // One is being written, 2 048 are queued, and the next is too many.
   for (let i = 0; i < 2_050; i++) await log(engine, ["tick", `${i}`]);
   stuck.resolve();
   const error = await assertRejects(() => run, JobError);
@@ -553,7 +553,7 @@ Deno.test("events lets a client go that takes nothing, once it is 2 048 events b
     return JSON.parse(out.text).events.listeners;
   };
   assertEquals(await listeners(), 1);
-  // What the buffers between us take comes before what it is behind by.
+  // The buffers in between take some events before the queue fills.
   const from = "x".repeat(16_384);
   let events = 0;
   for (; await listeners() === 1 && events < 5_000; events += 50) {

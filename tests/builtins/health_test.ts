@@ -136,7 +136,7 @@ Deno.test("servehealth bounds what its clients cost", async () => {
   await using served = await Served.open();
   const url = await healthOf(served);
   const target = { hostname: "127.0.0.1", port: Number(new URL(url).port) };
-  // More than are served at once, none of which says anything.
+  // More clients than are served at once, all silent.
   const silent = await Promise.all(Array.from({ length: 20 }, () => Client.to(target)));
   assertEquals((await ready(url))[0], 200);
   for (const client of silent) client[Symbol.dispose]();

@@ -45,14 +45,14 @@ Deno.test("messageOf gives an error's message, or its name, or what was thrown a
   );
 });
 
-/** A Proxy that may do nothing any more. */
+/** A revoked Proxy. */
 function revoked(target: object): unknown {
   const { proxy, revoke } = Proxy.revocable(target, {});
   revoke();
   return proxy;
 }
 
-/** What can be thrown and has no text. Each is made anew. */
+/** Makers of values that can be thrown and have no text. */
 const SHAPELESS: Record<string, () => unknown> = {
   "an object without a prototype": () => Object.create(null),
   "an object whose toString throws": () => ({

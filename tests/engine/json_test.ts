@@ -34,7 +34,7 @@ Deno.test("compactJson takes what JSON.parse takes, and nothing else", () => {
     }
     samples.push(text);
   }
-  // And good ones, with a character changed.
+  // Valid texts with one character changed.
   const value = (depth: number): unknown => {
     const kind = Math.floor(next() * (depth > 3 ? 4 : 6));
     if (kind === 0) return next() * 1e6 - 5e5;
@@ -65,7 +65,7 @@ Deno.test("compactJson takes what JSON.parse takes, and nothing else", () => {
     const compact = compactJson(text);
     assert(compact !== undefined, text);
     assertEquals(JSON.parse(compact), parsed);
-    // White space is left in strings alone.
+    // White space is kept inside of strings only.
     assertEquals(compact.replace(/"(?:[^"\\]|\\.)*"/g, "").match(/\s/), null);
     if (!/[\d.]/.test(text) && !/\\/.test(text)) assertEquals(compact, JSON.stringify(parsed));
   }
@@ -119,7 +119,7 @@ Deno.test("elementsOf gives the elements of an array, and undefined of anything 
 });
 
 const MIB = 2 ** 20;
-/** Bodies that are the worst of their kind, of about so many bytes. */
+/** The most expensive bodies of several kinds, of about this size in bytes. */
 const WORST: Record<string, (size: number) => string> = {
   "zeros": (size) => `{"a":[${"0,".repeat(size / 2)}0]}`,
   "zeros with spaces": (size) => `{"a":[${"0 ,\n".repeat(size / 4)}0]}`,
@@ -191,7 +191,7 @@ Deno.test("Env.decode takes 16 MiB in less than a second and eight times the mem
   const lines = stdout.trim().split("\n").map((line) => JSON.parse(line));
   assertEquals(lines.length, cases.length);
   for (const [what, ms, heap] of lines) {
-    // A second of its own time; what else the machine does makes that dearer.
+    // A second of CPU time; other load on the machine makes it longer.
     assertLess(ms, 3_000, what);
     assertLess(heap, 8 * 16 * MIB, what);
   }

@@ -3,11 +3,11 @@ import { LineWriter } from "../../engine/lines.ts";
 import { decoded } from "../support/engine.ts";
 import { isPending, settle } from "../support/daemon.ts";
 
-/** A reader that takes what it is told to take, as a pipe does. */
+/** A reader that takes as much as the test says, like a pipe. */
 class Pipe {
-  /** What was taken. */
+  /** What was read. */
   taken = "";
-  /** What a write throws now, if it does. */
+  /** The error that a write throws now; undefined for none. */
   fault?: Error | undefined;
   /** Whether a write would not block. */
   open = true;
@@ -27,7 +27,7 @@ class Pipe {
     this.#waiting = { data, resolve, reject };
     return promise;
   };
-  /** Takes up to so many bytes of what waits. */
+  /** Reads up to so many of the waiting bytes. */
   async take(length = Infinity): Promise<void> {
     const { data, resolve } = this.#waiting!;
     this.#waiting = undefined;
@@ -40,7 +40,7 @@ class Pipe {
   get waits(): boolean {
     return this.#waiting !== undefined;
   }
-  /** Lets what waits fail. */
+  /** Fails the waiting write. */
   async fail(error: Error): Promise<void> {
     const { reject } = this.#waiting!;
     this.#waiting = undefined;
@@ -95,7 +95,7 @@ Deno.test("LineWriter.write drops what is beyond its queue, counts it, and says 
   const lines = new LineWriter(pipe, () => pipe.open);
   const notice = (lost: number) => `lost ${lost}\n`;
   const line = "x".repeat(1_023) + "\n";
-  // The first is on its way, and 1 024 of the others have room.
+  // The first is being written, and 1 024 others fit in the queue.
   for (let i = 0; i < 1_500; i++) lines.write(line, notice);
   await pipe.take();
   assertEquals(pipe.taken.length, 1_024);

@@ -3,7 +3,7 @@ import { Engine } from "../../engine.ts";
 import { createLogger, type LoggerOptions } from "../../engine/log.ts";
 import { decoded } from "../support/engine.ts";
 
-/** The lines of a logger that is given a line of each level. */
+/** The output of a logger after a line of each level. */
 function linesOf(options: LoggerOptions): string[] {
   const lines: string[] = [];
   const log = createLogger({ ...options, write: (line) => lines.push(line) });
@@ -75,12 +75,12 @@ Deno.test("createLogger leaves out what is less urgent than its level, which is 
   }
 });
 
-/** Stands in for writing to standard error until the end of the block. */
+/** Replaces writes to standard error until the end of the block. */
 function stubStderr(writeSync: (bytes: Uint8Array) => number): Disposable {
   Deno.stderr.writeSync = writeSync;
   return {
     [Symbol.dispose]() {
-      // What it had before was inherited.
+      // The method was inherited before.
       delete (Deno.stderr as { writeSync?: unknown }).writeSync;
     },
   };
@@ -92,7 +92,7 @@ Deno.test("Engine logs to standard error from level info on unless told otherwis
   const [loud, quiet] = [engine.job("commands"), engine.job("commands")];
   quiet.quiet = true;
   {
-    // As a pipe that is nearly full does, it takes a few bytes at a time.
+    // Takes a few bytes at a time, like a pipe that is nearly full.
     using _stderr = stubStderr((bytes) => {
       written += decoded(bytes.subarray(0, 5));
       return Math.min(5, bytes.length);
@@ -115,7 +115,7 @@ Deno.test("createLogger goes on when standard error has no reader any more", () 
   assertEquals(tries, 2);
 });
 
-/** Characters that are not printable, or that a reader takes for something else. */
+/** Characters that are not printable, or that look like others. */
 const UNPRINTABLE = [
   ..."\0\x07\x1b\r\n\t\x7f\x80\x85\x9b\u00a0\u00ad",
   ..."\u034f\u061c\u115f\u1680\u180e\u200b\u200c\u200d\u200e\u200f",
@@ -135,14 +135,14 @@ for (const format of ["text", "json"] as const) {
       const name = JSON.stringify([...char].map((c) => c.codePointAt(0)!.toString(16)));
       log("info", `<${char}>`, { field: `<${char}>`, other: new Error(`<${char}>`) });
       const all = lines.pop()!;
-      // In text an error stands on lines of its own, below.
+      // In text an error follows on lines of its own.
       const [line, ...below] = all.slice(0, -1).split("\n");
       for (const each of [line!, ...below]) {
         assert(!each.includes(char), `${name} is in ${each}`);
       }
       assertMatch(line!, /<\\(u[\da-f]{4}|[bfnrt])(\\u[\da-f]{4})?>.*<\\/, name);
       const error = format === "json" ? line! : below[0]!;
-      // A line end in its message is one there.
+      // A newline in its message stays one.
       if (char !== "\n") assertMatch(error, /Error: <[\\\ufffd]/, name);
       if (format === "json") {
         const { message, field } = JSON.parse(all);

@@ -20,7 +20,7 @@ import {
 
 const streamOf = (...chunks: (Uint8Array | string)[]) =>
   ReadableStream.from(chunks.map((chunk) => typeof chunk === "string" ? encoded(chunk) : chunk));
-/** Writes a text a byte at a time, which splits whatever can be split. */
+/** Writes a text byte by byte, which splits all that can be split. */
 async function writeBytewise(out: Output, text: string): Promise<void> {
   for (const byte of encoded(text)) await out.write(Uint8Array.of(byte));
 }
@@ -309,7 +309,7 @@ Deno.test("Output.write keeps the order of writes that are not awaited", async (
   out.add(quick);
   out.add({
     async write(chunk) {
-      // The later the quicker, so that only waiting keeps the order.
+      // Later writes are quicker, so that only awaiting keeps the order.
       for (let i = Number(decoded(chunk)); i < 10; i++) await Promise.resolve();
       delaying.write(chunk);
     },

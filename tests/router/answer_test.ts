@@ -197,7 +197,7 @@ Deno.test("Router.job takes what a job writes as it is when it is written", asyn
   for (const stream of [false, true]) {
     const { engine, router } = make();
     engine.register("copy", async (job) => {
-      // As a loop does that reads a file into one buffer.
+      // As a loop that reads a file into one buffer.
       const buffer = new Uint8Array(1);
       for (const byte of new TextEncoder().encode("abc")) {
         buffer[0] = byte;
@@ -339,7 +339,7 @@ Deno.test("Router.job cuts a client that reads nothing of a big answer", async (
   const { engine } = server;
   using client = await asking(server.port, "GET /endless");
   await until(() => engine.stats.failed === 1);
-  // The daemon has nothing of it any more, whatever the client does.
+  // The daemon holds nothing of it any more, whatever the client does.
   await until(async () => (await ask(engine, "stats")).apis[0].listeners[0].open === 0);
   assertNotMatch(await client.ended(), /\r\n0\r\n\r\n$/);
 });
@@ -363,6 +363,6 @@ Deno.test("Router.job fails the writes of a job whose client has left the stream
   await reader.cancel();
   assertInstanceOf(await soon(failed.promise), DOMException);
   await until(() => engine.stats.running === 0);
-  // It is the client's doing, and no fault to warn of.
+  // The client caused it, so there is no warning.
   assertEquals(lines.filter((line) => /^(warn|error) /.test(line)), []);
 });

@@ -10,7 +10,7 @@ import { inFull } from "../../router/validation.ts";
 
 const ROWS: readonly Route[] = Object.values(DOCKER_API).flat();
 
-/** A value that a parameter takes, as text, and as the job finds it. */
+/** An accepted value of a parameter, as text and as the job's input. */
 function right(parameter: Parameter): { text: string; value: unknown } {
   switch (parameter.type) {
     case "string":
@@ -35,7 +35,7 @@ function right(parameter: Parameter): { text: string; value: unknown } {
   }
 }
 
-/** Texts that a parameter does not take. dockerd takes any text for true or false. */
+/** Texts that a parameter refuses. Booleans accept any text, as in dockerd. */
 function wrong(parameter: Parameter): string[] {
   switch (parameter.type) {
     case "string":
@@ -59,7 +59,7 @@ function wrong(parameter: Parameter): string[] {
   }
 }
 
-/** The values that members of a JSON body do not take. */
+/** Values that members of a JSON body refuse. */
 function wrongJson(parameter: Parameter): unknown[] {
   switch (parameter.type) {
     case "string":
@@ -83,7 +83,7 @@ interface Request {
   version: string;
 }
 
-/** A request that a row takes, with all that it has to have; or with all that it may. */
+/** A request that matches a row, with its required parameters, or with all of them. */
 function request(row: Route, all = false): Request {
   const wanted = (fields: Fields | undefined): [string, Parameter][] =>
     Object.entries(fields ?? {})
@@ -119,7 +119,7 @@ async function send(
   });
 }
 
-/** A router with one job, which says that it is done, if it is to say anything. */
+/** A router with one job, whose output is given. */
 function daemon(
   name?: string,
   says = true,
@@ -401,6 +401,6 @@ Deno.test("docs/dockerd.md lists DOCKER_API, row by row", async () => {
     .map((cells) => `|${cells.join("|")}|`).join("\n");
   const document = await Deno.readTextFile(new URL("../../docs/dockerd.md", import.meta.url));
   const bare = (text: string) => text.replace(/ *\| */g, "|").replace(/-+/g, "-");
-  // If not: this is what has to stand there, up to spaces (deno fmt).
+  // If this fails, the document has to be this, up to spaces (deno fmt).
   assertStringIncludes(bare(document), bare(table));
 });

@@ -11,7 +11,7 @@ import {
   make,
 } from "../support/router.ts";
 
-/** Makes a router with two routes that fail so: in a job, and in a handler of Hono's. */
+/** Makes a router with two routes that throw this: in a job, and in a Hono handler. */
 function failing(fail: (job?: Job) => unknown): App & { paths: string[] } {
   const app = make();
   app.engine.register("fail", (job) => fail(job) as ReturnType<Handler>);
@@ -45,7 +45,7 @@ const STATUS_OF: Record<ErrorKind, number> = {
 
 for (const [kind, status] of Object.entries(STATUS_OF) as [ErrorKind, number][]) {
   Deno.test(`Router answers an error of kind "${kind}" with ${status}`, async () => {
-    // A message that the wording rules would take for something else, were it not for the kind.
+    // The kind takes precedence over the wording.
     const message = "no such conflict is impossible, see /etc/motd";
     const { router, paths } = thrower(() => new TypedError(kind, message));
     for (const path of paths) {
@@ -93,11 +93,11 @@ const WORDING: [string, number][] = [
   ["Impossible to attach", 406],
   ["Wrong login/password, try again", 401],
   ["This account hasn't been activated", 403],
-  // The first rule that fits.
+  // The first matching rule wins.
   ["impossible: bad parameter and conflict", 400],
   ["conflict: no such thing", 404],
   ["hasn't been activated: wrong login/password", 401],
-  // And none.
+  // No rule matches.
   ["nosuch thing, badparameter", 500],
   ["the disk is full", 500],
 ];
@@ -186,7 +186,7 @@ Deno.test("Router calls a request as the middleware of Hono does that gives it a
 function fail(): never {
   throw new Error("no text");
 }
-/** Things to throw that are no Errors, or only just. */
+/** Values to throw that are not Errors, or unusual ones. */
 const ODD: readonly (() => unknown)[] = [
   () => "boom",
   () => undefined,
@@ -264,7 +264,7 @@ Deno.test("Router answers 404 where a handler of Hono's finds nothing", async ()
   }
 });
 
-/** Expects an answer that says nothing about the host's files or the program's inside. */
+/** Checks that an answer reveals nothing about files or internals. */
 async function assertDiscreet(response: Response, status: number): Promise<string> {
   const text = await response.text();
   assertEquals([response.status, text], [status, text]);

@@ -113,7 +113,7 @@ function build(app: Hono, files: string, logged: string[]): void {
   app.post("/bytes", async (c) => c.text(String((await c.req.arrayBuffer()).byteLength)));
   app.get("/files/*", serveStatic({ root: files, rewriteRequestPath: (path) => path.slice(6) }));
 
-  // Middleware, each in a corner of its own.
+  // Middleware, each below a path of its own.
   app.use("/basic/*", basicAuth({ username: "me", password: "secret" }));
   app.get("/basic/x", (c) => c.text("in"));
   app.use("/bearer/*", bearerAuth({ token: "tok" }));
@@ -245,7 +245,7 @@ function build(app: Hono, files: string, logged: string[]): void {
 interface Asked {
   path: string;
   init?: RequestInit;
-  /** What is asked only where clients have an address. */
+  /** Requests that only make sense where clients have an address. */
   tcp?: boolean;
 }
 
@@ -384,10 +384,10 @@ const VARIES: Record<string, (value: string) => string> = {
 };
 /** What the daemon adds. */
 const OURS = ["server", "api-version", "ostype"];
-/** What tells of the connection, and of the time. */
+/** Headers about the connection and the time. */
 const HOPS = ["date", "connection", "keep-alive", "transfer-encoding"];
 
-/** All that a client can see of an answer. */
+/** All of an answer that a client can see. */
 async function ask(base: string, client: Deno.HttpClient, { path, init }: Asked) {
   const headers = new Headers(init?.headers);
   // As a page of its own sends it.
@@ -399,7 +399,7 @@ async function ask(base: string, client: Deno.HttpClient, { path, init }: Asked)
     if (HOPS.includes(name)) continue;
     seen[name] = VARIES[name]?.(value) ?? value.replaceAll(base, "BASE");
   }
-  // HTTP/2 tells it in another way.
+  // HTTP/2 has another way for this.
   if (body.length === 0) delete seen["content-length"];
   seen["set-cookie"] = response.headers.getSetCookie();
   return {
@@ -470,7 +470,7 @@ Deno.test("Router answers as Hono's app does on Deno.serve, over tcp, unix, --tl
         assert(name in answer.headers, `${what} has no ${name}`);
         delete answer.headers[name];
       }
-      // Hono drops the body, and Deno says that there was none; ours says what GET has, or nothing.
+      // Hono drops the body, and Deno sets a length of 0; ours sets that of GET, or none.
       if (init?.method === "HEAD") {
         const get = expected.find((_, i) => asked[i]!.path === path)!;
         const { length } = answer.told;

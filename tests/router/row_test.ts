@@ -301,7 +301,7 @@ Deno.test("Router.job refuses a row that another one hides", () => {
   }
   router.job({ ...route, since: "1.24" });
   router.job({ ...route, method: "POST" });
-  // What every daemon has is not in the way of what a module adds.
+  // Built-in rows do not conflict with those of a module.
   router.job({ method: "GET", path: "/containers/json", job: "mine" });
 });
 
@@ -419,7 +419,7 @@ Deno.test("Router.job runs so many at once, lets so many wait, and asks others t
   await until(() => gates.length === 3);
   for (const gate of gates) gate.resolve();
   for (const each of first) assertEquals(await (await each).text(), "done");
-  // A job that fails gives its turn back too.
+  // A job that fails releases the semaphore too.
   for (let i = 0; i < 3; i++) assertEquals((await router.request("/fails")).status, 500);
 });
 
@@ -445,7 +445,7 @@ Deno.test("Router.job forgets a request whose client leaves while it waits for i
   });
   leaveToo.abort();
   await second;
-  // Its place is free again: another waits in it, and runs when the first is gone.
+  // Its place in the queue is free: another waits there, and runs when the first has ended.
   const leaveLast = new AbortController();
   await until(async () => {
     const asked = fetch(url, { signal: leaveLast.signal }).catch(() => undefined);

@@ -26,7 +26,7 @@ async function memory(pid: number): Promise<{ now: number; most: number }> {
   return { now: bytes("VmRSS"), most: bytes("VmHWM") };
 }
 
-/** What a process needs more of memory while something goes on, in bytes. */
+/** How much more memory a process uses during some work, in bytes. */
 async function growth(pid: number, during: () => Promise<void>): Promise<number> {
   await Deno.writeTextFile(`/proc/${pid}/clear_refs`, "5"); // The most begins anew.
   const { now } = await memory(pid);
@@ -34,7 +34,7 @@ async function growth(pid: number, during: () => Promise<void>): Promise<number>
   return (await memory(pid)).most - now;
 }
 
-/** As many zeros, as they are wanted. */
+/** A stream of so many zeros, on demand. */
 function zeros(size: number): ReadableStream<Uint8Array<ArrayBuffer>> {
   let left = size;
   return new ReadableStream({
@@ -99,7 +99,7 @@ Deno.test("a client that stops reading stops the job's writes, and one that leav
   const response = await fetch(`${url}/images/get?names=${1_024 * MIB}`);
   const reader = response.body!.getReader();
   await reader.read();
-  // It stops when the buffers between the two are full.
+  // The job stops when the buffers in between are full.
   let before = -1;
   let looks = 0;
   await until(async () => {

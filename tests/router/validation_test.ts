@@ -3,7 +3,7 @@ import { TypedError } from "../../engine/errors.ts";
 import type { Fields, Route, StandardSchema } from "../../router/route.ts";
 import { type Reading, RowReader, type Sent } from "../../router/validation.ts";
 
-/** What a client sends, without a client. */
+/** A request's parameters, without a request. */
 function sent(
   query: string | [string, string][] = "",
   params: Record<string, string> = {},

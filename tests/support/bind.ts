@@ -1,5 +1,5 @@
 /**
- * Binding an address as it is written, and what is said where that is refused.
+ * Binds addresses in tests, and checks the errors of those that are refused.
  *
  * @module
  */
@@ -9,16 +9,16 @@ import { TypedError } from "../../engine.ts";
 import { bind, parseAddress } from "../../serve/addresses.ts";
 import type { Bound } from "../../serve/bound.ts";
 
-/** What is bound at an address that is no `fd://`: one thing, with a listener of Deno's. */
+/** A bound address other than `fd://`: one socket, with a listener of Deno's. */
 export type One = Bound & { listener: Deno.Listener };
 
-/** Binds an address as it is written. */
+/** Binds an address. */
 export async function bound(text: string, options?: Parameters<typeof bind>[1]): Promise<One> {
   const [one] = await bind(parseAddress(text), options);
   return one as One;
 }
 
-/** Expects a TypedError of this kind whose message has all these parts. */
+/** Checks that an error is a TypedError of this kind, whose message has all these parts. */
 export function assertTyped(error: TypedError, kind: string, ...parts: string[]): void {
   assertEquals(error.kind, kind);
   for (const part of parts) assertStringIncludes(error.message, part);

@@ -1,10 +1,10 @@
 /**
- * Chromium without a window, by the Chrome DevTools protocol.
+ * Headless Chromium, through the Chrome DevTools protocol.
  *
  * @module
  */
 
-/** Where Chromium is; undefined, and said so, where there is none. */
+/** The path of Chromium; undefined, with a line that says so, if it is not installed. */
 export const CHROMIUM: string | undefined = await find();
 
 async function find(): Promise<string | undefined> {
@@ -23,7 +23,7 @@ async function find(): Promise<string | undefined> {
 type Params = Record<string, any>;
 type Listener = (params: Params) => void;
 
-/** A browser, and its one page. */
+/** A browser with one page. */
 export class Browser implements AsyncDisposable {
   #process: Deno.ChildProcess;
   #profile: string;
@@ -47,8 +47,7 @@ export class Browser implements AsyncDisposable {
   }
 
   /**
-   * Starts one that makes no connections outside; `flags` are further ones for its command
-   * line.
+   * Starts a browser that makes no connections outside; `flags` are added to its command line.
    */
   static async start(flags: string[] = []): Promise<Browser> {
     const profile = await Deno.makeTempDir({ prefix: "floodgate-chromium-" });
@@ -105,12 +104,12 @@ export class Browser implements AsyncDisposable {
     return call.promise;
   }
 
-  /** Hears of an event of the protocol. */
+  /** Calls back at an event of the protocol. */
   on(event: string, listener: Listener): void {
     this.#listeners.set(event, [...this.#listeners.get(event) ?? [], listener]);
   }
 
-  /** Goes to a page, and waits until it is loaded. */
+  /** Navigates to a page, and waits until it is loaded. */
   async open(url: string): Promise<void> {
     const loaded = this.loaded();
     const { errorText } = await this.send("Page.navigate", { url });
@@ -123,7 +122,7 @@ export class Browser implements AsyncDisposable {
     return new Promise((resolve) => this.on("Page.loadEventFired", () => resolve()));
   }
 
-  /** The value of an expression in the page; waits for a promise. */
+  /** Evaluates an expression in the page; awaits a promise. */
   // deno-lint-ignore no-explicit-any -- whatever the page has
   async evaluate(expression: string): Promise<any> {
     const { result, exceptionDetails } = await this.send("Runtime.evaluate", {
@@ -135,7 +134,7 @@ export class Browser implements AsyncDisposable {
     return result.value;
   }
 
-  /** Presses a key of the keyboard. */
+  /** Presses a key. */
   async press(key: string): Promise<void> {
     for (const type of ["keyDown", "keyUp"]) {
       await this.send("Input.dispatchKeyEvent", {
@@ -147,7 +146,7 @@ export class Browser implements AsyncDisposable {
     }
   }
 
-  /** A window of this size, dark or not. */
+  /** Sets the size of the window, and its color scheme. */
   async show(width: number, height: number, scheme: "light" | "dark"): Promise<void> {
     await this.send("Emulation.setDeviceMetricsOverride", {
       width,
@@ -160,13 +159,13 @@ export class Browser implements AsyncDisposable {
     });
   }
 
-  /** A picture of what the window shows, as PNG. */
+  /** A screenshot of the window, as PNG. */
   async picture(): Promise<Uint8Array> {
     const { data } = await this.send("Page.captureScreenshot");
     return Uint8Array.fromBase64(data);
   }
 
-  /** Ends it. */
+  /** Ends the browser. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#session = undefined;
     await this.send("Browser.close");

@@ -17,7 +17,7 @@ export interface Pair {
   key: string;
 }
 
-/** An authority, and the certificates it signs, in a folder of their own. */
+/** An authority and the certificates that it signs, in a temporary folder. */
 export class Authority implements AsyncDisposable {
   #folder: TempFolder;
   #made = 0;
@@ -25,7 +25,7 @@ export class Authority implements AsyncDisposable {
   private constructor(folder: TempFolder) {
     this.#folder = folder;
   }
-  /** Makes one. */
+  /** Makes an authority. */
   static async make(): Promise<Authority> {
     const authority = new Authority(await TempFolder.make());
     await authority.selfSigned("ca", "/CN=Test Authority");
@@ -47,7 +47,7 @@ export class Authority implements AsyncDisposable {
       "-subj", subject, "-days", "2", "-keyout", pair.key, "-out", pair.cert);
     return pair;
   }
-  /** A certificate that the authority has signed, for so many days. */
+  /** A certificate signed by the authority, valid for so many days. */
   async signed(name: string, subject: string, extensions: string, days = 2): Promise<Pair> {
     const pair = { cert: this.path(`${name}.pem`), key: this.path(`${name}.key`) };
     const [request, config] = [this.path(`${name}.csr`), this.path(`${name}.ext`)];

@@ -1,13 +1,13 @@
 /**
- * A plain HTTP/1.1 client on a raw socket: it sees what a real client sees, a cut answer included,
- * and does nothing by itself, such as trying again.
+ * A plain HTTP/1.1 client on a raw socket. It sees what a real client sees, including a truncated
+ * answer, and does nothing on its own, such as a retry.
  *
  * @module
  */
 
-/** Where to connect to. */
+/** An address to connect to. */
 export type Target = Deno.ConnectOptions | Deno.UnixConnectOptions | TlsTarget;
-/** The same with TLS, and a certificate of the client's own if it has one. */
+/** An address with TLS, and the client's certificate if it has one. */
 export type TlsTarget =
   & Deno.ConnectTlsOptions
   & { caCerts: string[] }
@@ -15,15 +15,15 @@ export type TlsTarget =
     Deno.TlsCertifiedKeyPem
   >;
 
-/** An answer that arrived whole. */
+/** A complete answer. */
 export interface Answer {
   /** The status. */
   status: number;
-  /** The header, in lower case, with its status line. */
+  /** The header with its status line, in lower case. */
   header: string;
   /** The body. */
   body: string;
-  /** Whether the connection is at its end. */
+  /** Whether the connection has ended. */
   last: boolean;
 }
 
@@ -45,12 +45,12 @@ export function connect(target: Target): Promise<Deno.Conn> {
 
 /** One connection. */
 export class Client implements Disposable {
-  /** Bytes that came, as Latin-1, and belong to no answer yet. */
+  /** Received bytes that are not part of an answer yet, as Latin-1. */
   rest = "";
   #buffer = new Uint8Array(16_384);
   #decoder = new TextDecoder("latin1");
 
-  /** Takes over a connection. */
+  /** Uses an open connection. */
   constructor(readonly conn: Deno.Conn) {}
 
   /** Connects. */
@@ -64,7 +64,7 @@ export class Client implements Disposable {
     for (let sent = 0; sent < bytes.length;) sent += await this.conn.write(bytes.subarray(sent));
   }
 
-  /** More bytes; false at the end. */
+  /** Reads more bytes; false at the end. */
   async more(): Promise<boolean> {
     const n = await this.conn.read(this.#buffer);
     if (n === null) return false;
@@ -72,7 +72,7 @@ export class Client implements Disposable {
     return true;
   }
 
-  /** Reads until what has come matches. */
+  /** Reads until the received text matches. */
   async sees(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       const match = pattern.exec(this.rest);
@@ -81,10 +81,10 @@ export class Client implements Disposable {
     }
   }
 
-  /** Reads until the other side has ended the connection, or cut it, and gives what came. */
+  /** Reads until the connection ends or is cut, and returns all that came. */
   async ended(): Promise<string> {
     const cut = (error: unknown) => {
-      // The latter is what TLS says of it.
+      // The latter is TLS's error for it.
       if (error instanceof Deno.errors.ConnectionReset) return false;
       if (error instanceof Deno.errors.UnexpectedEof) return false;
       throw error;
@@ -113,7 +113,7 @@ export class Client implements Disposable {
     }
   }
 
-  /** The next answer. Throws if the connection ends before it is whole. */
+  /** The next answer. Throws if the connection ends within it. */
   async answer(): Promise<Answer> {
     let end: number;
     while ((end = this.rest.indexOf("\r\n\r\n")) < 0) {
@@ -141,7 +141,7 @@ export class Client implements Disposable {
     return { status, header, body, last: /\r\nconnection: close\r\n/.test(header) };
   }
 
-  /** Sends a request and gives its answer. */
+  /** Sends a request and returns its answer. */
   async ask(request: string): Promise<Answer> {
     await this.send(request);
     return await this.answer();
@@ -152,7 +152,7 @@ export class Client implements Disposable {
     try {
       this.conn.close();
     } catch (error) {
-      // It was closed already.
+      // Closed already.
       if (!(error instanceof Deno.errors.BadResource)) throw error;
     }
   }
@@ -162,7 +162,7 @@ export class Client implements Disposable {
   }
 }
 
-/** All that comes until the other side closes, and after how many milliseconds that was. */
+/** All that comes until the other side closes, and how many milliseconds that took. */
 export async function rest(client: Client): Promise<{ text: string; after: number }> {
   const started = performance.now();
   const text = await client.ended();
@@ -170,25 +170,25 @@ export async function rest(client: Client): Promise<{ text: string; after: numbe
   return { text, after: performance.now() - started };
 }
 
-/** What a {@linkcode Load} counted. */
+/** The counts of a {@linkcode Load}. */
 export interface Tally {
-  /** Requests answered 200, whole. */
+  /** Requests with a complete answer of 200. */
   ok: number;
-  /** By what went wrong, how often. */
+  /** Counts by the kind of failure. */
   failed: Map<string, number>;
 }
 
-/** Requests without end, from connections that are new each time and from ones that are kept. */
+/** Sends requests continuously, over new connections and over kept ones. */
 export class Load {
-  /** What happened so far. */
+  /** The counts so far. */
   readonly tally: Tally = { ok: 0, failed: new Map() };
   #stopped = false;
   #workers: Promise<void>[];
 
   /**
-   * @param target Where to.
-   * @param fresh How many clients connect anew for each request.
-   * @param kept How many keep their connection.
+   * @param target The address.
+   * @param fresh How many clients use a new connection for each request.
+   * @param kept How many clients keep their connection.
    * @param refusals Whether "connection refused" and the like count as failures.
    */
   constructor(readonly target: Target, fresh: number, kept: number, readonly refusals = true) {
@@ -200,7 +200,7 @@ export class Load {
 
   async #work(fresh: boolean): Promise<void> {
     let client: Client | undefined;
-    // Each answer names the path asked for, so that one that belongs to another is found out.
+    // Each answer has the path of its request, so that a mixed-up answer is detected.
     for (let i = 0; !this.#stopped; i++) {
       const token = `${fresh ? "f" : "k"}${i}x${Math.random().toString(36).slice(2)}`;
       try {
@@ -237,7 +237,7 @@ export class Load {
     this.tally.failed.set(why, (this.tally.failed.get(why) ?? 0) + 1);
   }
 
-  /** Ends it. */
+  /** Stops the load. */
   async stop(): Promise<Tally> {
     this.#stopped = true;
     await Promise.all(this.#workers);

@@ -1,5 +1,5 @@
 /**
- * Time for tests that would take too long in real time.
+ * Fake time for tests that would take too long in real time.
  *
  * @module
  */
@@ -8,30 +8,30 @@ import { settle } from "./daemon.ts";
 
 const real = { setTimeout, clearTimeout, now: Date.now, monotonic: performance.now };
 
-/** Time that only the test moves, until the end of the block. */
+/** Time that only the test advances, until the end of the block. */
 export class FakeClock implements Disposable {
   #now = real.now();
-  /** How far the clock on the wall is from the one that only goes on. */
+  /** The difference between the wall clock and the monotonic clock. */
   #jumped = 0;
   #timers = new Map<number, { at: number; callback: () => void }>();
-  /** Numbers that no real timer has, should one be cleared when real time is back. */
+  /** Ids that no real timer has, in case one is cleared after real time is back. */
   #timersSet = 2 ** 40;
   constructor() {
     Date.now = () => this.#now + this.#jumped;
     performance.now = () => this.#now;
     globalThis.setTimeout = ((callback: () => void, ms = 0) => {
-      // As Deno has it: what does not fit 31 bits is no time at all.
+      // As in Deno: a delay that does not fit in 31 bits counts as 0.
       const at = this.#now + (ms < 2 ** 31 ? ms : 1);
       this.#timers.set(++this.#timersSet, { at, callback });
       return this.#timersSet;
     }) as unknown as typeof setTimeout;
     globalThis.clearTimeout = (id) => void this.#timers.delete(id as number);
   }
-  /** How many timers still wait. */
+  /** How many timers are pending. */
   get timers(): number {
     return this.#timers.size;
   }
-  /** Lets that many milliseconds go by, and everything happen that they bring about. */
+  /** Advances time by so many milliseconds, and runs everything that becomes due. */
   async pass(ms: number): Promise<void> {
     const end = this.#now + ms;
     for (;;) {
@@ -44,7 +44,7 @@ export class FakeClock implements Disposable {
     }
     this.#now = end;
   }
-  /** Sets the clock on the wall, as an operator or NTP does: no time goes by. */
+  /** Sets the wall clock, as an operator or NTP does; no time passes. */
   jump(ms: number): void {
     this.#jumped += ms;
   }

@@ -1,5 +1,5 @@
 /**
- * A daemon in a process of its own, for tests and benches.
+ * A daemon in its own process, for tests and benchmarks.
  *
  * @module
  */
@@ -7,39 +7,38 @@
 import { fileURLToPath } from "node:url";
 import { connect, type Target } from "./client.ts";
 
-// The real one, also where a test has put its own in its place.
+// The real setTimeout, even if a test has replaced it.
 const { setTimeout } = globalThis;
 
-/** The path of a file of the project. */
+/** The path of a file of this project. */
 export function project(path: string): string {
   return fileURLToPath(new URL(`../../${path}`, import.meta.url));
 }
 
-/** What {@linkcode Daemon.start} can be told. */
+/** Options of {@linkcode Daemon.start}. */
 export interface DaemonOptions {
-  /** Variables of the environment, besides our own. */
+  /** Additional environment variables. */
   env?: Record<string, string>;
-  /** The most descriptors it may have (ulimit -n). */
+  /** The limit on open descriptors (ulimit -n). */
   descriptors?: number;
-  /** The program, in place of mod.ts. */
+  /** The program to run. Default: mod.ts. */
   program?: string | undefined;
-  /** What runs a daemon, in place of `deno run -A mod.ts`. */
+  /** The command that runs a daemon. Default: `deno run -A mod.ts`. */
   command?: string[];
-  /** The folder it runs in, in place of ours. */
+  /** The working directory. Default: ours. */
   cwd?: string;
-  /** What `deno run` is told, in place of -A. */
+  /** The flags of `deno run`. Default: -A. */
   flags?: string[] | undefined;
-  /** A command that runs the one that follows it, and is replaced by it. */
+  /** A command that executes the one that follows it (exec). */
   through?: string[];
 }
 
-/** `deno run -A mod.ts ARGS`, its output, and its end. */
+/** A running `deno run -A mod.ts ARGS`, its output, and its exit. */
 export class Daemon implements AsyncDisposable {
-  /** What it wrote so far. */
+  /** The output so far. */
   stdout = "";
   /**
-   * What it wrote so far, without what Deno says while it looks for @std/cli, and what is said of
-   * this Deno.
+   * The output so far, without Deno's messages about @std/cli, and about this release of Deno.
    */
   stderr = "";
   /** Its exit status, once it has ended. */
@@ -77,7 +76,7 @@ export class Daemon implements AsyncDisposable {
     }
   }
 
-  /** Starts one; waits for nothing. */
+  /** Starts a daemon, without waiting for anything. */
   static start(args: string[], options: DaemonOptions = {}): Daemon {
     const program = options.command ??
       [Deno.execPath(), "run", ...options.flags ?? ["-A"], options.program ?? project("mod.ts")];
@@ -97,7 +96,7 @@ export class Daemon implements AsyncDisposable {
     );
   }
 
-  /** Waits for what matches in its output, and gives the match. Throws if it ends without. */
+  /** Waits for a match in its output, and returns it. Throws if the daemon ends without one. */
   async says(pattern: RegExp): Promise<RegExpExecArray> {
     for (;;) {
       const match = pattern.exec(this.stdout) ?? pattern.exec(this.stderr);
@@ -107,7 +106,7 @@ export class Daemon implements AsyncDisposable {
     }
   }
 
-  /** Waits until its tcp address is bound, and gives the port. */
+  /** Waits until its tcp address is bound, and returns the port. */
   async port(): Promise<number> {
     return Number((await this.says(/listening on tcp:\/\/.*:(\d+)/))[1]);
   }
@@ -122,7 +121,7 @@ export class Daemon implements AsyncDisposable {
     this.#process.kill(signal);
   }
 
-  /** Sends a signal, and waits for the exit status. */
+  /** Sends a signal, and returns the exit status. */
   async end(signal: Deno.Signal = "SIGTERM"): Promise<number> {
     if (!this.#ended) this.kill(signal);
     return (await this.status).code;
@@ -134,14 +133,14 @@ export class Daemon implements AsyncDisposable {
       try {
         this.kill("SIGKILL");
       } catch {
-        // It ended between our look and now.
+        // It has ended meanwhile.
       }
     }
     await this.status;
   }
 }
 
-/** `Deno.test`, or, where this Deno cannot do what is tested, one that skips and says so. */
+/** `Deno.test`; skipped, with a line that says so, if this Deno cannot do what is tested. */
 export function testWhere(can: boolean, what: string): typeof Deno.test {
   if (can) return Deno.test;
   console.log(`Skipped: ${what} (Deno ${Deno.version.deno} cannot)`);
@@ -149,18 +148,18 @@ export function testWhere(can: boolean, what: string): typeof Deno.test {
   return Deno.test.ignore as typeof Deno.test;
 }
 
-/** A folder for one test. */
+/** A temporary folder for one test. */
 export class TempFolder implements AsyncDisposable {
   private constructor(readonly path: string) {}
-  /** Makes one. */
+  /** Makes a folder. */
   static async make(): Promise<TempFolder> {
     return new TempFolder(await Deno.makeTempDir({ prefix: "floodgate-" }));
   }
-  /** The names in it, sorted. */
+  /** The names of its files, sorted. */
   names(): string[] {
     return [...Deno.readDirSync(this.path)].map(({ name }) => name).sort();
   }
-  /** Removes it. */
+  /** Removes the folder. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Deno.remove(this.path, { recursive: true });
   }
@@ -173,7 +172,7 @@ export function installer(body: string): string {
 }
 
 /**
- * For the body of {@linkcode installer}: waits until so many clients are held, or as many as may
+ * For the body of {@linkcode installer}: waits until so many clients are held, or the most that can
  * be.
  */
 export function untilHeld(clients: number): string {
@@ -188,22 +187,22 @@ export function untilHeld(clients: number): string {
 }
 
 /**
- * The project's files on a web server, where no deno.json is read.
+ * Serves the project's files over HTTP, where no deno.json is read.
  *
- * @param paths Those that are there. Default: all.
+ * @param paths The served files. Default: all.
  */
 export function serveProject(paths?: ReadonlySet<string>): Deno.HttpServer<Deno.NetAddr> {
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
     const path = new URL(request.url).pathname.slice(1);
     if (paths?.has(path) === false) return new Response("not found", { status: 404 });
     return new Response(await Deno.readFile(project(path)), {
-      // What https://raw.githubusercontent.com says of every file.
+      // The Content-Type of https://raw.githubusercontent.com for every file.
       headers: { "Content-Type": "text/plain; charset=utf-8" },
     });
   });
 }
 
-/** Whether a program cannot be run here. A test that needs it is skipped, and this says so. */
+/** Whether a program is missing: then a test that needs it is skipped, and a line says so. */
 export async function missing(command: string, args: string[]): Promise<boolean> {
   const found = await new Deno.Command(command, { args, stdout: "null", stderr: "null" }).output()
     .then(({ success }) => success).catch(() => false);
@@ -211,7 +210,7 @@ export async function missing(command: string, args: string[]): Promise<boolean>
   return !found;
 }
 
-/** Waits until a condition holds, however long a busy machine takes, within reason. */
+/** Waits until a condition holds, with a generous limit for busy machines. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
   const deadline = performance.now() + 20_000;
   while (!await condition()) {
@@ -220,12 +219,12 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   }
 }
 
-/** Lets everything run that is ready to. */
+/** Lets all pending tasks run. */
 export function settle(): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
-/** Whether a promise has not settled by the time that everything has run that was ready to. */
+/** Whether a promise has not settled after all pending tasks have run. */
 export async function isPending(promise: Promise<unknown>): Promise<boolean> {
   let pending = true;
   promise.then(() => pending = false, () => pending = false);
@@ -233,7 +232,7 @@ export async function isPending(promise: Promise<unknown>): Promise<boolean> {
   return pending;
 }
 
-/** A port that was free a moment ago, for programs that take no 0. */
+/** A port that was just free, for programs that do not accept 0. */
 export function freePort(hostname = "127.0.0.1"): number {
   using listener = Deno.listen({ hostname, port: 0 });
   return listener.addr.port;
@@ -255,7 +254,7 @@ export async function run(
   return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
 }
 
-/** Sends bytes to an address and gives all that comes back until the other side closes. */
+/** Sends bytes to an address and returns all that comes back until the other side closes. */
 export async function exchange(target: Target, text: string): Promise<string> {
   const conn = await connect(target);
   await conn.write(new TextEncoder().encode(text));

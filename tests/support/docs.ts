@@ -19,9 +19,9 @@ import { assert, assertMatch } from "@std/assert";
 import { within } from "../../engine/time.ts";
 import { until } from "./daemon.ts";
 
-/** A fenced block. */
+/** A fenced code block. */
 export interface Block {
-  /** The document and the line of the block's first line of code, for messages. */
+  /** The document and line number of its first line of code, for messages. */
   document: string;
   line: number;
   /** The word after the fence. */
@@ -29,10 +29,10 @@ export interface Block {
   lines: string[];
 }
 
-/** Commands that are not run, and why. */
+/** Commands that are not run, with the reason. */
 export type Skipped = readonly (readonly [command: RegExp, reason: string])[];
 
-/** The fenced blocks of a document. Throws where a fence is not closed. */
+/** The fenced blocks of a document. Throws for a fence that is not closed. */
 export function blocksOf(document: string, text: string): Block[] {
   const blocks: Block[] = [];
   let open: Block | undefined;
@@ -46,7 +46,7 @@ export function blocksOf(document: string, text: string): Block[] {
   return blocks;
 }
 
-/** The name under which a `ts` block is saved. */
+/** The file name of a `ts` block. */
 export function nameOf({ document, line, lines }: Block): string {
   const name = /^\/\/ ([\w-]+\.ts)$/.exec(lines[0]!)?.[1];
   assert(name, `${document}:${line}: the first line is no name such as // greet.ts`);
@@ -56,7 +56,7 @@ export function nameOf({ document, line, lines }: Block): string {
 interface Command {
   line: number;
   text: string;
-  /** The output that is shown; undefined where none is, since it is of no interest. */
+  /** The expected output; undefined if the document shows none. */
   shown?: string[];
 }
 
@@ -72,14 +72,14 @@ function commandsOf(block: Block): Command[] {
     }
     if (unfinished) commands.at(-1)!.text += "\n" + line;
     else commands.push({ line: block.line + i, text });
-    // A here-document goes on until its word stands alone.
+    // A here-document ends at its word.
     const [, word] = /<< '(\w+)'$/m.exec(commands.at(-1)!.text) ?? [];
     unfinished = word === undefined ? text.endsWith("\\") : text !== word;
   }
   return commands;
 }
 
-/** The output that is shown as a pattern. */
+/** The expected output as a regular expression. */
 function patternOf(shown: string[], end: string): RegExp {
   const lines = shown.map((line) =>
     line === "…"
@@ -92,7 +92,7 @@ function patternOf(shown: string[], end: string): RegExp {
 /** How long a command may take on a busy machine, in milliseconds. */
 const PATIENCE = 60_000;
 
-/** A shell that runs one command after another. */
+/** A shell that runs commands one after another. */
 class Shell {
   #process: Deno.ChildProcess;
   #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -114,7 +114,7 @@ class Shell {
     this.#reader = this.#process.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }
 
-  /** Runs a command and gives its status, and what reads its output so far. */
+  /** Runs a command and returns its status, and a function that returns its output so far. */
   async run(text: string): Promise<{ status: number; output: () => string }> {
     const path = `${this.#folder}/output-${++this.#commands}`;
     await this.#write(`{ ${text}\n} >${path} 2>&1 </dev/null\necho $?\n`);
@@ -129,7 +129,7 @@ class Shell {
     return { status: Number(value), output };
   }
 
-  /** Ends what still runs in the background, and the shell. */
+  /** Ends background jobs and the shell. */
   async end(): Promise<void> {
     // It may have ended already.
     await this.#write("kill $(jobs -p); wait; exit\n").catch(() => {});
@@ -144,19 +144,19 @@ class Shell {
   }
 }
 
-/** What {@linkcode runDocument} needs besides the blocks. */
+/** Options of {@linkcode runDocument}. */
 export interface DocumentOptions {
   /** The folder that looks like a clone. */
   cwd: string;
-  /** A folder of this document's own. */
+  /** A temporary folder of this document. */
   folder: string;
   env: Record<string, string>;
   skipped: Skipped;
-  /** Puts what this machine has in the place of what the document says, such as a port. */
+  /** Replaces ports and paths of the document by those of this run. */
   rewrite: (text: string) => string;
 }
 
-/** Runs the blocks of a document in order. Throws at the first that does not do what it says. */
+/** Runs the blocks of a document in order. Throws at the first that does not behave as shown. */
 export async function runDocument(blocks: Block[], options: DocumentOptions): Promise<void> {
   const { cwd, folder, env, skipped, rewrite } = options;
   const shell = new Shell(cwd, folder, env);

@@ -1,6 +1,6 @@
 /**
- * What the tests of the engine and of its parts share: engines that keep their log, jobs with a
- * handler of the test's, and places for output.
+ * Shared by the tests of the engine and its parts: engines that keep their log, jobs with a given
+ * handler, and destinations of output.
  *
  * @module
  */
@@ -19,19 +19,19 @@ import { settle } from "./daemon.ts";
 
 export const HUGE = "123456789012345678901234567890";
 
-/** An engine whose log lines are kept, each after its level. */
+/** An engine that keeps its log lines, each with its level. */
 export function logged(): { engine: Engine; lines: string[] } {
   const lines: string[] = [];
   const engine = new Engine({ log: (level, message) => void lines.push(`${level} ${message}`) });
   return { engine, lines };
 }
-/** A job with this handler, in an engine of its own that logs nowhere. */
+/** A job with this handler, on an engine without a log. */
 export function jobOf(handler: Handler, ...args: string[]): Job {
   const engine = new Engine({ log: () => {} });
   engine.register("test", handler);
   return engine.job("test", ...args);
 }
-/** What a job that has to fail rejects with. */
+/** The error of a job that has to fail. */
 export const failureOf = (job: Job) => assertRejects(() => job.run(), JobError);
 
 /** An Env with these keys. */
@@ -41,7 +41,7 @@ export function envOf(settings: Record<string, string>): Env {
   return env;
 }
 
-/** A destination that keeps what it is given. */
+/** A destination that keeps what is written to it. */
 export class Recorder implements Sink {
   chunks: string[] = [];
   closes = 0;
@@ -55,13 +55,13 @@ export class Recorder implements Sink {
     this.closes++;
   }
 }
-/** What an output is written from now on. */
+/** Keeps what is written to an output from now on. */
 export function recorded(out: Output): Recorder {
   const recorder = new Recorder();
   out.add(recorder);
   return recorder;
 }
-/** A destination that takes as long as the test wants: each write waits for a `finish`. */
+/** A destination whose writes wait for a call of `finish`. */
 export class SlowRecorder extends Recorder {
   #pending: (() => void)[] = [];
   override write(chunk: Uint8Array): Promise<void> {
@@ -73,7 +73,7 @@ export class SlowRecorder extends Recorder {
     await settle();
   }
 }
-/** Destinations that fail to write, each in its own way, always with this error. */
+/** Destinations that fail to write in different ways, all with this error. */
 export const failing = (error: Error): Record<string, WritableStream<Uint8Array> | Sink> => ({
   "a sink that throws": {
     write() {

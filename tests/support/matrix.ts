@@ -1,6 +1,6 @@
 /**
- * Runs the tests on releases of Deno, one after the other, and prints what became of them, and
- * which part of platform/ a release has broken:
+ * Runs the tests on several releases of Deno, and prints the results, and which part of platform/ a
+ * release has broken:
  *
  * ```sh
  * deno task matrix                # the oldest that is supported, and the newest there is
@@ -23,7 +23,7 @@ import { project, run } from "./daemon.ts";
 /** How long the tests may take on one release, in seconds. */
 const TIMEOUT = 300;
 
-/** The path of a Deno of that version. */
+/** The path of the Deno of a version. */
 async function install(version: string, folder: string): Promise<string> {
   const prefix = `${folder}/${version}`;
   const wrapper = `${prefix}/node_modules/.bin/deno`;
@@ -42,11 +42,11 @@ async function install(version: string, folder: string): Promise<string> {
       `deno@${version}`,
     );
   }
-  // npm puts a script of its own before it, which does not pass on signals.
+  // npm's own script does not forward signals.
   return await must(wrapper, "eval", "console.log(Deno.execPath())");
 }
 
-/** What a command writes. Throws if it fails. */
+/** The output of a command. Throws if it fails. */
 async function must(command: string, ...args: string[]): Promise<string> {
   const { code, stdout, stderr } = await run(command, args);
   if (code !== 0) throw new Error(`${command} ${args[0]}: ${stderr.trim()}`);
@@ -54,8 +54,7 @@ async function must(command: string, ...args: string[]): Promise<string> {
 }
 
 /**
- * What `deno test` says at its end, as the columns of the table; undefined if it does not get
- * there.
+ * The summary of `deno test` as columns of the table; undefined if it did not finish.
  */
 function counts(output: string): string[] | undefined {
   const match =
@@ -64,21 +63,21 @@ function counts(output: string): string[] | undefined {
   return match?.slice(1).map((count) => count ?? "0");
 }
 
-/** What failed of the tests of platform/, each thing once that Deno does not document. */
+/** The failed tests of platform/, one for each undocumented thing. */
 function broken(output: string): string[] {
   const failures = output.slice(output.lastIndexOf("\n FAILURES \n"));
   return failures.matchAll(/^(.*) => .*tests\/platform\/(.*)_test\.ts/gm)
     .map(([, test, file]) => `platform/${file}.ts: ${test}`).toArray();
 }
 
-/** Runs the tests; `log` gets what they say if they do not all pass. */
+/** Runs the tests; their output goes to `log` if not all pass. */
 async function test(
   deno: string,
   log: string,
 ): Promise<{ passed: boolean; columns: string[]; broken: string[] }> {
   const [importMap] = OFFLINE_FLAGS;
   const { code, stdout, stderr } = await run("timeout", [
-    // It ends the daemons that tests have started as well.
+    // This ends the daemons of the tests as well.
     ...["--kill-after=5", String(TIMEOUT), deno],
     ...["test", "-A", "--parallel", "--no-check", "--no-lock", importMap, project("tests/")],
   ], { env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" } });

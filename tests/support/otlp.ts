@@ -1,11 +1,11 @@
 /**
- * A receiver of what OpenTelemetry exports: OTLP over HTTP, in JSON
+ * A receiver for OpenTelemetry's exports: OTLP over HTTP, in JSON
  * (opentelemetry.io/docs/specs/otlp).
  *
  * @module
  */
 
-/** A span, as far as tests look at it. */
+/** The parts of a span that tests check. */
 export interface Span {
   name: string;
   traceId: string;
@@ -16,7 +16,7 @@ export interface Span {
   code: number;
   message: string;
 }
-/** A line of a log. */
+/** A log record. */
 export interface LogRecord {
   severity: string;
   body: string;
@@ -36,7 +36,7 @@ interface Attribute {
 // deno-lint-ignore no-explicit-any -- JSON, whose every use is an assertion
 type Json = any;
 
-/** Receives on a port of this machine. */
+/** Receives on a local port. */
 export class Receiver implements AsyncDisposable {
   readonly spans: Span[] = [];
   readonly logs: LogRecord[] = [];
@@ -54,7 +54,7 @@ export class Receiver implements AsyncDisposable {
     );
   }
 
-  /** Variables of the environment of a program that is to export to here, soon. */
+  /** Environment variables with which a program exports to here, without delay. */
   get env(): Record<string, string> {
     return {
       OTEL_DENO: "true",

@@ -1,6 +1,6 @@
 /**
- * Tests of what platform/ leans on in Deno, each thing by itself. When a release fails one of
- * these, the first line of the failure says what of the daemon is broken on it.
+ * Tests of the behaviour of Deno that platform/ depends on, one thing each. If one fails on a new
+ * release, the first line of the failure says what of the daemon is broken.
  *
  * @module
  */
@@ -8,7 +8,7 @@
 import { foreignFunctionsProblem } from "../../platform/descriptors.ts";
 import { testWhere } from "./daemon.ts";
 
-/** A test of one thing that the daemon needs, and what breaks without. */
+/** A test of one thing that the daemon needs, and what breaks without it. */
 export function needs(
   name: string,
   breaks: string,

@@ -1,5 +1,5 @@
 /**
- * procd in a process of its own, and the docker CLI that talks to it.
+ * procd in its own process, and the docker CLI as its client.
  *
  * @module
  */
@@ -9,22 +9,22 @@ import { Daemon, missing, project, TempFolder, until } from "./daemon.ts";
 /** How long a command of the docker CLI may take, in milliseconds. */
 const PATIENCE = 60_000;
 
-/** Skips tests where there is no docker CLI, which says so. */
+/** Skips tests, with a line that says so, if there is no docker CLI. */
 export const NO_DOCKER: boolean = await missing("docker", ["--version"]);
 
-/** What a command of the docker CLI said. */
+/** The result of a command of the docker CLI. */
 export interface Said {
   /** Its exit status. */
   code: number;
   /** Its standard output, without white space at the end. */
   stdout: string;
-  /** What it complained of, without white space at the end. */
+  /** Its standard error, without white space at the end. */
   stderr: string;
 }
 
-/** A daemon with a state of its own, and its clients. */
+/** A daemon with its own state, and its clients. */
 export class Procd implements AsyncDisposable {
-  /** The daemon of now. */
+  /** The current daemon. */
   daemon: Daemon;
   readonly #folder: TempFolder;
   readonly #env: Record<string, string>;
@@ -35,7 +35,7 @@ export class Procd implements AsyncDisposable {
     this.daemon = this.start();
   }
 
-  /** Starts one. */
+  /** Starts a daemon. */
   static async make(env: Record<string, string> = {}): Promise<Procd> {
     const procd = new Procd(await TempFolder.make(), env);
     await procd.daemon.open();
@@ -55,7 +55,7 @@ export class Procd implements AsyncDisposable {
     return `${this.folder}/d.sock`;
   }
 
-  /** Starts a daemon with this state, in place of one that has ended or that it is to take over. */
+  /** Starts a daemon with this state, to replace one that has ended, or to take over from it. */
   start(...flags: string[]): Daemon {
     const install = project("examples/procd/mod.ts");
     return this.daemon = Daemon.start(
@@ -64,7 +64,7 @@ export class Procd implements AsyncDisposable {
     );
   }
 
-  /** Kills the daemon, with what it has not said, and starts another. */
+  /** Kills the daemon and starts another. */
   async crash(): Promise<void> {
     await this.daemon.end("SIGKILL");
     await this.start().open();
@@ -98,7 +98,7 @@ export class Procd implements AsyncDisposable {
     };
   }
 
-  /** Runs the docker CLI, and gives its output. Throws if it fails. */
+  /** Runs the docker CLI, and returns its output. Throws if it fails. */
   async ok(...args: string[]): Promise<string> {
     const { code, stdout, stderr } = await this.docker(...args);
     if (code !== 0) throw new Error(`docker ${args.join(" ")}: exit status ${code}: ${stderr}`);
@@ -110,9 +110,9 @@ export class Procd implements AsyncDisposable {
     return this.ok("inspect", "--format", `{{${property}}}`, name);
   }
 
-  /** What `docker events` tells of containers so far, a line each in this format. */
+  /** The events of containers so far, one line each in this format. */
   async events(format: string): Promise<string[]> {
-    // The CLI sends whole seconds, so it has to wait for the next to hear of all of this one.
+    // The CLI sends whole seconds, so this waits for the next second to get all events of this one.
     const until = String(Math.floor(Date.now() / 1_000) + 1);
     const range = ["--since", "10m", "--until", until];
     const only = ["--filter", "type=container", "--format", format];
@@ -124,12 +124,12 @@ export class Procd implements AsyncDisposable {
     await until(async () => await this.inspect(name, property) === value);
   }
 
-  /** Ends all that ran, and the daemon. */
+  /** Ends all containers, and the daemon. */
   async [Symbol.asyncDispose](): Promise<void> {
     const all = await this.ok("ps", "-aq");
     if (all) await this.ok("rm", "-f", ...all.split("\n"));
     await this.daemon.end();
-    // Its supervisor goes when nothing runs any more and no daemon is there.
+    // The supervisor exits when no program runs and no daemon is connected.
     await until(() => !exists(`${this.state}/supervisor.sock`));
     await this.#folder[Symbol.asyncDispose]();
   }

@@ -1,5 +1,5 @@
 /**
- * A daemon in debug mode, with a module whose hot function is known.
+ * A daemon in debug mode, with a module that has a known hot function.
  *
  * @module
  */
@@ -7,11 +7,11 @@
 import { Daemon, project, type TempFolder } from "./daemon.ts";
 
 export const BUSY = project("tests/support/fixtures/busy.ts");
-/** Where in the fixture something is, from 1 on. */
+/** A position in the fixture, counted from 1. */
 export const lineOf = (text: string) =>
   Deno.readTextFileSync(BUSY).split("\n").findIndex((line) => line.includes(text)) + 1;
 
-/** A daemon in debug mode with a tcp and a unix address, that does not log each request. */
+/** A daemon in debug mode with a tcp and a unix address, which does not log each request. */
 export async function profiled(
   folder: TempFolder,
 ): Promise<{ daemon: Daemon; url: string; sock: string }> {
@@ -25,7 +25,7 @@ export async function profiled(
   return { daemon, url, sock };
 }
 
-/** Asks again and again for as long as the work takes. */
+/** Sends requests continuously while the work runs. */
 export async function under<T>(url: string, work: () => Promise<T>): Promise<T> {
   let busy = true;
   const load = (async () => {

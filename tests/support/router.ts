@@ -1,6 +1,6 @@
 /**
- * What the tests of the router and of its parts share: a router with its engine, in the test's
- * process or served on a port.
+ * Shared by the tests of the router and its parts: a router with its engine, in process or served
+ * on a port.
  *
  * @module
  */
@@ -18,9 +18,9 @@ import { portOf } from "./served.ts";
 export interface App {
   engine: Engine;
   router: Router;
-  /** What the engine has logged, a line each: the level and the message. */
+  /** The lines of the engine's log: the level and the message. */
   lines: string[];
-  /** The same, with the fields. */
+  /** The same with the fields. */
   logged: { level: LogLevel; message: string; fields?: Record<string, unknown> | undefined }[];
 }
 
@@ -39,7 +39,7 @@ export function make(options: RouterOptions = {}): App {
   return { engine, router, lines, logged };
 }
 
-/** The same, served on a port. */
+/** A router that is served on a port. */
 export async function serve(
   setup: (app: App) => void = () => {},
   options: RouterOptions = {},
@@ -73,13 +73,13 @@ export async function asking(port: number, ...lines: string[]): Promise<Client> 
   return client;
 }
 
-/** A promise that is to settle. */
+/** A promise with its resolvers. */
 export async function soon<T>(promise: Promise<T>): Promise<T> {
   if (!await within(20_000, promise)) throw new Error("not so after 20 s");
   return await promise;
 }
 
-/** What a job of the engine prints, as JSON. */
+/** The JSON output of a job. */
 export async function ask(engine: Engine, name: "stats" | "info") {
   // deno-lint-ignore no-explicit-any -- JSON, whose every use is an assertion
   return await engine.job(name).json() as any;
@@ -89,7 +89,7 @@ export async function assertJsonError(response: Response, status: number, messag
   assertEquals(response.headers.get("content-type"), "application/json");
   assertEquals([response.status, await response.json()], [status, { message }]);
 }
-/** A 500 that tells nothing but the request's id, which this gives. */
+/** Checks that an answer is a 500 with only the request's id, and returns the id. */
 export async function assertInternal(response: Response): Promise<string> {
   const text = await response.text();
   const id = response.headers.get("x-request-id")!;
@@ -104,7 +104,7 @@ export async function assertTextError(response: Response, status: number, messag
   assertEquals([response.status, await response.text()], [status, message + "\n"]);
 }
 
-/** A router with one route whose job prints what it was given. */
+/** A router with one route, whose job prints its input. */
 export function echo(route: Partial<Parameters<Router["job"]>[0]>, options?: RouterOptions): App {
   const app = make(options);
   app.engine.register("echo", async (job) => {

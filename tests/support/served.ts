@@ -14,9 +14,9 @@ import type { ConnectionStats } from "../../serve/connections.ts";
 import { createRouter, type Router, type RouterOptions } from "../../router.ts";
 import type { Target } from "./client.ts";
 
-/** An engine that serves, in this process. */
+/** An engine that serves in this process. */
 export class Served implements AsyncDisposable {
-  /** What it logged, each line after its level. */
+  /** The lines of its log, each with its level. */
   readonly lines: string[] = [];
   /** The fields of those lines. */
   readonly fields: Record<string, unknown>[] = [];
@@ -24,7 +24,7 @@ export class Served implements AsyncDisposable {
   readonly router: Router;
   readonly builtins: Builtins;
   addresses: readonly string[] = [];
-  /** What became of serveapi: it never rejects. */
+  /** The result of serveapi: it never rejects. */
   ended!: Promise<JobError | undefined>;
 
   private constructor(options: RouterOptions) {
@@ -41,7 +41,7 @@ export class Served implements AsyncDisposable {
   /**
    * Binds, with the gate still shut.
    *
-   * @param settings What `serve` is told; or, by names with capitals, variables of `serveapi`.
+   * @param settings Settings of `serve`; or, with capital names, variables of `serveapi`.
    */
   static async bind(
     settings: ServeSettings | Record<Capitalize<string>, string> = {},
@@ -65,7 +65,7 @@ export class Served implements AsyncDisposable {
     return served;
   }
 
-  /** A second serveapi on the same engine, whose gate is open. */
+  /** A second serveapi on the same engine, with an open gate. */
   async another(): Promise<{ target: Target; ended: Promise<void> }> {
     const { addresses: [address], finished } = await serve(this.engine, {
       addresses: ["tcp://127.0.0.1:0"],
@@ -84,7 +84,7 @@ export class Served implements AsyncDisposable {
     return { hostname: "127.0.0.1", port: portOf(this.addresses[0]) };
   }
 
-  /** The counts of the only serveapi, added up over its listeners, and those of each. */
+  /** The counts of the only serveapi: the sums over its listeners, and those of each. */
   async stats(): Promise<Total> {
     const job = this.engine.job("stats");
     job.quiet = true;
@@ -115,7 +115,7 @@ export class Served implements AsyncDisposable {
   }
 }
 
-/** The counts of each listener, and what they are together. */
+/** The counts of each listener, and their sums. */
 type Total = ConnectionStats & Pick<ApiStats, "work"> & {
   listeners: [ListenerStats, ...ListenerStats[]];
 };

@@ -1,5 +1,5 @@
 /**
- * The tables of settings that the documents have, from where the settings stand. Run, it prints
+ * The tables of settings in the documents, generated from the settings. Run as a program, it prints
  * them:
  *
  * ```sh
@@ -12,7 +12,7 @@
 import { ALL } from "../../builtins/settings.ts";
 import { meaning } from "../../cli/settings.ts";
 
-/** A table: its rows of cells, the first of them its head. */
+/** A table: its rows of cells, beginning with the header. */
 export type Table = string[][];
 
 /** The flags, for docs/operating.md. */
@@ -40,7 +40,7 @@ export function variablesTable(): Table {
   return [["variable", "flag", "meaning"], ...rows];
 }
 
-/** The rows of the first table in a text that follows a line. */
+/** The rows of the first table in a text after a line. */
 export function tableIn(text: string, after: string): Table {
   const lines = text.slice(text.indexOf(`\n${after}\n`)).split("\n");
   const start = lines.findIndex((line) => line.startsWith("|"));

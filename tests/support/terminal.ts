@@ -1,5 +1,5 @@
 /**
- * A terminal for the docker CLI, by tmux.
+ * A terminal for the docker CLI, through tmux.
  *
  * @module
  */
@@ -7,10 +7,10 @@
 import { missing, until } from "./daemon.ts";
 import type { Procd } from "./procd.ts";
 
-/** Skips tests where there is no tmux, which says so. */
+/** Skips tests, with a line that says so, if there is no tmux. */
 export const NO_TMUX: boolean = await missing("tmux", ["-V"]);
 
-/** A shell in a terminal, which types and looks as a user does. */
+/** A shell in a terminal, used as by a person. */
 export class Terminal implements AsyncDisposable {
   readonly #procd: Procd;
 
@@ -18,7 +18,7 @@ export class Terminal implements AsyncDisposable {
     this.#procd = procd;
   }
 
-  /** Opens one of this size. */
+  /** Opens a terminal of this size. */
   static async open(procd: Procd, columns: number, rows: number): Promise<Terminal> {
     const terminal = new Terminal(procd);
     const size = ["-x", String(columns), "-y", String(rows)];
@@ -36,12 +36,12 @@ export class Terminal implements AsyncDisposable {
     return decoder.decode(stdout);
   }
 
-  /** What is on it. */
+  /** The text on the screen. */
   screen(): Promise<string> {
     return this.#tmux("capture-pane", "-p", "-J", "-S", "-200", "-t", "t");
   }
 
-  /** Waits until this is on it. */
+  /** Waits until this is on the screen. */
   async sees(text: string): Promise<void> {
     try {
       await until(async () => (await this.screen()).includes(text));
@@ -56,7 +56,10 @@ export class Terminal implements AsyncDisposable {
     await this.keys("Enter");
   }
 
-  /** Types the docker CLI with these arguments, after which `status-N` tells its exit status. */
+  /**
+   * Types a docker command with these arguments, and prints `status-N` with its exit status after
+   * it.
+   */
   async type(...args: string[]): Promise<void> {
     const words = ["docker", "-H", `unix://${this.#procd.socket}`, ...args];
     const line = words.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");
@@ -68,12 +71,12 @@ export class Terminal implements AsyncDisposable {
     await this.#tmux("send-keys", "-t", "t", ...names);
   }
 
-  /** Gives it another size. */
+  /** Resizes the terminal. */
   async resize(columns: number, rows: number): Promise<void> {
     await this.#tmux("resize-window", "-t", "t", "-x", String(columns), "-y", String(rows));
   }
 
-  /** Closes it, and ends what runs in it. */
+  /** Closes the terminal, and ends what runs in it. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#tmux("kill-server");
   }

@@ -1,5 +1,5 @@
 /**
- * Daemons with TLS, with or without client certificates, and clients that ask them.
+ * Daemons with TLS, with or without client certificates, and their clients.
  *
  * @module
  */
@@ -19,7 +19,7 @@ export function settings(server: Pair, ca?: string): Record<string, string> {
     ...ca === undefined ? {} : { TlsVerify: "1", TlsCa: ca },
   };
 }
-/** The same as flags. */
+/** The same settings as flags. */
 export function flags(server: Pair, ca?: string): string[] {
   return [
     ...ca === undefined ? ["--tls"] : ["--tlsverify", "--tlscacert", ca],
@@ -27,7 +27,7 @@ export function flags(server: Pair, ca?: string): string[] {
   ];
 }
 
-/** Where a daemon in this process is. */
+/** The address of a daemon in this process. */
 export function urlOf({ target }: Served): string {
   return `https://localhost:${(target as Deno.ConnectOptions).port}`;
 }
@@ -39,7 +39,7 @@ export function showing({ cert, key }: Pair): string[] {
   return ["--cert", cert, "--key", key];
 }
 
-/** A client for fetch, that shows a certificate if it has one. */
+/** A client for fetch, with a certificate if given. */
 export function clientOf(authority: Authority, pair?: Pair, kept = true): Deno.HttpClient {
   return Deno.createHttpClient({
     caCerts: [Deno.readTextFileSync(authority.ca)],
@@ -62,7 +62,7 @@ export function untilLeft(served: Served): Promise<void> {
   return left.promise;
 }
 
-/** A route that tells who asks. */
+/** Adds a route that answers with the user's name. */
 export function whoami(served: Served): void {
   served.engine.register("whoami", (job) => job.print(job.user ?? "none"));
   served.router.job({ method: "GET", path: "/whoami", job: "whoami", contentType: "text/plain" });

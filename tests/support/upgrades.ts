@@ -1,5 +1,5 @@
 /**
- * Daemons whose connections become raw streams or WebSockets, and clients that ask for that.
+ * Daemons whose connections become raw streams or WebSockets, and their clients.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { Client, type Target } from "./client.ts";
 import { TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
 
-/** What the docker CLI sends to attach, with a path of its own, and a body if there is one. */
+/** The docker CLI's request to attach, for another path, with a body if given. */
 export function upgradeOf(path: string, body = "", ...headers: string[]): string {
   return [
     `POST ${path} HTTP/1.1`,
@@ -24,7 +24,7 @@ export function upgradeOf(path: string, body = "", ...headers: string[]): string
   ].join("\r\n");
 }
 
-/** What the browser's WebSocket sends, without any other header. */
+/** The header of a browser's WebSocket, and nothing else. */
 export function handshakeOf(path: string, ...headers: string[]): string {
   return [
     `GET ${path} HTTP/1.1`,
@@ -47,7 +47,7 @@ export class Doors implements AsyncDisposable {
     const addresses = ["tcp://127.0.0.1:0", `unix://${folder.path}/s`];
     return new Doors(await Served.open(settings, addresses), folder);
   }
-  /** Where it is, and how `ws` writes that. */
+  /** Its addresses, and their URLs for `ws`. */
   get doors(): { target: Target; url: string }[] {
     const path = `${this.folder.path}/s`;
     const { target } = this.served;
@@ -56,7 +56,7 @@ export class Doors implements AsyncDisposable {
       { target: { transport: "unix", path }, url: `ws+unix://${path}:` },
     ];
   }
-  /** Waits until no connection is open any more. */
+  /** Waits until no connection is open. */
   async empty(): Promise<void> {
     await until(async () => (await this.served.stats()).open === 0);
   }
@@ -66,7 +66,7 @@ export class Doors implements AsyncDisposable {
   }
 }
 
-/** Asks for a raw upgrade, and gives the connection once the answer's header is there. */
+/** Requests a raw upgrade, and returns the connection once the answer's header has come. */
 export async function upgrade(target: Target, request: string): Promise<Client & { head: string }> {
   const client = await Client.to(target);
   await client.send(request);
@@ -75,7 +75,7 @@ export async function upgrade(target: Target, request: string): Promise<Client &
   return Object.assign(client, { head });
 }
 
-/** A WebSocket that is open. */
+/** An open WebSocket. */
 export function openSocket(
   url: string,
   protocols: string[] = [],
@@ -95,7 +95,7 @@ export function message(socket: WebSocketClient): Promise<string> {
   });
 }
 
-/** How a WebSocket was closed. */
+/** The close event of a WebSocket. */
 export function closed(socket: WebSocketClient): Promise<{ code: number; reason: string }> {
   return new Promise((resolve) => {
     socket.once(
