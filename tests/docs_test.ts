@@ -15,7 +15,7 @@ const DOCUMENTS = [
 const TEXTS = new Map(DOCUMENTS.map((name) => [name, Deno.readTextFileSync(project(name))]));
 const BLOCKS = new Map([...TEXTS].map(([name, text]) => [name, blocksOf(name, text)]));
 
-/** What the tests do not run, and why. Each has to be there. */
+/** Commands that are not run, with the reason. Each has to occur in a document. */
 const NEVER: Skipped = [
   [
     /^deno task (compile|bundle)|dist\/bundle/,
@@ -28,7 +28,7 @@ const NEVER: Skipped = [
   ],
 ];
 
-/** What the documents use besides Deno and a shell. */
+/** The programs that documents use besides Deno and a shell. */
 const TOOLS: [tool: string, ...args: string[]][] = [
   ["curl", "--version"],
   ["docker", "--version"],
@@ -55,7 +55,7 @@ function rewriter(folder: string): (text: string) => string {
 async function cloneInto(folder: string): Promise<void> {
   const names = [...Deno.readDirSync(project(""))].map(({ name }) => name)
     .filter((name) => ![".git", "coverage", "dist", "node_modules"].includes(name));
-  // Not links, which Deno's permissions follow.
+  // Not links, because Deno's permissions resolve them.
   const { code, stderr } = await run("cp", ["-r", ...names.map(project), folder]);
   assertEquals(code, 0, stderr);
 }
@@ -74,7 +74,7 @@ Deno.test("documents do what they say", async (t) => {
   // They run at the same time, and what one has open would be taken for what another has left.
   const step = (name: string, fn: () => Promise<void>) =>
     t.step({ name, fn, sanitizeOps: false, sanitizeResources: false, sanitizeExit: false });
-  // Side by side: most of the time they wait.
+  // In parallel, because they mostly wait.
   await Promise.all([
     step("their programs type-check", checkPrograms),
     ...[...BLOCKS].map(([name, blocks]) =>

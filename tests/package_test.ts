@@ -1,4 +1,4 @@
-/** The project as others get it: from a URL, and as a package. */
+/** The project as users get it: from a URL, and as a package. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Daemon, missing, project, run, serveProject, TempFolder } from "./support/daemon.ts";
@@ -7,7 +7,7 @@ const ROOT = project("");
 const NO_GIT = await missing("git", ["-C", ROOT, "rev-parse"]);
 const CONFIG = JSON.parse(await Deno.readTextFile(project("deno.json")));
 
-/** A clean copy of the repository on a web server: what git knows, and nothing else of the tree. */
+/** A clean copy of the repository on a web server: the files that git tracks. */
 async function serveRepository(): Promise<{ url: string } & AsyncDisposable> {
   const { code, stdout, stderr } = await run("git", ["-C", ROOT, "ls-files", "-z"]);
   assertEquals(code, 0, stderr);

@@ -175,7 +175,7 @@ for (const flag of ["--tls", "--tlsverify"]) {
   });
 }
 
-/** Expects that a daemon serves with these permissions, and says which is missing if one is. */
+/** Checks that a daemon serves with these permissions, and names a missing one. */
 async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder): Promise<void> {
   const before = folder.names();
   const start = (flags: string[]) =>
@@ -195,7 +195,7 @@ async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder
     assertEquals([missing, await Promise.race([ended, serves])], [missing, 1]);
     const last = without.stderr.trimEnd().split("\n").at(-1)!;
     const [flag] = missing.split("=");
-    // A group can be found in two ways; the second is the one that is named.
+    // A group can be found in two ways; the error names the second.
     const hint = flag === "--allow-run" ? "--allow-read" : flag;
     assertMatch(last, new RegExp(`^floodgate: .*Requires .*, run again with the ${hint} flag$`));
     // What was bound before that is in the log, and why it failed; there is nothing else.
@@ -226,16 +226,16 @@ Deno.test("main tells systemd with just the permissions it needs", async () => {
 
   const asked = "--allow-env=NOTIFY_SOCKET";
   assertEquals(await serve(asked, ...flags), "");
-  // With nothing to drain it is about to end when it says so.
+  // With nothing to drain it ends right after this line.
   await until(() => told.length === 2);
   assertEquals(told.map((text) => text.split("\n")[0]), ["READY=1", "STOPPING=1"]);
 
-  // It serves all the same, and says once what is missing.
+  // It serves nevertheless, and logs once what is missing.
   const hint = new RegExp(`WARN  cannot tell systemd: .* ${flags.join(" ")}$`);
   for (const missing of [...UNIX_NET, flags[1]]) {
     assertMatch(await serve(asked, ...flags.filter((flag) => flag !== missing)), hint);
   }
-  // Without this it does not know that it should.
+  // Without this permission it does not know of systemd.
   assertEquals(await serve(...flags), "");
   assertEquals(told.length, 2);
   receiver.close();

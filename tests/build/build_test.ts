@@ -1,4 +1,4 @@
-/** What `build/build.ts` makes. */
+/** Runs `build/build.ts`. */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
@@ -7,7 +7,7 @@ import { Daemon, missing, project, run, TempFolder } from "../support/daemon.ts"
 
 const NO_DOCKER = await missing("docker", ["--version"]);
 
-/** The second that stands for the time of a build here. */
+/** The SOURCE_DATE_EPOCH of builds here. */
 const EPOCH = 1_402_272_000;
 const BUILT = "2014-06-09T00:00:00.000Z";
 
@@ -17,7 +17,7 @@ function build(args: string[], env: Record<string, string> = {}) {
   });
 }
 
-/** What git says of the tree; undefined where this is none of git's. */
+/** The output of git; undefined if the tree is not a git repository. */
 async function git(...args: string[]): Promise<string | undefined> {
   const { code, stdout } = await run("git", ["-C", project(""), "--no-optional-locks", ...args])
     .catch(() => ({ code: 1, stdout: "" }));
@@ -38,7 +38,7 @@ const FOLDERS = [
   "serve",
 ];
 
-/** Whether a module declares types and no more, so that nothing is left of it where it runs. */
+/** Whether a module declares types only, so that nothing of it is left at run time. */
 function isOfTypes(module: string): boolean {
   return /^export (interface|type) /m.test(module) &&
     !/^export (?!(interface|type|declare) )/m.test(module);

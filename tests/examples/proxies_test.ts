@@ -12,13 +12,13 @@ async function blocks(): Promise<string[]> {
 interface Proxy {
   name: string;
   version: string[];
-  /** The files that it is started with, and its arguments. */
+  /** The files of a proxy, and its arguments. */
   command(setup: Setup): { config: string; args: (path: string) => string[] };
 }
 interface Setup {
   folder: string;
   port: number;
-  /** Where the daemon is: the path of its socket, or its port. */
+  /** The daemon's address: the path of its socket, or its port. */
   daemon: string | number;
   cert: string;
   key: string;
@@ -131,7 +131,7 @@ for (const { name, version, command } of PROXIES) {
           assertMatch((await curl("/url?a=b")).stdout, /^http:\/\/api\.example(:\d+)?\/url\?a=b$/);
           assertMatch((await curl("/v1.24/version")).stdout, /"ApiVersion":"1\.47"/);
 
-          // A stream arrives as it is written.
+          // A stream arrives while it is written.
           const streamed = new Deno.Command("curl", {
             // deno-fmt-ignore
             args: ["-sSN", "-m", "20", "--cacert", authority.ca, "--resolve", `api.example:${port}:127.0.0.1`,
@@ -145,7 +145,7 @@ for (const { name, version, command } of PROXIES) {
           await reader.cancel();
           await streamed.status;
 
-          // An upload of more than a proxy takes by itself.
+          // An upload beyond the default limit of proxies.
           const big = `${folder.path}/big`;
           await Deno.writeFile(big, new Uint8Array(20_000_000));
           assertEquals((await curl("/size", "-T", big)).stdout, "20000000");
@@ -158,7 +158,7 @@ for (const { name, version, command } of PROXIES) {
           const told = served.fields.filter(({ request }) => request === id);
           assertEquals(told.flatMap(({ method }) => method ?? []), ["GET"]);
 
-          // Its own pages may use it, and others not.
+          // Pages of its own origin may use it, others may not.
           const from = async (origin: string, site: string) =>
             // deno-fmt-ignore
             (await curl("/change", "-X", "POST", "-H", `Origin: ${origin}`, "-H", `Sec-Fetch-Site: ${site}`,
@@ -169,7 +169,7 @@ for (const { name, version, command } of PROXIES) {
             assertEquals(await from("https://evil.example", "cross-site"), "403");
             assertEquals(await from(own, "cross-site"), "403");
           }
-          // What would be another path to the daemon is none to the proxy, or is refused.
+          // A path that the daemon would read differently is unchanged by the proxy, or refused.
           for (const host of ["x/version?", "localhost/containers"]) {
             const { stdout } = await curl("/_ping", "-H", `Host: ${host}`, "-w", "%{http_code}");
             assertEquals(/ApiVersion/.test(stdout), false);

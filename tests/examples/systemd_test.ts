@@ -3,7 +3,7 @@ import { exchange, missing, project, run, TempFolder, until } from "../support/d
 
 const NO_ANALYZE = await missing("systemd-analyze", ["--version"]);
 
-/** Copies the units into a folder, with what a test adds to the service. */
+/** Copies the units into a folder, with a test's additions to the service. */
 async function units(folder: string, service = ""): Promise<void> {
   for (const name of ["floodgate.socket", "floodgate.service"]) {
     await Deno.copyFile(project(`examples/systemd/${name}`), `${folder}/${name}`);
@@ -17,19 +17,19 @@ Deno.test("systemd-analyze verify finds nothing wrong with the units", {
   ignore: NO_ANALYZE,
 }, async () => {
   await using folder = await TempFolder.make();
-  // It looks whether the program is there, which it is not before it is installed.
+  // systemd-analyze checks that the program exists, which is not installed here.
   await units(folder.path, `ExecStart=\nExecStart=${Deno.execPath()} run mod.ts`);
   const { code, stdout, stderr } = await run("systemd-analyze", [
     "verify",
     `${folder.path}/floodgate.socket`,
     `${folder.path}/floodgate.service`,
   ]);
-  // It complains of this machine's own units, too.
+  // It reports problems of this machine's own units, too.
   const problems = (stdout + stderr).split("\n").filter((line) => line.includes("floodgate"));
   assertEquals([code, problems], [0, []]);
 });
 
-/** A systemd of its own, in namespaces of its own. */
+/** A systemd in its own namespaces. */
 class Systemd implements AsyncDisposable {
   #unshare: Deno.ChildProcess;
   #log: Promise<string>;
@@ -40,7 +40,7 @@ class Systemd implements AsyncDisposable {
     this.#log = new Response(unshare.stderr).text();
   }
 
-  /** Boots it with the units in a folder's `units`, or says why that cannot be done here. */
+  /** Boots it with the units in a folder's `units`, or says why it cannot. */
   static async boot(folder: string): Promise<Systemd | string> {
     const { stdout } = await run(Deno.execPath(), ["info", "--json"]);
     const systemd = new Systemd(
@@ -71,7 +71,7 @@ class Systemd implements AsyncDisposable {
     return this.pid > 0 && (await this.run("systemctl", "is-active", "basic.target")).code === 0;
   }
 
-  /** A path in it, as it is seen from here. */
+  /** A path in its namespace, as seen from here. */
   path(inside: string): string {
     return `/proc/${this.pid}/root${inside}`;
   }
@@ -92,7 +92,7 @@ class Systemd implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    // Its process 1 dies with unshare, and with that everything in it.
+    // Its process 1 dies with unshare, and all its processes with that.
     try {
       this.#unshare.kill("SIGKILL");
     } catch {
@@ -140,7 +140,7 @@ StandardOutput=append:${log}
 StandardError=inherit`,
   );
   await Deno.writeTextFile(`${made}/module.js`, MODULE);
-  // What the service finds in the cache.
+  // The cache for the service.
   await run(Deno.execPath(), ["cache", project("mod.ts")]);
   const booted = await Systemd.boot(folder.path);
   if (typeof booted === "string") {

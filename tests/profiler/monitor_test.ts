@@ -68,7 +68,7 @@ Deno.test(
     const { latency } = of("outer");
     assertEquals([latency.count, latency.counts.reduce((a: number, b: number) => a + b)], [1, 1]);
     assert(latency.max >= 20 && latency.p50 >= 20, JSON.stringify(latency));
-    // Clients must not fill the memory with names that they make up.
+    // Made-up names must not fill the memory.
     assertEquals(after.jobs.length, 201);
     assertEquals(of("(others)").ended > 90, true);
     await engine.shutdown();
@@ -104,7 +104,7 @@ Deno.test(
     const spans = stop().map(({ name, end }) => [name, end !== undefined]);
     assertEquals(spans, [["quick", true], ["slow", false]]);
     await until(async () => await quick() === await quick());
-    // Who looks again sees what happens from then on.
+    // After a pause only later jobs are counted.
     monitor.watch();
     assertEquals(await quick(), 1);
     monitor.close();
@@ -125,7 +125,7 @@ Deno.test("eventloop: what holds it up is seen", async () => {
   const { count } = await looked();
   await until(async () => (await looked()).count > count);
   const { max, counts } = await looked();
-  // A timer of 20 ms was waiting somewhere in it.
+  // A timer of 20 ms was pending within it.
   assert(max >= before + 350, `${max} after ${before}`);
   assert(counts.slice(8).some((count: number) => count > 0), `${counts}`);
   await engine.shutdown();

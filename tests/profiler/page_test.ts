@@ -36,7 +36,7 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
   await until(async () => {
     await under(`${url}/burn`, async () => {
       await browser.evaluate(`document.querySelector("#take button").click()`);
-      // It is live meanwhile.
+      // The page is live meanwhile.
       await until(async () => /burn\s+\d+\s+0/.test(await text("jobs")));
       await until(async () => /sampled/.test(await text("progress")));
     });
@@ -47,7 +47,7 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
     return burnTheCpu! > all! * 0.8 && job! >= burnTheCpu!;
   });
 
-  // By keyboard: the root, the job, its handler, the hot function; only that is left when zoomed.
+  // By keyboard: the root, the job, its handler, the hot function, which fills the zoomed graph.
   await browser.evaluate(`document.getElementById("graph").focus()`);
   for (let i = 0; i < 4; i++) await browser.press("ArrowDown");
   const hot = new RegExp(`^burnTheCpu: .* \\(${BUSY}:${lineOf("function burnTheCpu")}\\)$`);
@@ -65,7 +65,7 @@ Deno.test("the page shows what goes on, and a flame graph with the hot function"
   const light = await paper();
   await browser.show(360, 800, "dark");
   assert(await paper() !== light);
-  // Nothing is wider than the window, the graph with it.
+  // Nothing is wider than the window, including the graph.
   await until(() => browser.evaluate(`document.documentElement.scrollWidth <= innerWidth`));
   await until(async () => (await frames()).all! < 360);
   assertEquals(complaints, []);

@@ -49,7 +49,7 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
     let list = "";
     let lines: { ms: number; line: number; text: string }[] = [];
     const total = () => lines.reduce((sum, { ms }) => sum + ms, 0);
-    // While others have the processor, V8 counts it for whatever was about to run.
+    // While other processes run, V8 counts the time for the function that was about to run.
     await until(async () => {
       source = await under(`${url}/burn`, take);
       top = await pprof(folder, "-top", source);
@@ -100,7 +100,7 @@ Deno.test("heap and allocs: the planted leak is on top, and the planted garbage"
     assert(flat >= 80, top);
     const list = await pprof(folder, "-list", "^keepMemory$", source);
     assertStringIncludes(list, `keepMemory in ${BUSY}\n`);
-    // V8 tells which function allocated, and not on which of its lines.
+    // V8 reports the function that allocated, but not the line.
     assertMatch(list, new RegExp(` ${lineOf("function keepMemory")}:function keepMemory`));
     assertMatch(await pprof(folder, "-tags", source), /: keep$/m);
     assertMatch(

@@ -76,7 +76,7 @@ Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept
   assertEquals([refused.status, await refused.json()], [400, {
     message: "format=cpuprofile: expected one of pprof, heapprofile, heapsnapshot",
   }]);
-  // A look at the headers takes no profile.
+  // A HEAD takes no profile.
   const head = await fetch(`${pages}/profile?seconds=300`, { method: "HEAD" });
   assertEquals([head.status, head.headers.get("content-type")], [200, "application/octet-stream"]);
 });
@@ -317,7 +317,7 @@ Deno.test("livestats finds out once each second what goes on, for at most 16 cli
     });
     const ran = jobs.map((job) => job.run());
     await Promise.all(heard);
-    // Three each, one for all, and one more for each second that this took beyond that.
+    // Three for each client and one shared, plus one for each further second.
     const seconds = (performance.now() - began) / 1_000;
     assert(looks <= 3 + seconds, `${looks} looks in ${seconds} s`);
 

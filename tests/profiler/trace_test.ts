@@ -17,7 +17,7 @@ interface TraceEvent {
   args: any;
 }
 
-/** What the documentation of the format, the Performance panel and Perfetto's importer ask for. */
+/** The requirements of the format, of the Performance panel, and of Perfetto's importer. */
 function assertTrace(events: TraceEvent[], pid: number): void {
   for (const event of events) {
     const said = JSON.stringify(event).slice(0, 200);

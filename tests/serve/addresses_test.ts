@@ -6,7 +6,7 @@ import { assertRefused, assertTyped, bound } from "../support/bind.ts";
 import { Client, get, PING } from "../support/client.ts";
 import { Daemon, exchange } from "../support/daemon.ts";
 
-/** Whether the name of this machine is one that others have an address for, or none has. */
+/** Whether the name of this machine resolves to an address that others can reach, or not at all. */
 const NO_ALIAS = !await lookup(Deno.hostname(), { all: true })
   .then((all) => all.every(({ address }) => /^(127\.|::1$)/.test(address)), () => false);
 
@@ -117,7 +117,7 @@ Deno.test("bind on tcp port 0 takes a free port and tells which", async () => {
   const [client, server] = await Promise.all([Deno.connect({ port }), listener.accept()]);
   client.close();
   server.close();
-  // There is no file to take care of, and nothing that a daemon must not call.
+  // It has no file, and all methods can be called.
   await place.publish();
   await place.unpublish();
   place.unpublishNow();
@@ -209,7 +209,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
 }
 
 Deno.test("main says that a host does not resolve, before it says who could reach it", async () => {
-  // RFC 2606: there is no such name, and there never will be.
+  // RFC 2606 reserves this name: it never resolves.
   const problem =
     'the host "api.invalid" does not resolve, expected a name or number of this machine';
   await using local = Daemon.start(["-H", "tcp://api.invalid:0"]);

@@ -7,7 +7,7 @@ import { Client } from "../support/client.ts";
 import { Daemon, installer, project, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
-/** The answer to a request with these headers: "OK", or why it is refused. */
+/** The answer to a request with these headers: "OK", or the reason of the refusal. */
 function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): string {
   // Not the URL but the headers count.
   const request = new Request("http://url.invalid/x", { headers });
@@ -16,7 +16,7 @@ function verdict(rules: Partial<BrowserRules>, headers: HeadersInit): string {
 }
 
 const LOCAL = ["127.0.0.1"];
-/** The hosts of a daemon, the Hosts that it takes, and some that it does not. */
+/** The hosts of a daemon, Hosts that it accepts, and some that it refuses. */
 const HOSTS: [string[], string[], string[]][] = [
   [
     LOCAL,
@@ -76,7 +76,7 @@ Deno.test("judgePages takes a request without a Host, which no browser sends", (
 Deno.test("a request without a Host is judged by the authority of its URL", async () => {
   await using served = await Served.open();
   const { port } = served.target as Deno.ConnectOptions;
-  // HTTP/2 has no Host, in the clear neither.
+  // HTTP/2 has no Host, without TLS either.
   const session = connect(`http://127.0.0.1:${port}`);
   const status = (authority: string, headers: Record<string, string> = {}) =>
     new Promise((resolve, reject) => {
@@ -177,7 +177,7 @@ Deno.test("judgePages takes its own page behind a proxy that ends TLS", () => {
   for (const origin of ["https://evil.example", "null", "https://x.api.example"]) {
     assertMatch(from(origin, "api.example"), /^pages of /);
   }
-  // Where any Host will do, because a certificate proves it, it has to be the same.
+  // Where any Host is accepted, because a certificate proves it, the origin has to match it.
   const proven = { scheme: "https", hosts: undefined };
   assertEquals(from("http://any.example", "any.example", "same-origin", proven), "OK");
   assertMatch(from("http://evil.example", "any.example", "same-origin", proven), /^pages of /);
@@ -251,7 +251,7 @@ Deno.test("serveapi refuses a page's upload, and lets go of it", async () => {
   await using served = await Served.open();
   const client = await Client.to(served.target);
   const body = "x".repeat(5_000_000);
-  // Whether all of it is taken is the server's affair; it must not be waited for.
+  // Not awaited: the server need not read all of it.
   const sent = client.send(
     `POST /containers/create HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n` +
       `Content-Length: ${body.length}\r\n\r\n${body}`,
@@ -310,7 +310,7 @@ class Target implements AsyncDisposable {
     await daemon.open();
     return new Target(daemon, port, folder);
   }
-  /** Who struck, asked over the unix socket, which no page can reach. */
+  /** The names that struck, read over the unix socket, which no page can reach. */
   async struck(): Promise<string[]> {
     const client = await Client.to({ transport: "unix", path: `${this.folder.path}/s` });
     const { body } = await client.ask("GET /struck HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -325,7 +325,7 @@ class Target implements AsyncDisposable {
 
 const ATTACKS = Deno.readTextFileSync(project("tests/support/fixtures/attacks.js"));
 
-/** Lets a page try everything on a daemon; `via` makes the URL that it uses of the job's. */
+/** Makes a page try all attacks on a daemon; `via` maps the job's URL to the one that it uses. */
 async function attack(
   browser: Browser,
   page: string,
@@ -341,7 +341,7 @@ async function attack(
   );
 }
 
-/** Sends the whole window there from a page, and gives what it shows then. */
+/** Navigates the window there from a page, and returns what it shows then. */
 async function follow(browser: Browser, page: string, url: string): Promise<string> {
   await browser.open(page);
   const loaded = browser.loaded();
@@ -350,11 +350,11 @@ async function follow(browser: Browser, page: string, url: string): Promise<stri
   return await browser.evaluate("document.body.innerText");
 }
 
-/** All of them reach the job where nothing keeps them off. */
+/** All of them reach the job on a server without protection. */
 const ALL = [...ATTACKS.matchAll(/^ {2}"([\w -]+)": /gm)].map(([, name]) => name!).sort();
-/** These have no Origin. They are GET, of which a page sees no answer. */
+/** Requests without an Origin. They are GETs, whose answers a page cannot read. */
 const ANONYMOUS = ["fetch no-cors", "frame", "image", "image no-referrer", "script", "style"];
-/** Of these a page may see the answer, if the daemon says so. */
+/** Requests whose answers a page may read if the daemon allows it. */
 const READABLE = ["fetch", "post", "post json"];
 
 function without(names: string[], ...others: string[]): string[] {
@@ -374,7 +374,7 @@ Deno.test("a page in Chromium", { ignore: !CHROMIUM }, async (t) => {
   const other = `http://other.example:${web.addr.port}`;
   const redirected = (url: string) => `${other}/to?url=${encodeURIComponent(url)}`;
 
-  // What the others do not reach is what this one does.
+  // The other pages are refused what this one may do.
   await t.step("reaches everything where all origins are allowed", async () => {
     await using target = await Target.start("--api-cors-header", "*");
     const daemon = `http://127.0.0.1:${target.port}`;

@@ -82,7 +82,7 @@ Deno.test(
           assert([35, 52, 56, 98].includes(answer.code), `${answer.code} ${answer.stderr}`);
           assertEquals(answer.stdout, "");
         }
-        // openssl sends its request whatever the server thinks of it, and gets nothing for it.
+        // openssl sends its request even if it is refused, and gets no answer.
         const args = pair ? ["-cert", pair.cert, "-key", pair.key] : [];
         const { port } = served.target as Deno.ConnectOptions;
         const command = new Deno.Command("openssl", {
@@ -212,7 +212,7 @@ Deno.test("serveapi with TlsVerify tells a client without TLS that it takes that
   await using served = await Served.open(settings(await authority.server(), authority.ca));
   const { port } = served.target as Deno.ConnectOptions;
   for (let i = 0; i < 10; i++) {
-    // With a body that is never read, the answer is to come through all the same.
+    // The answer arrives even if the body is never read.
     const body = ["--data-binary", "x".repeat(100_000)];
     const { stdout, stderr } = await run("curl", [
       ...["-sS", "-m", "10", "-w", "%{http_code}", `http://localhost:${port}/_ping`],
@@ -250,7 +250,7 @@ Deno.test(
     for (const size of [10, 1_000_000]) {
       for (let i = 0; i < 4; i++) {
         const { requests } = await served.stats();
-        // A FIN follows the last byte, and TLS says nothing of its end.
+        // A FIN follows the last byte, without TLS's close_notify.
         const raw = createConnection((served.target as Deno.ConnectOptions).port, "127.0.0.1");
         const client = connectTls({
           socket: raw,
@@ -310,13 +310,13 @@ Deno.test(
     await until(async () => (await served.stats()).requests === 3);
     await Deno.copyFile(other.ca, ca);
     await served.engine.job("reload").run();
-    // The idle one ends at once, the busy one after its answer, whatever else it has asked for.
+    // The idle one ends at once, the active one after its answer, even with further requests.
     assertEquals(await idle.ended(), "");
     await busy.send(PING.repeat(5));
     go.resolve();
     assertEquals((await busy.answer()).body, "waited for");
     assertEquals(await busy.ended(), "");
-    // And a stream, which has no end, is cut.
+    // An endless stream is cut.
     const started = performance.now();
     await listener.ended();
     const took = performance.now() - started;
@@ -329,7 +329,7 @@ Deno.test("serveapi with TlsVerify knows no session of another authority's clien
   await using authority = await Authority.make();
   await using other = await Authority.make();
   const { cert, key } = await authority.client();
-  // In one process, whose sessions the runtime keeps together.
+  // In one process, because the runtime shares sessions between listeners.
   await using here = await Served.open(settings(await authority.server(), authority.ca));
   await using there = await Served.open(settings(await authority.server("there"), other.ca));
   const { connect } = await import("node:tls");

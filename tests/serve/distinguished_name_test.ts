@@ -4,11 +4,11 @@ import { readNames } from "../../serve/distinguished_name.ts";
 import { Authority } from "../support/certificates.ts";
 import { run, TempFolder } from "../support/daemon.ts";
 
-/** The certificate that openssl makes for a subject, such as `/O=Ops/CN=alice+UID=1`. */
+/** A certificate by openssl for a subject such as `/O=Ops/CN=alice+UID=1`. */
 async function certificate(subject: string): Promise<Uint8Array> {
   await using folder = await TempFolder.make();
   const path = (name: string) => `${folder.path}/${name}`;
-  // Types without a name openssl takes by a name that it is told.
+  // openssl needs a name for types that have none.
   const oids = ["first=1.3.6.1.4.1.99999.1", "second=1.3.6.1.4.1.99999.2", "short=1.2.3.4"];
   await Deno.writeTextFile(
     path("config"),
@@ -27,7 +27,7 @@ async function subjectOf(subject: string): Promise<string> {
   return readNames(await certificate(subject)).subject;
 }
 
-/** DER of a value: its tag, its length, and what is in it. */
+/** A DER value: its tag, its length, and its content. */
 function der(tag: number, ...content: (number | Uint8Array)[]): Uint8Array {
   const bytes = content.flatMap((part) => typeof part === "number" ? [part] : [...part]);
   const length = bytes.length < 128
@@ -136,7 +136,7 @@ Deno.test("readNames reads each kind of text, and writes bytes where it is none"
     [der(0x1e, 0, 0x61, 0x20, 0xac), "a\u20ac"],
     [der(0x1e, 0xd8, 0x3d, 0xde, 0), "\u{1f600}"],
     [der(0x1c, 0, 1, 0xf6, 0), "\u{1f600}"],
-    // T61String past ASCII, text that is broken, and what is no text at all.
+    // T61String beyond ASCII, malformed text, and values other than text.
     [der(0x14, 0xe9), "#1401E9"],
     [der(0x13, 0xe9), "#1301E9"],
     [der(0x0c, 0xff), "#0C01FF"],
@@ -167,7 +167,7 @@ Deno.test("readNames escapes what has a meaning in a name, and what is not to be
   for (const [given, expected] of cases) {
     assertEquals(named(der(0x0c, text(given))), `CN=${expected}`);
   }
-  // A text that looks like bytes, or like more of the name, is neither.
+  // A text that looks like hexadecimal, or like more of the name, is escaped.
   assertNotEquals(named(der(0x0c, text("#0C0161"))), named(der(0x02, 7)));
   assertNotEquals(
     named(der(0x0c, text("a,O=b"))),
@@ -198,7 +198,7 @@ Deno.test("readNames refuses what is no certificate", async () => {
   for (const bytes of broken) {
     assertThrows(() => readNames(bytes), Error, "the certificate is not DER");
   }
-  // Wherever it is cut, it is refused and nothing worse.
+  // A truncated certificate is refused, wherever it is cut.
   for (let i = 0; i < whole.length; i++) {
     assertThrows(() => readNames(whole.subarray(0, i)), Error, "not DER");
   }

@@ -19,7 +19,7 @@ import {
 import { flags } from "../support/tls.ts";
 import { foreignTest } from "../support/platform.ts";
 
-/** A daemon with one tcp socket that listens for successors, and what became of it. */
+/** A daemon with one tcp socket that listens for successors, and its log. */
 class Daemon implements Disposable {
   readonly log: string[] = [];
   readonly released = Promise.withResolvers<void>();
@@ -126,7 +126,7 @@ foreignTest("Successors takes a connection that says something else for no succe
     const seen = daemon.log.length;
     const conn = await Deno.connect({ transport: "unix", path: `${folder.path}/handover.sock` });
     await conn.write(new TextEncoder().encode(text));
-    // It has nothing but the end of the connection to read; a reset is one, too.
+    // It reads the end of the connection, or a reset.
     assertEquals(await conn.read(new Uint8Array(1)).catch(() => null), null);
     conn.close();
     await until(() => daemon.log.length > seen);
@@ -148,7 +148,7 @@ foreignTest("Predecessor.ask refuses a daemon that does not hand over what it sa
   await answered;
 });
 
-/** A daemon's arguments, and how clients come to it. */
+/** A daemon's arguments, and how clients connect to it. */
 interface Place {
   name: string;
   args: (folder: TempFolder, authority: Authority) => Promise<[string[], Target]>;
@@ -225,7 +225,7 @@ for (const { name, args } of PLACES) {
       ]);
       await booting.says(/listening on/);
       using waiting = await Client.to(target);
-      // Over TLS that waits for the daemon's part of the handshake.
+      // Over TLS this waits for the daemon's part of the handshake.
       const sent = waiting.send(get("/version"));
       using late = await Client.to(target);
       await using next = Process.start([...given, "--takeover"]);
@@ -327,7 +327,7 @@ foreignTest("main --takeover survives kill -9 of either process at every step", 
     }
     if (living) assertEquals(await living.end(), 0, living.stderr);
     await old.status;
-    // Whatever is left hinders no plain start.
+    // What is left does not prevent a plain start.
     await using after = Process.start(given);
     await after.open();
     assert((await exchange(target, get("/version"))).startsWith("HTTP/1.1 200"));
@@ -345,7 +345,7 @@ Deno.test({
     await using daemon = Process.start([...address, "--handover", path]);
     await daemon.open();
     assertEquals(Deno.statSync(path).mode! & 0o777, 0o600);
-    // Even where an operator has opened what was private.
+    // Even if an operator has opened the permissions of the socket.
     await Deno.chmod(folder.path, 0o777);
     await Deno.chmod(path, 0o777);
     // It says how many bytes it was given: descriptors come with bytes only. The daemon may be the

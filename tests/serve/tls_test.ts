@@ -20,7 +20,7 @@ Deno.test("serveapi with Tls speaks HTTP/1.1 and HTTP/2, as the client likes", a
     const ping = await curl(authority, `${urlOf(served)}/_ping`, flag, "-w", " %{http_version}");
     assertEquals([ping.code, ping.stdout], [0, `OK ${version}`], ping.stderr);
   }
-  // A client that does not know the authority goes away, and in the clear there is nothing.
+  // A client that does not know the authority gives up, and one without TLS gets no answer.
   assertEquals((await run("curl", ["-sS", `${urlOf(served)}/_ping`])).code, 60);
   const plain = await run("curl", ["-sS", `${urlOf(served).replace("https", "http")}/_ping`]);
   assert(plain.code !== 0 && plain.stdout === "", plain.stdout);
@@ -46,7 +46,7 @@ Deno.test("serveapi with Tls asks for no certificate, and has no user", async ()
   assertEquals(answer.stdout, "none", answer.stderr);
 });
 
-/** The beginning of a ClientHello: a record of 512 bytes is announced. */
+/** The beginning of a ClientHello that announces a record of 512 bytes. */
 const HALF_HELLO = new Uint8Array([0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3]);
 
 for (const verify of [false, true]) {
@@ -109,7 +109,7 @@ for (const verify of [false, true]) {
     const silent = await Deno.connect(served.target as Deno.ConnectOptions);
     const half = await Deno.connect(served.target as Deno.ConnectOptions);
     await half.write(HALF_HELLO);
-    // One that sends the same, and is gone.
+    // A client that sends the same, and leaves.
     const gone = await Deno.connect(served.target as Deno.ConnectOptions);
     await gone.write(HALF_HELLO);
     gone.close();

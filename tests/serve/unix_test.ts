@@ -22,7 +22,7 @@ async function greeting(path: string): Promise<string> {
 /** Leaves a socket file at `path` on which no process answers. */
 function leaveStale(path: string): void {
   const listener = Deno.listen({ transport: "unix", path: path + ".bound" });
-  // Under another name, because a listener that is closed removes the file it made.
+  // Under another name, because closing a listener removes its file.
   Deno.renameSync(path + ".bound", path);
   listener.close();
 }
@@ -58,7 +58,7 @@ Deno.test("bind on unix lets no client in before the group and the mode are righ
   const path = `${folder.path}/api.sock`;
   const steps: unknown[] = [];
   const workshop = `${folder.path}/.api.sock.floodgate`;
-  // Whatever the rights of the file are, no other user can enter the folder that it is in.
+  // No other user can enter the folder of the file, whatever the file's mode.
   const state = (file: string | URL) => [
     file.toString().startsWith(`${workshop}/`),
     Deno.lstatSync(workshop).mode! & 0o777,
@@ -119,7 +119,7 @@ Deno.test("bind on unix refuses a group that there is not, and leaves no file", 
     `cannot listen on ${address}: `,
     'there is no group "no-such-group-here"',
   );
-  // The system would take one of these as "leave it as it is", and the other for another group.
+  // chown(2) would read the first as "leave it as it is", and the second as another group.
   for (const group of ["4294967295", "99999999999"]) {
     await assertRefused(() => bound(address, { group }), "bad parameter", address, `"${group}"`);
   }
@@ -319,7 +319,7 @@ Deno.test("Bound.unpublish looks once: later, another's file may have our file's
   const path = `${folder.path}/api.sock`;
   const place = await bound(`unix://${path}`);
   using _ = place.listener;
-  // The same file under a second name stands for one that the system gave the same number.
+  // A second link stands for another file with the same inode number.
   await Deno.link(path, `${folder.path}/other`);
   await place.unpublish();
   assertEquals(folder.names(), ["other"]);
@@ -378,7 +378,7 @@ Deno.test("bind on unix removes what a daemon left that was killed while it made
   const first = await bound(`unix://${folder.path}/s`);
   assertEquals(folder.names(), ["s"]);
 
-  // One that lives, and waits to take over, is left alone.
+  // The socket of a living daemon that waits to take over is left alone.
   const second = await bound(`unix://${folder.path}/s`, { takeover: true });
   const third = await bound(`unix://${folder.path}/s`, { takeover: true });
   assertEquals([...Deno.readDirSync(workshop)].length, 2);
@@ -472,7 +472,7 @@ Deno.test({
       const attacked = (["chownSync", "chmodSync", "renameSync"] as const).map((name) =>
         replaced(name, (original) =>
           ((...args: unknown[]) => {
-            // Not by its own hand.
+            // By another process.
             if (!busy) {
               busy = true;
               swap();
@@ -485,7 +485,7 @@ Deno.test({
       const place = await bound(`unix://${path}`, { group });
       assert(swaps > 0);
       assertEquals(rights(), before);
-      // It got its own rights all the same, and its place.
+      // It got its own mode all the same, and its path.
       const info = Deno.lstatSync(path);
       assertEquals([info.isSocket, info.mode! & 0o777, `${info.gid}`], [true, 0o660, group]);
       const greeter = greet(place.listener, "a");
@@ -580,7 +580,7 @@ Deno.test({
   },
 });
 
-/** Watches a folder while `during` runs, and gives the states of the sockets that were in there. */
+/** Watches a folder while `during` runs, and returns the states of the sockets in it. */
 async function watch(
   watched: Omit<Watch, "stop">,
   during: () => Promise<void>,
@@ -602,7 +602,7 @@ async function watch(
     worker.postMessage({ ...watched, stop } satisfies Watch);
     await started;
     const seen = message<string[]>();
-    // A watcher that fails ends the wait for it.
+    // A failing watcher ends the wait.
     await Promise.race([during(), seen]);
     Atomics.store(new Uint8Array(stop), 0, 1);
     return await seen;
@@ -611,7 +611,7 @@ async function watch(
   }
 }
 
-/** A group that we may give a socket to, not our own if there is another: root may take any. */
+/** A group that we may give a socket to, other than our own if possible; root may use any. */
 const GROUP = await (async () => {
   const { stdout } = await new Deno.Command("id", { args: ["-G"] }).output();
   const ours = new TextDecoder().decode(stdout).trim().split(" ");

@@ -5,7 +5,7 @@ import { testWhere, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import { Doors, handshakeOf, openSocket, upgrade } from "../support/upgrades.ts";
 
-/** What both servers do with a request for a WebSocket. */
+/** The handler of WebSockets on both servers. */
 function echo(request: Request): Response {
   const { response, socket } = Deno.upgradeWebSocket(request, { idleTimeout: 0 });
   socket.binaryType = "arraybuffer";
@@ -209,7 +209,7 @@ function cases(): [string, Uint8Array[]][] {
   return all;
 }
 
-/** All that a server sends after its handshake, until the connection ends. */
+/** All data of a server after its handshake, until the connection ends. */
 async function answers(target: Target, frames: Uint8Array[]): Promise<string> {
   using client = await upgrade(target, handshakeOf("/ws"));
   assert(client.head.startsWith("HTTP/1.1 101 "));
@@ -227,7 +227,7 @@ async function answers(target: Target, frames: Uint8Array[]): Promise<string> {
 
 async function rest(client: Client): Promise<string> {
   const all = await client.ended();
-  // Of what is long the length is enough.
+  // For long payloads the length is enough.
   return all.length > 300 ? `${all.slice(0, 20)}… ${all.length}` : all;
 }
 
