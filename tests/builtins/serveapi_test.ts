@@ -323,7 +323,7 @@ Deno.test("serveapi with Takeover does not replace a file that came into its pla
   await using next = await Served.bind({ Takeover: "1" }, [`unix://${path}`]);
   await old[Symbol.asyncDispose]();
   await Deno.writeTextFile(path, "precious");
-  await assertRejects(() => next.accept(), JobError, "no socket");
+  await assertRejects(() => next.accept(), JobError, "not a socket");
   assertEquals(await Deno.readTextFile(path), "precious");
 });
 
