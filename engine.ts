@@ -89,10 +89,7 @@ export interface ShutdownOptions {
   timeout?: number;
 }
 
-/**
- * Reads configuration again while the daemon runs. It may return a function that applies what was
- * read.
- */
+/** Reads configuration again. It may return a function that applies what was read. */
 export type ReloadHandler = () =>
   | void
   | (() => unknown)
@@ -195,9 +192,7 @@ export class Engine {
     this.#handlers.set(name, handler);
   }
 
-  /**
-   * Sets the handler for every non-empty name that has none of its own; a later call replaces it.
-   */
+  /** Sets the handler for all other non-empty names; a later call replaces it. */
   registerCatchall(handler: Handler): void {
     this.#catchall = handler;
   }
@@ -207,9 +202,7 @@ export class Engine {
     return this.#handlers.has(name) || (name !== "" && this.#catchall !== undefined);
   }
 
-  /**
-   * The handlers by the names of their jobs, without that of {@linkcode Engine.registerCatchall}.
-   */
+  /** The handlers by the names of their jobs, without the catch-all. */
   get handlers(): ReadonlyMap<string, Handler> {
     return this.#handlers;
   }
@@ -584,10 +577,7 @@ export class Job {
   readonly args: readonly string[];
   /** The exit status, once the job has ended. */
   status?: Status;
-  /**
-   * Whether its start and end are logged at level debug in place of info, as for jobs of requests.
-   * Default false.
-   */
+  /** Whether its start and end are logged at level debug in place of info. Default false. */
   quiet = false;
   /**
    * The input that the caller has validated, beside the arguments and the env: for a request, what
@@ -689,9 +679,7 @@ export class Job {
     }
     return this.#stderr;
   }
-  /**
-   * Aborted when the job's result is not needed any more, for example because its client has left.
-   */
+  /** Aborted when the job's result is not needed any more: its client has left. */
   get signal(): AbortSignal {
     if (this.#abort === undefined) {
       this.#abort = new AbortController();
@@ -912,9 +900,7 @@ export class Job {
     }
   }
 
-  /**
-   * @internal Warns the job's author, once, of output that is discarded because the job has ended.
-   */
+  /** @internal Warns, once, of output that is discarded because the job has ended. */
   [WRITE_AFTER_END](data: Uint8Array | string): void {
     if (this.#warnedOfLateWrite) return;
     this.#warnedOfLateWrite = true;

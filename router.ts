@@ -91,10 +91,7 @@ export interface RouterOptions {
    * is `Infinity`.
    */
   bodyTimeout?: number;
-  /**
-   * How long a client may read nothing of an answer that is ready, in milliseconds. Default 300
-   * 000.
-   */
+  /** How long a client may read nothing of a ready answer, in milliseconds. Default 300 000. */
   sendTimeout?: number;
   /** Whether each request is logged, at level info. Default false. */
   logging?: boolean;

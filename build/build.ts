@@ -67,10 +67,7 @@ async function commit(): Promise<string | undefined> {
   }
 }
 
-/**
- * The build time: SOURCE_DATE_EPOCH (https://reproducible-builds.org/specs/source-date-epoch), or
- * now.
- */
+/** The build time: SOURCE_DATE_EPOCH (reproducible-builds.org/specs/source-date-epoch), or now. */
 function buildTime(): string {
   const epoch = Deno.env.get("SOURCE_DATE_EPOCH");
   return (epoch ? new Date(Number(epoch) * 1_000) : new Date()).toISOString();

@@ -27,9 +27,7 @@ export interface BuiltinsOptions {
 
 /** The result of {@linkcode registerBuiltins}. */
 export interface Builtins {
-  /**
-   * The engine's gate. A daemon whose boot fails calls its `fail`; `acceptconnections` opens it.
-   */
+  /** The engine's gate. `acceptconnections` opens it; `fail` is for a daemon whose boot fails. */
   readonly activation: Activation;
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];

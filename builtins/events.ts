@@ -192,9 +192,7 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
   return BigInt(date) * 1_000_000n;
 }
 
-/**
- * The filters of dockerd. Those from `config` on match the ID or name of an object of that type.
- */
+/** dockerd's filters. Those from `config` on match the ID or name of an object of that type. */
 const FILTERS = [
   "type",
   "event",
@@ -213,10 +211,7 @@ const FILTERS = [
 ];
 /** How many values all filters of a listener may have together. */
 const MAX_VALUES = 1_000;
-/**
- * Actions that are followed by a colon and more, such as `exec_create: ls`: matched by their
- * prefix.
- */
+/** Actions with a colon and more after them, such as `exec_create: ls`, match by prefix. */
 const PREFIXES = ["health_status", "exec_create", "exec_start"];
 
 type Test = (event: Event) => boolean;

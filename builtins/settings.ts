@@ -481,10 +481,7 @@ function orUnlimited({ zero }: Setting, value: unknown): unknown {
 export interface ServeSettings {
   /** Hold clients until the job `acceptconnections` opens the gate. Default true. */
   bufferRequests?: boolean;
-  /**
-   * How many clients are held while the gate is shut; more wait in the kernel's queue. Default 16
-   * 384.
-   */
+  /** How many clients are held at a shut gate; more wait in the kernel. Default 16 384. */
   hold?: number;
   /** The group, by name or number, that may connect to unix sockets. Default: the process's. */
   group?: string;
@@ -498,29 +495,19 @@ export interface ServeSettings {
    * sockets. Default: none, and only unix sockets can be taken over.
    */
   handover?: string;
-  /**
-   * How long requests may take to finish once another daemon has taken over, in milliseconds.
-   * Default 10 000.
-   */
+  /** How long requests may take after a takeover by another daemon, in ms. Default 10 000. */
   shutdownTimeout?: number;
-  /**
-   * Share tcp ports with other processes that do so too (SO_REUSEPORT, socket(7)). Default false.
-   */
+  /** Share tcp ports with processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
   reusePort?: boolean;
   /** TLS on tcp; with a `ca`, only for clients with a certificate. Default: none. */
   tls?: CertificateFiles;
-  /**
-   * Allow tcp addresses that other machines can reach, without client certificates. Default false.
-   */
+  /** Allow tcp addresses that other machines reach without certificates. Default false. */
   insecure?: boolean;
   /** Answer requests for these hosts too, on plain tcp. Default: the address, and localhost. */
   allowedHosts?: readonly string[];
   /** The origins whose pages may use the API, or `*` for any. Default: only our own. */
   cors?: string | readonly string[];
-  /**
-   * How long a client's first request may take to arrive, in milliseconds; 0: no limit. Default 10
-   * 000.
-   */
+  /** How long a client's first request may take, in milliseconds; 0: no limit. Default 10 000. */
   headerTimeout?: number;
   /** How long a connection may be idle, in milliseconds; 0: no limit. Default 60 000. */
   idleTimeout?: number;
@@ -529,20 +516,13 @@ export interface ServeSettings {
    * 0: no limit. Default 300 000.
    */
   sendTimeout?: number;
-  /**
-   * At this many connections idle ones are closed, and clients wait. Default: what descriptors
-   * allow.
-   */
+  /** At this many connections, idle ones are closed. Default: what descriptors allow. */
   maxConnections?: number;
-  /**
-   * At this many requests in progress, further ones are answered 503. Default: what memory allows.
-   */
+  /** At this many requests in progress, more are answered 503. Default: what memory allows. */
   maxRequests?: number;
   /** The same for the requests of one connection, over HTTP/2. Default 100. */
   maxConnectionRequests?: number;
-  /**
-   * The longest request body in bytes. Default 16 MiB. For the default router, as are those below.
-   */
+  /** The longest request body in bytes. Default 16 MiB. Like the next, for the default router. */
   bodyLimit?: number;
   /** The longest JSON body of a route that reads it into the job's env. Default 1 MiB. */
   jsonLimit?: number;

@@ -9,9 +9,7 @@ import { messageOf } from "../engine/errors.ts";
 import { VERSION } from "../engine/version.ts";
 import { ERROR, type Span, telemetry } from "../platform/telemetry.ts";
 
-/**
- * Gives each job that starts from now on a span, a child of the span that is active at its start.
- */
+/** Gives each job that starts from now on a span, a child of the span active at its start. */
 export function traceJobs(engine: Engine): void {
   const spans = telemetry(VERSION);
   if (!spans) return;

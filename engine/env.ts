@@ -1,9 +1,7 @@
 import { messageOf, quote, TypedError } from "./errors.ts";
 import { compactJson, elementsOf, membersOf } from "./json.ts";
 
-/**
- * An ordered multimap of strings: a key may be set again, the last value wins, and all are kept.
- */
+/** An ordered multimap of strings: of the values of a key all are kept, and the last wins. */
 export class Env {
   #values = new Map<string, string[]>();
 
@@ -197,9 +195,7 @@ export function isTrue(text: string): boolean {
 /** What filters look like, for messages. */
 export const FILTERS_FORM = 'a JSON object of lists such as {"label": ["a"]}';
 
-/**
- * Docker's filters in a parsed JSON value, as lists or as sets; undefined if it is of neither form.
- */
+/** Docker's filters in a JSON value, as lists or as sets; undefined for neither form. */
 export function filtersOf(value: unknown): Record<string, string[]> | undefined {
   if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
   const filters: [string, string[]][] = [];

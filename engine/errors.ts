@@ -47,9 +47,7 @@ export class JobError extends Error {
   override readonly name: string;
   /** Its exit status, never 0. */
   readonly status: Status;
-  /**
-   * The text that its handler passed to {@linkcode Job.error}, meant for clients; else undefined.
-   */
+  /** The text that its handler passed to {@linkcode Job.error}, for clients; else undefined. */
   readonly words?: string | undefined;
   /**
    * Makes the error of the job `name`; `options.cause` is what its handler threw, and

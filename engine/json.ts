@@ -144,10 +144,7 @@ class Reader {
     }
   }
 
-  /**
-   * Skips a value. Open brackets are kept in a list, so that deep nesting cannot overflow the
-   * stack.
-   */
+  /** Skips a value. Open brackets are in a list, so that nesting cannot overflow the stack. */
   #skip(): void {
     const open: number[] = [];
     for (;;) {

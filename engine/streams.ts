@@ -61,9 +61,7 @@ function streamOf(data: Uint8Array | string): ReadableStream<Uint8Array> {
   });
 }
 
-/**
- * A destination of bytes. What it throws or rejects with is reported by {@linkcode Output.write}.
- */
+/** A destination of bytes. {@linkcode Output.write} reports what it throws or rejects with. */
 export interface Sink {
   /** Takes a chunk. The next one is not written before the promise resolves. */
   write(chunk: Uint8Array): void | Promise<void>;
@@ -80,9 +78,7 @@ export interface Tail {
 }
 
 const encoder = new TextEncoder();
-/**
- * The one resolved promise that synchronous paths return, so that a caller can compare against it.
- */
+/** The resolved promise of all synchronous paths, so that a caller can compare against it. */
 export const DONE = Promise.resolve();
 const NO_SINKS: readonly Sink[] = [];
 /** The capacity of a pipe on Linux (pipe(7)), in bytes. */
@@ -138,9 +134,7 @@ export class Output {
     return this.#queue !== undefined;
   }
 
-  /**
-   * Attaches a pipe and returns its reading end. It holds 64 KiB; then writes wait for the reader.
-   */
+  /** Attaches a pipe and returns its reading end. It holds 64 KiB; then writes wait. */
   addPipe(): ReadableStream<Uint8Array> {
     const { readable, writable } = new TransformStream<Uint8Array, Uint8Array>(
       undefined,
@@ -168,9 +162,7 @@ export class Output {
     });
     return env;
   }
-  /**
-   * Returns a list that holds, once the output is closed, every JSON object written. See `addEnv`.
-   */
+  /** Like {@linkcode Output.addEnv}, but returns a list of every JSON object written. */
   addTable(): Env[] {
     const table: Env[] = [];
     this.#addObjects((object) => void table.push(object));
@@ -233,10 +225,7 @@ export class Output {
     return delivered;
   }
 
-  /**
-   * Undefined if every destination took the chunk synchronously, which spares most writes a
-   * promise.
-   */
+  /** Undefined if every destination took the chunk synchronously, which spares a promise. */
   #deliver(chunk: Uint8Array | string, sinks: readonly Sink[]): Promise<void> | undefined {
     let failure: { error: unknown } | undefined;
     for (let i = 0; i < sinks.length; i++) {

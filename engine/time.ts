@@ -26,14 +26,10 @@ export function turn(): Promise<void> {
 /** How long services may take to drain at shutdown by default, in milliseconds. */
 export const DRAIN_TIMEOUT = 10_000;
 
-/**
- * The longest delay of setTimeout, in milliseconds: 24.8 days. With a longer one it fires at once.
- */
+/** The longest delay of setTimeout, in milliseconds: 24.8 days. With more it fires at once. */
 export const LONGEST = 2 ** 31 - 1;
 
-/**
- * Calls back after `ms` milliseconds, even if that is more than setTimeout can. Returns the cancel.
- */
+/** Calls back after `ms` milliseconds, however many. Returns the cancel. */
 export function after(ms: number, callback: () => void): () => void {
   let timer: ReturnType<typeof setTimeout>;
   const wait = (left: number) => {

@@ -27,10 +27,7 @@ interface Container {
   created: number;
 }
 
-/**
- * Opens the database and registers the jobs that the docker CLI uses. Clients are held until it
- * returns.
- */
+/** Opens the database and registers the docker CLI's jobs. Clients are held until it returns. */
 export const install: Installer = async (engine, router): Promise<void> => {
   const db = new DatabaseSync(Deno.env.get("SHELF_DB") ?? ":memory:");
   engine.onShutdown(() => db.close());

@@ -10,9 +10,7 @@ import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/de
 
 /** Upper bounds of a histogram's buckets, in milliseconds; the last bucket has none. */
 export const BOUNDS: readonly number[] = [0.1, 0.3, 1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000];
-/**
- * How many names of jobs are counted separately: with a catch-all, clients can make up any number.
- */
+/** How many names of jobs are counted: with a catch-all, clients can make up any number. */
 const MAX_NAMES = 200;
 const OTHERS = "(others)";
 /** How often the event loop is measured, in milliseconds. */
@@ -43,9 +41,7 @@ export class Histogram {
     if (milliseconds > this.max) this.max = milliseconds;
   }
 
-  /**
-   * The upper bound of this share of the durations, as exactly as the buckets allow; 0 without any.
-   */
+  /** The upper bound of this share of the durations, by the buckets; 0 without any. */
   below(share: number): number {
     let seen = 0;
     for (let i = 0; i < BOUNDS.length; i++) {
@@ -69,9 +65,7 @@ export class Histogram {
   }
 }
 
-/**
- * A job that ran, with times in milliseconds by `performance.now()`. Without an end it still runs.
- */
+/** A job's run, with times in milliseconds by `performance.now()`; no end: it still runs. */
 export interface Span {
   name: string;
   start: number;
@@ -87,10 +81,7 @@ export interface RunningJob {
   age: number;
   /** Whether it started before the monitor: it is older than its age. */
   older?: true;
-  /**
-   * The job whose handler started it, before the handler's first `await`; only if watched at that
-   * time.
-   */
+  /** The job whose handler started it, before its first `await`; if watched at that time. */
   parent?: string;
   /** What it is doing, as far as the engine knows. */
   where: string;
@@ -126,10 +117,7 @@ interface Watched extends Job {
   [PARENT]?: Job;
 }
 
-/**
- * Watches the event loop always, and jobs while a client asks about them. At other times a job
- * costs nothing.
- */
+/** Watches the event loop always, and jobs only while a client asks about them. */
 export class Monitor {
   /** The delays of the event loop. */
   readonly eventLoop: Histogram = new Histogram();
@@ -320,9 +308,7 @@ export class Monitor {
   }
 }
 
-/**
- * What a job is doing. What its handler awaits is known to V8 only, which has no interface for it.
- */
+/** What a job is doing. What its handler awaits is known to V8 only. */
 function whereIs(job: Job, children: readonly Job[]): string {
   if (job.stdout.pending) return "writing stdout";
   if (children.length > 0) {
@@ -331,10 +317,7 @@ function whereIs(job: Job, children: readonly Job[]): string {
   return job.stdin.reading ? "reading stdin" : "in its handler";
 }
 
-/**
- * The kind of a descriptor, from its link: `socket:[1234]`, `anon_inode:[eventpoll]`, `/dev/null`,
- * `/path`.
- */
+/** The kind of a descriptor, from its link: `socket:[12]`, `anon_inode:[eventpoll]`, `/path`. */
 function kindOf(target: string): string {
   const [, kind, what] = /^(\w+):\[?(\w*)/.exec(target) ?? [];
   if (kind !== undefined) return kind === "anon_inode" ? what! : kind;

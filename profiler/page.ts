@@ -236,9 +236,7 @@ function eventLoop(delay: Histogram) {
   `;
 }
 
-/**
- * A bar for each bucket, on a logarithmic scale, so that one slow job among a million is visible.
- */
+/** A bar per bucket, on a logarithmic scale: one slow job among a million is visible. */
 function bars({ counts }: Histogram, title: string, height: number) {
   const most = Math.log1p(Math.max(...counts));
   const said = counts.map((count, i) =>

@@ -195,10 +195,7 @@ class Live {
     this.#find = find;
   }
 
-  /**
-   * Counts a client, until the returned function is called. Throws a TypedError if there are too
-   * many.
-   */
+  /** Counts a client, until the returned function is called. Throws if there are too many. */
   join(): () => void {
     if (this.#listeners >= MAX_LIVE) {
       throw new TypedError(
@@ -242,17 +239,11 @@ function duration(job: Job, seconds: number): number {
   );
 }
 
-/**
- * Runs one profile at a time: several would measure each other, and V8 samples one heap profile at
- * once.
- */
+/** Runs one profile at a time: V8 has one heap sampler, and profiles would measure each other. */
 class Mutex {
   #current?: { what: string; until: number } | undefined;
 
-  /**
-   * Runs `work`, which should take this long. Throws a TypedError ("conflict") while other work
-   * runs.
-   */
+  /** Runs `work`, of this duration. Throws a TypedError ("conflict") while other work runs. */
   async run<T>(what: string, milliseconds: number, work: () => T | Promise<T>): Promise<T> {
     if (this.#current) {
       throw new TypedError(

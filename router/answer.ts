@@ -80,9 +80,7 @@ export class Answer implements Sink {
     this.#size += chunk.length;
   }
 
-  /**
-   * Ends the answer of a successful job. Returns the response, unless a stream has begun already.
-   */
+  /** Ends a successful answer. Returns the response, unless a stream has begun already. */
   end(): Response | undefined {
     if (this.#controller) {
       if (!this.#cancelled) this.#controller.close();
@@ -105,9 +103,7 @@ export class Answer implements Sink {
     }
   }
 
-  /**
-   * Rejects the answer of a failed job. Returns false if the client has the status line already.
-   */
+  /** Ends a failed answer. Returns false if the client has the status line already. */
   fail(error: unknown): boolean {
     this.#settled = true;
     this.#promise.reject(error);
@@ -125,10 +121,7 @@ export class Answer implements Sink {
     this.#cancel(error);
   }
 
-  /**
-   * Begins the answer as a stream with what the job has written so far, unless it has begun or
-   * ended.
-   */
+  /** Begins the answer as a stream with the output so far, unless it has begun or ended. */
   begin(): void | Promise<void> {
     if (this.#settled) return;
     this.#settled = true;
@@ -169,10 +162,7 @@ export class Answer implements Sink {
     if (this.#controller!.desiredSize! <= 0) return this.#waitForClient();
   }
 
-  /**
-   * Waits until the client has taken enough of the stream; cuts it if it takes nothing for too
-   * long.
-   */
+  /** Waits until the client has read enough of the stream; cuts it if it stalls. */
   async #waitForClient(): Promise<void> {
     while (!this.#cancelled && this.#controller!.desiredSize! <= 0) {
       this.#drained = Promise.withResolvers();

@@ -12,9 +12,7 @@ export interface Bindings {
   readonly path: string;
   /** The requested API version, such as `1.24`; undefined for a path without a version. */
   readonly version?: string | undefined;
-  /**
-   * The longest body of this request in bytes. A handler may change it before it reads the body.
-   */
+  /** The longest body of this request in bytes. A handler may change it before it reads. */
   bodyLimit: number;
   /** The client's address; undefined for a request that did not come over a socket. */
   readonly remoteAddr?: Deno.Addr | undefined;
@@ -78,9 +76,7 @@ export interface UpgradedConnection {
 
 /** A client's certificate, signed by one of the daemon's authorities. */
 export interface ClientCertificate {
-  /**
-   * The subject, in RFC 4514 notation: `CN=alice,O=Ops`. The fingerprint, if the subject is empty.
-   */
+  /** The subject, as in RFC 4514: `CN=alice,O=Ops`. The fingerprint, if that is empty. */
   readonly subject: string;
   /** SHA-256 of the certificate, in hexadecimal with colons. */
   readonly fingerprint: string;

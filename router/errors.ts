@@ -22,9 +22,7 @@ export const STATUS_OF: Record<ErrorKind, number> = {
   "deadline exceeded": 504,
 };
 
-/**
- * The status of what a job wrote to stderr, by the first phrase it contains, as in dockerd of 2014.
- */
+/** The status of a text of `job.error`, by the first phrase it contains, as in dockerd of 2014. */
 const WORDING: readonly [string, number][] = [
   ["no such", 404],
   ["bad parameter", 400],

@@ -248,9 +248,7 @@ class Description {
     };
   }
 
-  /**
-   * The JSON Schema of a Standard Schema; `{}`, which allows anything, if its library makes none.
-   */
+  /** The JSON Schema of a Standard Schema; `{}`, for anything, if its library makes none. */
   #schema(
     schema: StandardSchema,
     direction: "input" | "output",

@@ -40,9 +40,7 @@ export interface Route {
   /** The longest body in bytes, `Infinity` for no limit. Default: the router's. */
   readonly bodyLimit?: number;
 
-  /**
-   * Whether the answer is sent while the job writes it, and not when it has ended. Default false.
-   */
+  /** Whether the answer is sent while the job writes it. Default false. */
   readonly stream?: boolean;
   /** The answer's Content-Type. Default `application/json`. */
   readonly contentType?: string;
@@ -56,9 +54,7 @@ export interface Route {
   /** Further statuses of errors that the description lists. */
   readonly errors?: readonly number[];
 
-  /**
-   * The first API version that has the row, such as `1.25`. A request without one uses the newest.
-   */
+  /** The first API version with the row, such as `1.25`. A request without one uses the newest. */
   readonly since?: string;
   /** The last API version that has the row. */
   readonly until?: string;

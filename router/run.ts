@@ -159,10 +159,7 @@ export class JobRunner {
   }
 }
 
-/**
- * Calls `expire` with an error when a row's timeout is over. Returns the cancel; undefined without
- * one.
- */
+/** Calls `expire` when a row's timeout is over. Returns the cancel; undefined without timeout. */
 function startTimeout(
   job: Job,
   { timeout }: Row,

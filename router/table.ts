@@ -28,10 +28,7 @@ export class Table<T> {
   }
 }
 
-/**
- * A result of one of Hono's routers with further handlers appended, in the form common to all of
- * them.
- */
+/** A result of one of Hono's routers with handlers appended, in the form common to them. */
 export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
   const [handlers, stash] = found;
   if (handlers.length === 0) return [more];
@@ -46,9 +43,7 @@ export function withMore<T>(found: Result<T>, more: Entries<T>): Result<T> {
 
 class Paths<T> {
   readonly #whole = new Map<string, Entries<T>>();
-  /**
-   * Paths with variables, by their first segment, then by their last, which is `:` for a variable.
-   */
+  /** Paths with variables, by their first segment, then by their last (`:` for a variable). */
   readonly #nouns = new Map<string, Map<string, Pattern<T>[]>>();
 
   add(path: string, handler: T): void {

@@ -135,10 +135,7 @@ function isName(host: string): boolean {
   return !host.includes(":") && !/^[\d.]+$/.test(host);
 }
 
-/**
- * Resolves a name to IP addresses; an empty list if it does not resolve, undefined without
- * permission.
- */
+/** The IP addresses of a name; empty if it does not resolve, undefined without permission. */
 async function lookUp(host: string): Promise<string[] | undefined> {
   if (Deno.permissions.querySync({ name: "net", host }).state !== "granted") return undefined;
   // Loaded here, because it takes 30 ms, and few addresses are names.

@@ -8,22 +8,15 @@ import type { Acceptor } from "../listenbuffer.ts";
 
 /** Options of {@linkcode bind}. */
 export interface BindOptions {
-  /**
-   * The group, by name or number, that may connect to a unix socket. Default: the process's own.
-   */
+  /** The group, by name or number, that may connect to a unix socket. Default: the process's. */
   group?: string;
-  /**
-   * Bind beside the process that answers on a unix socket, and replace its file on `publish`.
-   * Default false.
-   */
+  /** Bind beside a listening unix socket, and replace its file on `publish`. Default false. */
   takeover?: boolean;
   /** Sockets that the predecessor handed over, to use in place of new ones. Default: none. */
   given?: readonly GivenSocket[];
   /** The mode of a unix socket. Default 0o660: owner and group may connect. */
   mode?: number;
-  /**
-   * Share a tcp port with other processes that do so too (SO_REUSEPORT, socket(7)). Default false.
-   */
+  /** Share a tcp port with processes that do so too (SO_REUSEPORT, socket(7)). Default false. */
   reusePort?: boolean;
   /** Allow tcp addresses that other machines can reach. Default false. */
   exposed?: boolean;

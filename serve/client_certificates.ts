@@ -305,9 +305,7 @@ function describe(der: Uint8Array, fingerprint: string): ClientCertificate {
 const RECORD = 16_384;
 /** How long a refused client may take to read why, in milliseconds. */
 const LINGER = 1_000;
-/**
- * The end of input counts as reached after this many checks without data, at this interval in ms.
- */
+/** Input has ended after this many checks without data, at this interval in milliseconds. */
 const QUIET = 5;
 const QUIET_TURNS = 3;
 const PLAIN_HTTP = new TextEncoder().encode(plainHttp());
@@ -416,10 +414,7 @@ class RawConnection {
   }
 }
 
-/**
- * Forwards both directions until both have ended. Never rejects: each side sees the end of the
- * other.
- */
+/** Forwards both directions until both have ended. Never rejects. */
 async function pipe(
   socket: TLSSocket,
   conn: Deno.Conn,

@@ -149,9 +149,7 @@ function objectIdentifier(bytes: Uint8Array): string {
   return [top, first - top * 40n, ...others].join(".");
 }
 
-/**
- * The text of a string value of any type; undefined for another type, or for an ambiguous encoding.
- */
+/** The text of a string value; undefined for another type or an ambiguous encoding. */
 function textOf({ tag, content }: Value): string | undefined {
   switch (tag) {
     case 0x0c: // UTF8String
@@ -188,10 +186,7 @@ function universal(bytes: Uint8Array): string | undefined {
 
 const encoder = new TextEncoder();
 
-/**
- * Escapes special characters with a backslash, and invisible ones as the bytes of their UTF-8 (RFC
- * 4514, 2.4).
- */
+/** Escapes special characters, and invisible ones as bytes of UTF-8 (RFC 4514, 2.4). */
 function escaped(value: string): string {
   return value
     .replace(/[\\,+"<>;=]|^[ #]| $/g, "\\$&")

@@ -102,9 +102,7 @@ export class Takeover implements Succession {
     this.predecessor?.closeSockets();
   }
 
-  /**
-   * Called when the gate is open: tells the predecessor, and takes its held clients. Never rejects.
-   */
+  /** With the gate open: tells the predecessor, and takes its held clients. Never rejects. */
   async succeed(): Promise<void> {
     const { predecessor } = this;
     if (!predecessor || predecessor.notified) return;
@@ -182,9 +180,7 @@ export class Takeover implements Succession {
     await this.#options.end();
   }
 
-  /**
-   * Waits up to `limit` milliseconds for the clients that a successor serves through this process.
-   */
+  /** Waits up to `limit` milliseconds for the clients served through this process. */
   async drain(limit: number): Promise<void> {
     if (this.#forwarded.length > 0) await within(limit, Promise.all(this.#forwarded));
   }

@@ -11,10 +11,7 @@ import { foldersProblem, type OpenFolder, openFolder } from "../platform/folders
 import { deepenQueue, descriptorOfListener } from "../platform/sockets.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
-/**
- * The longest path of a socket in bytes: sockaddr_un has 108, the last of which is a zero
- * (unix(7)).
- */
+/** The longest path of a socket in bytes: sockaddr_un has 108, with a final zero (unix(7)). */
 export const MAX_PATH = 107;
 
 /** Owner and group may connect, as in dockerd. */
@@ -205,10 +202,7 @@ function mayRead(path: string): boolean {
   return Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }
 
-/**
- * Names the first folder of a path that other users can rename or replace; undefined if there is
- * none.
- */
+/** Names the first folder of a path that other users can replace; undefined for none. */
 function interferer(path: string, uid: number): string | undefined {
   for (
     let folder = path;

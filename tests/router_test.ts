@@ -128,7 +128,7 @@ Deno.test("createRouter gives /events its query: since, until and filters", asyn
   assertEquals([JSON.parse(lines[0]!).id, lines.slice(1)], ["two", [""]]);
   const bad = await router.request("/events?since=yesterday");
   assertEquals(bad.status, 400);
-  assertStringIncludes((await bad.json()).message, 'since="yesterday" is no time');
+  assertStringIncludes((await bad.json()).message, 'since="yesterday" is not a time');
 });
 
 Deno.test("createRouter refuses HEAD for a stream, which would have no end", async () => {

@@ -36,10 +36,7 @@ class Tree {
     this.#mounts = new Map(mounts.map(({ Destination, Source }) => [Destination, Source]));
   }
 
-  /**
-   * Resolves a path through links; the last one only if `follow`. Undefined if its folder does not
-   * exist.
-   */
+  /** Resolves a path through links, the last only if `follow`. Undefined without its folder. */
   async find(path: string, follow: boolean): Promise<Place | undefined> {
     let left = parts(path);
     let inside: string[] = [];

@@ -73,10 +73,7 @@ export interface State {
   run: number;
   ended: number;
   pid: number;
-  /**
-   * The start time of the process in clock ticks since the machine's boot, which with the pid
-   * identifies it.
-   */
+  /** The start time of the process, in clock ticks since the boot: with the pid its identity. */
   startTime: number;
   code: number;
   error: string;

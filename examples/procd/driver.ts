@@ -13,10 +13,7 @@ export interface ProcessSpec {
   id: string;
   /** The container that it runs in. */
   container: string;
-  /**
-   * The count of starts of `id`, so that the exit of an earlier start is not mistaken for that of
-   * this one.
-   */
+  /** The count of starts of `id`, to tell the exits of different starts apart. */
   run: number;
   /** The program and its arguments. */
   args: string[];
@@ -106,15 +103,11 @@ export interface ExecDriver {
    */
   start(spec: ProcessSpec): Promise<Started>;
   start(spec: ProcessSpec, streams: Streams): Promise<Started & { io: Attached }>;
-  /**
-   * Attaches to a program's streams from now on; if it does not run, to those of its next start.
-   */
+  /** Attaches to a program's streams, or to those of its next start. */
   attach(id: string, streams: Streams): Promise<Attached>;
   /** Follows a program's log; undefined if it does not run. */
   follow(id: string): Promise<Follower | undefined>;
-  /**
-   * Sends a signal to a program, or to all processes of its container. False if it does not run.
-   */
+  /** Sends a signal to a program, or to all of its container. False if it does not run. */
   signal(id: string, signal: Deno.Signal, all?: boolean): Promise<boolean>;
   /** Sets the size of its terminal. False if it has none, or does not run. */
   resize(id: string, rows: number, columns: number): Promise<boolean>;
@@ -122,9 +115,7 @@ export interface ExecDriver {
   running(): Promise<Started[]>;
   /** Calls back at each start from now on, including those by another daemon. */
   onStart(listener: (started: Started) => void): void;
-  /**
-   * Calls back at each exit from now on, including those of programs that another daemon started.
-   */
+  /** Calls back at each exit from now on, including those of other daemons' programs. */
   onEnd(listener: (ended: Ended) => void): void;
   /** Disconnects, and leaves the programs running. */
   close(): void;

@@ -6,10 +6,7 @@
 
 import { TypedError } from "../../mod.ts";
 
-/**
- * Filters by name, as `Env.getFilters` reads them. One of a filter's values has to match, by
- * default.
- */
+/** Filters by name, of `Env.getFilters`. One of a filter's values has to match, by default. */
 export type Filters = ReadonlyMap<string, readonly string[]>;
 
 /** Whether one of a filter's values fits; true where there is no such filter. */

@@ -8,9 +8,7 @@ import { type Daemon, failure, print } from "./daemon.ts";
 import { encode, type Image, type Images, referenceOf } from "./images.ts";
 import { headerBytes, padding, readTar, TAR_END } from "./tar.ts";
 
-/**
- * The longest file that is read from an archive, in bytes: the metadata of images here is short.
- */
+/** The longest file that is read from an archive, in bytes: all metadata is short. */
 const FILE_LIMIT = 4 * 1_024 * 1_024;
 
 /** An entry of `manifest.json`. */

@@ -27,9 +27,7 @@ const KILL_TIMEOUT = 10_000;
 const BACKOFF = { first: 100, longest: 60_000 };
 /** After this time of running the pause before a restart is reset, in milliseconds. */
 const STEADY = 10_000;
-/**
- * How often a daemon that is not the owner checks whether a container was removed, in milliseconds.
- */
+/** How often a daemon that is not the owner looks for removed containers, in milliseconds. */
 const LOOK = 50;
 /** How often a replaced daemon checks whether its successor lives, in milliseconds. */
 const WATCH = 500;
@@ -128,10 +126,7 @@ export class Lifecycle {
     return `${this.#daemon.folderOf(id)}/ended.json`;
   }
 
-  /**
-   * Kills the processes that are left of a container whose main process died without the
-   * supervisor.
-   */
+  /** Kills what is left of a container whose main process died without the supervisor. */
   #killStrays(id: string): void {
     for (const pid of pids()) {
       if (containerOf(pid) !== id) continue;
@@ -337,9 +332,7 @@ export class Lifecycle {
     this.#wake(id, ended.code);
   }
 
-  /**
-   * Leaves an exit to the owner while that lives, and only wakes the jobs that wait for it here.
-   */
+  /** Leaves an exit to the owner while that lives, and wakes the jobs that wait for it. */
   #leave(ended: Ended): void {
     this.#wake(ended.id, ended.code);
     if (this.#watching !== undefined) return;

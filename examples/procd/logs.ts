@@ -29,10 +29,7 @@ export interface LogLimits {
 /** The default limits: 20 MiB, of which the oldest 10 may just have been removed. */
 export const DEFAULT_LIMITS: LogLimits = { maxSize: 10 * 1_024 * 1_024, maxFiles: 3 };
 
-/**
- * The length of a record's header: the stream, three zeros, the length (u32), the time (u64),
- * big-endian.
- */
+/** The header of a record: stream, three zeros, length (u32), time (u64), big-endian. */
 const HEADER = 16;
 const NAME = /^log\.(\d{8})$/;
 

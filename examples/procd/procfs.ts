@@ -16,10 +16,7 @@ export interface ProcessStat {
   session: number;
   /** CPU time, in clock ticks. */
   ticks: number;
-  /**
-   * The start time in clock ticks since the machine's boot, which with the pid identifies a
-   * process.
-   */
+  /** The start time in clock ticks since the boot, which with the pid identifies a process. */
   startTime: number;
 }
 

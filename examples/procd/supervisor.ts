@@ -524,10 +524,7 @@ function stackOf(error: unknown): string {
   return error instanceof Error ? error.stack ?? error.message : String(error);
 }
 
-/**
- * Serves a state directory. Returns when another supervisor serves it, or there is nothing left to
- * do.
- */
+/** Serves a state directory, unless another supervisor does, until there is nothing to do. */
 export async function supervise(folder: string): Promise<void> {
   using lock = Deno.openSync(`${folder}/${LOCK}`, { create: true, write: true, mode: 0o600 });
   // A supervisor that is about to exit holds the lock for a moment; if another starts, that one

@@ -246,7 +246,7 @@ Deno.test("main says in one line what is wrong with TLS", async (t) => {
       /TLS key \/nosuch: .*[Nn]o such file/,
     ],
     ["an encrypted key", flags({ ...server, key: encrypted }), 1, /is encrypted, expected/],
-    ["another's key", flags({ ...server, key: client.key }), 1, /is not that of the certificate/],
+    ["another's key", flags({ ...server, key: client.key }), 1, /does not match the certificate/],
     ["no key in the file", flags({ ...server, key: server.cert }), 1, /expected one in PEM/],
     ["no certificate in the file", flags({ ...server, cert: empty }), 1, /expected one in PEM/],
     ["no authority in the file", flags(server, empty), 1, /authority .*expected one in PEM/],

@@ -46,9 +46,7 @@ export class Browser implements AsyncDisposable {
     };
   }
 
-  /**
-   * Starts a browser that makes no connections outside; `flags` are added to its command line.
-   */
+  /** Starts a browser without connections outside; `flags` are added to its command line. */
   static async start(flags: string[] = []): Promise<Browser> {
     const profile = await Deno.makeTempDir({ prefix: "floodgate-chromium-" });
     const process = new Deno.Command(CHROMIUM!, {

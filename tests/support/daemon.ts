@@ -37,9 +37,7 @@ export interface DaemonOptions {
 export class Daemon implements AsyncDisposable {
   /** The output so far. */
   stdout = "";
-  /**
-   * The output so far, without Deno's messages about @std/cli, and about this release of Deno.
-   */
+  /** The output so far, without Deno's messages about @std/cli and about this release. */
   stderr = "";
   /** Its exit status, once it has ended. */
   readonly status: Promise<Deno.CommandStatus>;

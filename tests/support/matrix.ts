@@ -53,9 +53,7 @@ async function must(command: string, ...args: string[]): Promise<string> {
   return stdout.trim();
 }
 
-/**
- * The summary of `deno test` as columns of the table; undefined if it did not finish.
- */
+/** The summary of `deno test` as columns of the table; undefined without one. */
 function counts(output: string): string[] | undefined {
   const match =
     /^(?:ok|FAILED) \| (\d+) passed.*? \| (\d+) failed(?: \| (\d+) ignored)?.* \((.*)\)$/m

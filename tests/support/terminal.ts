@@ -56,10 +56,7 @@ export class Terminal implements AsyncDisposable {
     await this.keys("Enter");
   }
 
-  /**
-   * Types a docker command with these arguments, and prints `status-N` with its exit status after
-   * it.
-   */
+  /** Types a docker command, and after it a print of `status-N` with its exit status. */
   async type(...args: string[]): Promise<void> {
     const words = ["docker", "-H", `unix://${this.#procd.socket}`, ...args];
     const line = words.map((word) => `'${word.replaceAll("'", "'\\''")}'`).join(" ");

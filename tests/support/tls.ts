@@ -48,9 +48,7 @@ export function clientOf(authority: Authority, pair?: Pair, kept = true): Deno.H
   });
 }
 
-/**
- * Adds a route, `/wait`, whose answer begins and does not end; resolves when its client has left.
- */
+/** Adds a route, `/wait`, whose answer does not end; resolves when its client has left. */
 export function untilLeft(served: Served): Promise<void> {
   const left = Promise.withResolvers<void>();
   served.engine.register("wait", async (job) => {
