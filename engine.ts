@@ -907,7 +907,7 @@ export class Job {
     const what = typeof data === "string"
       ? JSON.stringify(data.slice(0, 40))
       : `${data.length} bytes`;
-    this.engine.log("warn", `job ${this.name} has ended and goes on writing: ${what}`);
+    this.engine.log("warn", `job ${this.name} has ended, but still writes: ${what}`);
   }
 
   /** The structured fields of its log lines. */

@@ -151,7 +151,6 @@ const CORS = {
 };
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
-type C = RequestContext;
 
 /** Whether a response is a stream of server-sent events, which does not end by itself. */
 function isEventStream(response: Response): boolean {
@@ -275,8 +274,8 @@ class Dispatcher {
     const { method, path } = route;
     // A row that matches every request does without `next`, so that Hono need not look for it.
     const handler = isForAll(route)
-      ? (c: C) => this.#run(c, rowOf())
-      : (c: C, next: Next) => this.#run(c, rowOf(), next);
+      ? (c: RequestContext) => this.#run(c, rowOf())
+      : (c: RequestContext, next: Next) => this.#run(c, rowOf(), next);
     this.#rows.set(handler as Found[0], rowOf);
     // Hono dispatches HEAD as GET.
     app.on(method === "HEAD" ? "GET" : method, [path], handler as MiddlewareHandler);
@@ -319,7 +318,7 @@ class Dispatcher {
     if (this.#hasBuiltin(PING)) this.#ping();
   }
 
-  async #describe(c: C): Promise<Response> {
+  async #describe(c: RequestContext): Promise<Response> {
     const { describe } = await import("./router/openapi.ts");
     const about = { title: "Floodgate", version: this.#options.version ?? VERSION };
     return c.json(describe(this.router.rows(), about, c.env.version));
@@ -431,7 +430,7 @@ class Dispatcher {
     };
   }
 
-  #run(c: C, row: Row, next?: Next): Response | Promise<Response> {
+  #run(c: RequestContext, row: Row, next?: Next): Response | Promise<Response> {
     const env = c.env as RequestBindings;
     const { route } = row;
     if (next !== undefined && !row.takes(env.method, env.version, c.req)) {
@@ -451,7 +450,7 @@ class Dispatcher {
     return this.#added.get(shape)?.find((row) => row.route.method === "HEAD" && row.path === path);
   }
 
-  async #notFound(c: C): Promise<Response> {
+  async #notFound(c: RequestContext): Promise<Response> {
     const env = c.env as RequestBindings;
     if (env.conditions.length > 0) {
       const problem = `${env.method} ${env.path} ${env.conditions.join(" or ")}`;
@@ -487,7 +486,7 @@ class Dispatcher {
     });
   }
 
-  #notAllowed(c: C, methods: string[]): Response {
+  #notAllowed(c: RequestContext, methods: string[]): Response {
     const env = c.env as RequestBindings;
     const allow = methods.join(", ");
     const message = `method ${env.method} is not allowed for ${env.path}, expected ${allow}`;
@@ -503,7 +502,7 @@ class Dispatcher {
   }
 
   /** The answer to a request that failed. Of an internal error only the log has more than an id. */
-  #failed(error: unknown, env: RequestBindings, c?: C): Response {
+  #failed(error: unknown, env: RequestBindings, c?: RequestContext): Response {
     let answer = toHttp(error);
     env.told = answer.cause;
     const { response } = answer;
@@ -530,7 +529,7 @@ class Dispatcher {
     env: RequestBindings,
     { status, message = "" }: ErrorAnswer,
     extra: Record<string, string>,
-    c?: C,
+    c?: RequestContext,
   ): Response {
     const old = env.version !== undefined && compareVersions(env.version, JSON_ERRORS) < 0;
     const headers = {

@@ -584,13 +584,13 @@ function tlsFiles(
   const { tls, tlsVerify, tlsCa: ca, tlsCert: cert, tlsKey: key } = values;
   for (const name of ["tlsCert", "tlsKey"] as const) {
     if (values[name] !== undefined && !tls && !tlsVerify) {
-      throw bad(`${called(name)} is of no use without ${called("tls")} or ${called("tlsVerify")}`);
+      throw bad(`${called(name)} needs ${called("tls")} or ${called("tlsVerify")}`);
     }
   }
   if (ca !== undefined && !tlsVerify) {
     throw bad(
-      `${called("tlsCa")} is of no use without ${called("tlsVerify")}: ` +
-        "no client would be asked for a certificate",
+      `${called("tlsCa")} needs ${called("tlsVerify")}: ` +
+        "without it clients are not asked for a certificate",
     );
   }
   if (!tls && !tlsVerify) return undefined;

@@ -59,7 +59,7 @@ function form(status: number, answer: AnswerSpec): Form {
     throw new TypeError(`answer ${status} is "${type}", expected none: it has no body`);
   }
   if (!Number.isInteger(status) || status < 200 || status > 599) {
-    throw new TypeError(`answer ${status} has no such status, expected 200 to 599`);
+    throw new TypeError(`answer ${status} is not a status, expected 200 to 599`);
   }
   const eager = answer.stream === true;
   return { ...FORMS[type], ...answer, type, status, eager };

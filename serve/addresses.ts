@@ -125,7 +125,7 @@ export async function exposureProblem(address: Address): Promise<string | undefi
 }
 
 const EXPOSED =
-  "other machines can reach it and could do as they like, expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)";
+  "clients on other machines could use the API, expected a local address, --tlsverify (TlsVerify), or --insecure (Insecure)";
 
 function unresolved(host: string): string {
   return `the host "${host}" does not resolve, expected a name or number of this machine`;

@@ -194,7 +194,7 @@ export class Verifier {
     } catch (error) {
       if (raw.plain) throw new Refused("it speaks HTTP without TLS");
       throw (error as { code?: string }).code === "ERR_SSL_PEER_DID_NOT_RETURN_A_CERTIFICATE"
-        ? new Refused("it has shown no certificate")
+        ? new Refused("it has presented no certificate")
         : error;
     }
     const { raw: certificate } = socket.getPeerCertificate() ?? {};
@@ -205,7 +205,7 @@ export class Verifier {
         ? `its certificate is not valid: ${
           whyInvalid(certificate, this.#certificates.now.ca, problem)
         }`
-        : "it has shown no certificate",
+        : "it has presented no certificate",
     );
   }
 }

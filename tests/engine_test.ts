@@ -462,7 +462,7 @@ Deno.test("Job.print says in the log that it comes too late, once", async () => 
     late();
     late();
     assertEquals(lines.filter((line) => line.startsWith("warn")), [
-      'warn job hasty has ended and goes on writing: "too late\\n"',
+      'warn job hasty has ended, but still writes: "too late\\n"',
     ]);
     assertEquals(out?.text ?? "", "");
   }

@@ -209,7 +209,7 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
       const there = await tree.find(above, true);
       if (there?.info.isDirectory) continue;
       const at = !there && await tree.place(above);
-      if (!at) throw failure("bad parameter", `${above} is no directory`);
+      if (!at) throw failure("bad parameter", `${above} is not a directory`);
       await Deno.mkdir(at.outside);
     }
     place = await tree.place(path);
@@ -257,7 +257,7 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
       return await file.utime(entry.mtime, entry.mtime);
     }
     case "other":
-      throw failure("bad parameter", `${entry.name} is no file, directory or link`);
+      throw failure("bad parameter", `${entry.name} is not a file, directory or link`);
   }
 }
 

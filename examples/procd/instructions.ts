@@ -43,7 +43,7 @@ function pairs(text: string): [string, string][] {
   if (first !== undefined && !first.includes("=")) return [[first, rest.join(" ")]];
   return words(text).map((word) => {
     const at = word.indexOf("=");
-    if (at < 1) throw failure("bad parameter", `"${word}" is no NAME=VALUE`);
+    if (at < 1) throw failure("bad parameter", `"${word}" is not NAME=VALUE`);
     return [word.slice(0, at), word.slice(at + 1)];
   });
 }
@@ -53,7 +53,7 @@ function nanoseconds(text: string): number {
   const units: Record<string, number> = { h: 3.6e12, m: 6e10, s: 1e9, ms: 1e6 };
   const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
   if (parts.map(([all]) => all).join("") !== text || text === "") {
-    throw failure("bad parameter", `"${text}" is no duration, expected such as 30s`);
+    throw failure("bad parameter", `"${text}" is not a duration, expected such as 30s`);
   }
   return parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (units[unit] ?? 0), 0);
 }
@@ -86,7 +86,10 @@ function healthcheck(text: string): Healthcheck {
 export function applied(config: ImageConfig, instruction: string): ImageConfig {
   const [, name, text = ""] = /^\s*([A-Za-z]+)\s+(.*?)\s*$/s.exec(instruction) ?? [];
   if (name === undefined) {
-    throw failure("bad parameter", `"${instruction}" is no instruction, expected such as ENV A=1`);
+    throw failure(
+      "bad parameter",
+      `"${instruction}" is not an instruction that is known here, expected such as ENV A=1`,
+    );
   }
   switch (name.toUpperCase()) {
     case "CMD":

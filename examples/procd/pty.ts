@@ -130,6 +130,10 @@ function open(path: string): number {
     new TextEncoder().encode(`${path}\0`),
     O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC,
   );
-  if (fd < 0) throw new Error(`cannot open a terminal: ${path} is missing, or there are no more`);
+  if (fd < 0) {
+    throw new Error(
+      `cannot open a terminal: ${path} is missing, or the limit on terminals is reached`,
+    );
+  }
   return fd;
 }

@@ -148,7 +148,7 @@ export async function* readTar(stream: ReadableStream<Uint8Array>): AsyncGenerat
 }
 
 function malformed(why: string) {
-  return failure("bad parameter", `the archive is no tar: ${why}`);
+  return failure("bad parameter", `the archive is not a tar: ${why}`);
 }
 
 function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
@@ -159,7 +159,9 @@ function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
       return bytes.subarray(at + 1, at + length).reduce((sum, byte) => sum * 256 + byte, 0);
     }
     const digits = text(at, length).trim();
-    if (!/^[0-7]*$/.test(digits)) throw malformed(`"${digits.slice(0, 20)}" is no octal number`);
+    if (!/^[0-7]*$/.test(digits)) {
+      throw malformed(`"${digits.slice(0, 20)}" is not an octal number`);
+    }
     return parseInt(digits || "0", 8);
   };
   const sum = bytes.reduce((all, byte, i) => all + (i >= 148 && i < 156 ? 0x20 : byte), 0);

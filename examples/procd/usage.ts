@@ -118,7 +118,7 @@ async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<strin
     output = await new Deno.Command("ps", { args: words, env: { LC_ALL: "C" } }).output();
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw failure("not implemented", "there is no ps here, which docker top is made of");
+    throw failure("not implemented", "ps is not installed here, which docker top needs");
   }
   const text = new TextDecoder().decode(output.success ? output.stdout : output.stderr);
   if (!output.success) throw failure("bad parameter", `ps: ${text.trim().split("\n", 1)[0]}`);

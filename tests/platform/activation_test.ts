@@ -416,7 +416,7 @@ Deno.test(
     assertEquals(complaints(daemon).length, 1);
     assertStringIncludes(
       complaints(daemon)[0]!,
-      `cannot listen on fd://: descriptor 4 is tcp://0.0.0.0:${port}: other machines can reach it`,
+      `cannot listen on fd://: descriptor 4 is tcp://0.0.0.0:${port}: clients on other machines could use the API`,
     );
   },
 );

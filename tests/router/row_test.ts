@@ -312,7 +312,7 @@ Deno.test("Router.job refuses a row that says what cannot be", () => {
       [{ query: { a: "text" } }, 'query parameter a is "text", expected one of string, integer'],
       [{ params: { y: "string" } }, 'params has "y", expected one of x'],
       [{ body: "xml" }, "body is"],
-      [{ answers: { 600: "json" } }, "answer 600 has no such status, expected 200 to 599"],
+      [{ answers: { 600: "json" } }, "answer 600 is not a status, expected 200 to 599"],
       [{ answers: { 204: "json" } }, 'answer 204 is "json", expected none'],
       [{ answers: { 200: "xml" } }, 'answer 200 is "xml", expected one of json, lines'],
       [{ since: "1" }, 'since is "1", expected MAJOR.MINOR'],

@@ -200,7 +200,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
       assertEquals((await daemon.status).code, 2);
       assertEquals(
         daemon.stderr,
-        `floodgate: address "tcp://${where}": other machines can reach it and could do as they like, ` +
+        `floodgate: address "tcp://${where}": clients on other machines could use the API, ` +
           "expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)\n",
       );
       assertEquals(daemon.stdout, "");

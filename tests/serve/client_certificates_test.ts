@@ -49,7 +49,7 @@ Deno.test(
     await using served = await Served.open(settings(server, authority.ca));
     const usage = "extendedKeyUsage=serverAuth";
     const cases: [name: string, pair: Pair | undefined, reason: RegExp][] = [
-      ["no certificate", undefined, /has shown no certificate/],
+      ["no certificate", undefined, /has presented no certificate/],
       [
         "a foreign authority's",
         await other.client(),

@@ -236,9 +236,9 @@ Deno.test("main says in one line what is wrong with TLS", async (t) => {
       "an authority without --tlsverify",
       [...flags(server), "--tlscacert", ca],
       2,
-      /without --tlsverify/,
+      /--tlscacert needs --tlsverify/,
     ],
-    ["files for nothing", ["--tlscert", server.cert], 2, /of no use without --tls/],
+    ["files for nothing", ["--tlscert", server.cert], 2, /--tlscert needs --tls or --tlsverify/],
     [
       "no such file",
       flags({ ...server, key: "/nosuch" }),
