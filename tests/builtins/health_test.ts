@@ -151,5 +151,8 @@ Deno.test("servehealth says what is wrong with an address, and binds none that o
     (await fails("tcp://localhost")).message,
     /^address "tcp:\/\/localhost": expected tcp/,
   );
-  assertMatch((await fails("tcp://0.0.0.0:0")).message, /clients on other machines could use the API/);
+  assertMatch(
+    (await fails("tcp://0.0.0.0:0")).message,
+    /clients on other machines could use the API/,
+  );
 });
