@@ -201,7 +201,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
       assertEquals(
         daemon.stderr,
         `floodgate: address "tcp://${where}": clients on other machines could use the API, ` +
-          "expected a local one, --tlsverify (TlsVerify), or --insecure (Insecure)\n",
+          "expected a local address, --tlsverify (TlsVerify), or --insecure (Insecure)\n",
       );
       assertEquals(daemon.stdout, "");
     }

@@ -112,7 +112,7 @@ Deno.test("readTar refuses what is no archive, and one that breaks off", async (
   const read = async (bytes: Uint8Array<ArrayBuffer>) => {
     for await (const { body } of readTar(new Blob([bytes]).stream())) for await (const _ of body);
   };
-  await assertRejects(() => read(encoder.encode("x".repeat(600))), TypedError, "no tar");
+  await assertRejects(() => read(encoder.encode("x".repeat(600))), TypedError, "not a tar");
   const header = {
     mode: 0,
     mtime: 0,
