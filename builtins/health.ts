@@ -112,13 +112,8 @@ class Health {
     });
     this.#listening.push({ place, buffer, connections });
     await place.publish();
-    this.#serve(buffer, connections);
-  }
-
-  async #serve(buffer: ListenBuffer, connections: Connections): Promise<void> {
-    for await (const connection of buffer) {
-      connections.serve(connection).then(() => buffer.release()); // It never rejects.
-    }
+    const release = () => buffer.release();
+    void buffer.forEach((connection) => connections.serve(connection, release));
   }
 
   #answer(request: Request): Response | Promise<Response> {

@@ -638,10 +638,9 @@ class Api {
     this.#started = AbortSignal.timeout(START);
     this.#started.addEventListener("abort", this.#afterStart);
     if (this.#stopped) await this.close();
-    await Promise.all(this.#listening.map(async ({ buffer, connections }) => {
-      for await (const connection of buffer) {
-        connections.serve(connection).then(() => buffer.release()); // It never rejects.
-      }
+    await Promise.all(this.#listening.map(({ buffer, connections }) => {
+      const release = () => buffer.release();
+      return buffer.forEach((connection) => connections.serve(connection, release));
     }));
     if (this.#failure) throw this.#failure.reason;
     if (this.#stopped) await this.#ended.promise;

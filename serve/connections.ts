@@ -230,22 +230,43 @@ export class Connections {
     this.#serve ??= nativeServe();
   }
 
-  /** Serves a connection until it is closed. Never rejects: what one client does is no other's business. */
-  serve(conn: Deno.Conn): Promise<void> {
+  /** The unix address that was seen last, and the host of the tcp address: most are the same. */
+  #unix: Deno.UnixAddr | undefined;
+  #hostname = "";
+
+  /** @internal An address that takes as little memory as it can. */
+  addressOf(addr: Deno.Addr): Deno.Addr {
+    if (addr.transport === "tcp") {
+      const { transport, hostname, port } = addr;
+      if (hostname !== this.#hostname) this.#hostname = hostname;
+      return { transport, hostname: this.#hostname, port };
+    }
+    if (addr.transport !== "unix") return addr;
+    if (addr.path !== this.#unix?.path) this.#unix = { transport: "unix", path: addr.path };
+    return this.#unix!;
+  }
+
+  /**
+   * Serves a connection until it is closed. Never throws: what one client does is no other's business.
+   *
+   * @param closed Called once it is closed.
+   */
+  serve(conn: Deno.Conn, closed: () => void): void {
     this.#tick();
     const connection = new Connection(conn, this, this.#handler);
     connection.place = this.#open.push(connection) - 1;
     if (this.#open.length === 1) this.#watch(this.#interval);
+    const over = () => {
+      this.#remove(connection);
+      closed();
+    };
     // No async functions: an idle connection should hold as little as it can, and their frames are
     // more than all else here.
-    return connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(
-      () => this.#remove(connection),
-      (error) => {
-        // A reset, a TLS handshake that failed, a request that was none.
-        this.#log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
-        this.#remove(connection);
-      },
-    );
+    connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(over, (error) => {
+      // A reset, a TLS handshake that failed, a request that was none.
+      this.#log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
+      over();
+    });
   }
 
   #remove(connection: Connection): void {
@@ -492,9 +513,10 @@ class Connection {
   #crippled = false;
 
   constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
-    // Not the connection itself, which is of no use once it is served.
-    this.remoteAddr = conn.remoteAddr;
-    this.#localAddr = conn.localAddr;
+    // Not the connection itself, which is of no use once it is served, and not its addresses: the
+    // runtime makes a hash table of each.
+    this.remoteAddr = owner.addressOf(conn.remoteAddr);
+    this.#localAddr = owner.addressOf(conn.localAddr);
     if (owner.peers) this.#descriptor = descriptorOf(conn);
     this.since = owner.clock;
     this.owner = owner;

@@ -492,3 +492,57 @@ Deno.test("ListenBuffer survives an onPressure that throws", async () => {
   fake.push(new CodedError("EMFILE"), ...conns(1));
   assertEquals((await buffer.accept()).id, 0);
 });
+
+Deno.test("ListenBuffer.forEach calls with what was held, once the gate is open, and with what comes", async () => {
+  const gate = new Activation();
+  const fake = new Fake();
+  const buffer = new ListenBuffer(fake, gate, { maxConnections: 3 });
+  fake.push(...conns(2));
+  await until(() => buffer.stats.held === 2);
+  const taken: number[] = [];
+  const ended = buffer.forEach(({ id }) => taken.push(id));
+  await settle();
+  assertEquals([taken, await isPending(ended)], [[], true]);
+  gate.open();
+  await until(() => taken.length === 2);
+  assertEquals(buffer.stats.held, 0);
+  fake.push(new FakeConn(2), new FakeConn(3));
+  await until(() => taken.length === 3);
+  await settle();
+  assertEquals([taken, fake.waiting], [[0, 1, 2], 1]); // No more than the limit.
+  buffer.release();
+  await until(() => taken.length === 4);
+  buffer.close();
+  await ended;
+  assertEquals(fake.closed, true);
+});
+
+Deno.test("ListenBuffer.forEach ends with the listener, and rejects where the gate has failed", async () => {
+  const gate = new Activation();
+  const buffer = new ListenBuffer(new Fake(), gate);
+  const ended = buffer.forEach(() => {});
+  gate.fail(new Error("no disk"));
+  await assertRejects(() => ended, Error, "no disk");
+  await assertRejects(() => buffer.forEach(() => {}), Error, "no disk");
+
+  const closed = new ListenBuffer(new Fake(), new Activation());
+  closed.close();
+  await closed.forEach(() => {});
+});
+
+Deno.test("ListenBuffer.forEach gets the client that is being accepted when a drain closes", async () => {
+  const gate = new Activation();
+  gate.open();
+  const fake = new Fake();
+  fake.close = () => {
+    fake.closed = true;
+    fake.push(new FakeConn(7)); // The accept had ended already, which the buffer had not been told.
+    fake.push(new Deno.errors.BadResource("Listener has been closed"));
+  };
+  const buffer = new ListenBuffer(fake, gate);
+  const taken: FakeConn[] = [];
+  const ended = buffer.forEach((connection) => taken.push(connection));
+  await buffer.drain();
+  await ended;
+  assertEquals(taken.map(({ id, closed }) => [id, closed]), [[7, false]]);
+});
