@@ -27,13 +27,20 @@ export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 // By numbers, and not as in libc.ts: each connection takes some of these calls, and the machine code that
 // Deno makes for them is worth its 3 ms.
 const SYMBOLS = {
-  recv: { parameters: ["i32", "buffer", "usize", "i32"], result: "i32" },
+  recv: { parameters: ["i32", "pointer", "usize", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
-  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  getsockname: { parameters: ["i32", "pointer", "pointer"], result: "i32" },
+  getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
 } as const;
 let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
 const libc = () => (library ??= Deno.dlopen("libc.so.6", SYMBOLS)).symbols;
+// A pointer that is kept takes half of the time of a buffer, which is looked up at each call.
+const pointers = new WeakMap<Uint8Array | Uint32Array, Deno.PointerValue>();
+function pointerTo(buffer: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Deno.PointerValue {
+  let pointer = pointers.get(buffer);
+  if (pointer === undefined) pointers.set(buffer, pointer = Deno.UnsafePointer.of(buffer));
+  return pointer;
+}
 
 const MSG_PEEK = 0x02;
 const MSG_DONTWAIT = 0x40;
@@ -213,15 +220,20 @@ const FREE = 1_024;
 const TRIES = 6;
 const finder = new Finder();
 
-const numbers = new Uint32Array(2);
-const length = new Uint32Array(1);
-const sockaddr = new Uint8Array(SOCKADDR_UN);
+// Of buffers, because V8 moves small arrays that have none of their own.
+const numbers = new Uint32Array(new ArrayBuffer(8));
+const length = new Uint32Array(new ArrayBuffer(4));
+const sockaddr = new Uint8Array(new ArrayBuffer(SOCKADDR_UN));
+
+/** Reads an option of a socket, of so many bytes, into `numbers`. False if the descriptor is no socket. */
+function readOption(fd: number, option: number, size: number): boolean {
+  length[0] = size;
+  return libc().getsockopt(fd, SOL_SOCKET, option, pointerTo(numbers), pointerTo(length)) === 0;
+}
 
 /** The number that the kernel gave a socket; undefined if it is none. */
 function cookieOf(fd: number): number | undefined {
-  length[0] = numbers.byteLength;
-  if (libc().getsockopt(fd, SOL_SOCKET, SO_COOKIE, numbers, length) !== 0) return undefined;
-  return numbers[0]! + numbers[1]! * 2 ** 32;
+  return readOption(fd, SO_COOKIE, 8) ? numbers[0]! + numbers[1]! * 2 ** 32 : undefined;
 }
 
 function isOpen(fd: number): boolean {
@@ -231,15 +243,16 @@ function isOpen(fd: number): boolean {
 /** Whether a descriptor is that of a socket with this name. */
 function isNamed(fd: number, name: Uint8Array): boolean {
   length[0] = SOCKADDR_UN;
-  if (libc().getsockname(fd, sockaddr, length) !== 0 || length[0] !== name.length) return false;
+  if (
+    libc().getsockname(fd, pointerTo(sockaddr), pointerTo(length)) !== 0 ||
+    length[0] !== name.length
+  ) return false;
   for (let i = 0; i < name.length; i++) if (sockaddr[i] !== name[i]) return false;
   return true;
 }
 
 function listens(fd: number): boolean {
-  length[0] = 4;
-  return libc().getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, numbers, length) === 0 &&
-    numbers[0] !== 0;
+  return readOption(fd, SO_ACCEPTCONN, 4) && numbers[0] !== 0;
 }
 
 /** The sockaddr_un of a path. An abstract name begins with a zero byte, others end with one. */
@@ -272,8 +285,8 @@ export function untilReadable(conn: Deno.Conn): Promise<unknown> {
  * @returns How many bytes there are; 0 if the client can send no more, below 0 if there are none yet, or the
  * connection is broken.
  */
-export function peek(fd: number, window: Uint8Array): number {
-  return libc().recv(fd, window, BigInt(window.length), MSG_PEEK | MSG_DONTWAIT);
+export function peek(fd: number, window: Uint8Array<ArrayBuffer>): number {
+  return libc().recv(fd, pointerTo(window), BigInt(window.length), MSG_PEEK | MSG_DONTWAIT);
 }
 
 /** What node:net's handles can that nothing else can: make a resource of a descriptor. */

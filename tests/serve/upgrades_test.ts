@@ -763,7 +763,7 @@ foreignTest(
     const path = `${folder.path}/s`;
     const given = [
       ...["-H", `unix://${path}`, "--handover", `${folder.path}/h`, "--install", install],
-      ...["--shutdown-timeout", "3"],
+      ...["--shutdown-timeout", "6"],
     ];
     await using old = Daemon.start(given);
     await old.open();
@@ -779,15 +779,16 @@ foreignTest(
     await until(async () => (await exchange(target, get("/pid"))).endsWith(String(next.pid)));
     // The old one drains by now.
     await old.says(/draining/);
-    for (const socket of sockets) {
+    const talked = sockets.map(async (socket: (typeof sockets)[number]) => {
       const got = message(socket);
       socket.send("hello");
       assertEquals(await got, `hello of ${old.pid}`);
-    }
-    for (const raw of raws) {
+    });
+    const sent = raws.map(async (raw) => {
       await raw.send("hello");
       await raw.sees(/^hello$/);
-    }
+    });
+    await Promise.all([...talked, ...sent]);
     const ends = await Promise.all(sockets.map(closed));
     assertEquals(new Set(ends.map((end: { code: number }) => end.code)), new Set([1001]));
     for (const raw of raws) {

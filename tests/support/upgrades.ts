@@ -88,10 +88,15 @@ export function openSocket(
   });
 }
 
-/** The next message. */
+/** The next message. Rejects if the socket closes before. */
 export function message(socket: WebSocketClient): Promise<string> {
-  return new Promise((resolve) => {
-    socket.once("message", (data: Uint8Array) => resolve(new TextDecoder().decode(data)));
+  return new Promise((resolve, reject) => {
+    const closed = (code: number) => reject(new Error(`closed with ${code} before a message`));
+    socket.once("close", closed);
+    socket.once("message", (data: Uint8Array) => {
+      socket.off("close", closed);
+      resolve(new TextDecoder().decode(data));
+    });
   });
 }
 
