@@ -1,10 +1,16 @@
 /**
- * The programs that the bench compares: each is started by it, on a tcp port and a unix socket.
+ * The programs that the bench compares, as a table, and how each is had and started: on a tcp port and a
+ * unix socket.
  *
  * @module
  */
 
 import { Daemon, project } from "../tests/support/daemon.ts";
+
+const folder = project("bench/contenders");
+
+/** Where the bench keeps what it builds, installs and finds: nothing there is committed. */
+export const WORKSHOP: string = project("dist/bench");
 
 /** A contender that runs. */
 export interface Running extends AsyncDisposable {
@@ -16,23 +22,92 @@ export interface Running extends AsyncDisposable {
   unix: string;
 }
 
-/** A contender that can be started. */
-export interface Contender {
+/** What the load client is told of a server that it loads in turn with others. */
+export function targetOf(who: Who, server: Running, proto: "tcp" | "unix", path: string): string {
+  return [server[proto], server.pid, (contender(who).prefix ?? "") + path].join();
+}
+
+/** A contender, and how it is had. */
+interface Contender {
   /** What tables call it. */
   name: string;
-  /** Its version. */
-  version: string;
-  /** Starts it, and waits until it serves. */
-  start(env: Record<string, string>): Promise<Running>;
+  /** Packages from npm, and files of `contenders/` that stand beside them. */
+  npm?: { packages: string[]; files: string[] };
+  /** The folder in `contenders/` of a program in Go. */
+  go?: string;
+  /** Its command; the path for the unix socket follows. It prints `port N` once it serves. */
+  command?: string[];
+  /** What it runs on, for the page. */
+  version: () => Promise<string>;
+  /** What its environment has besides. */
+  env?: Record<string, string>;
+  /** What its paths begin with. */
+  prefix?: string;
 }
 
-const folder = project("bench/contenders");
+const denoVersion = () => Promise.resolve(`Deno ${Deno.version.deno}`);
+const deno = (file: string) => [Deno.execPath(), "run", "-A", `${folder}/${file}`];
+const goVersion = async () => (await run("go", ["env", "GOVERSION"])).trim().replace("go", "Go ");
+const installed = async (name: string) =>
+  JSON.parse(await Deno.readTextFile(`${WORKSHOP}/node_modules/${name}/package.json`)).version;
+const nodeWith = (name: string) => async () =>
+  `Node ${(await run("node", ["--version"])).trim().slice(1)}, ${name} ${await installed(name)}`;
+const BUN = `${WORKSHOP}/node_modules/.bin/bun`;
 
-/** Where the bench keeps what it builds and installs. */
-export interface Workshop {
-  /** A folder of its own. */
-  path: string;
-}
+/** All contenders. Those without a command are this daemon. */
+export const CONTENDERS = {
+  ours: { name: "Floodgate", version: denoVersion },
+  raw: { name: "Floodgate with a raw route", env: { UPGRADES: "1" }, version: denoVersion },
+  handler: { name: "Floodgate, a handler", env: { UPGRADES: "1" }, version: denoVersion },
+  job: {
+    name: "Floodgate, a job",
+    env: { UPGRADES: "1" },
+    prefix: "/job",
+    version: denoVersion,
+  },
+  serve: { name: "Deno.serve", command: deno("deno_serve.ts"), version: denoVersion },
+  limit: { name: "accept loop", command: deno("accept_loop.ts"), version: denoVersion },
+  pipe: { name: "bare pipeTo", command: deno("raw_loop.ts"), version: denoVersion },
+  go: { name: "Go net/http", go: "go", command: [`${WORKSHOP}/go`, "serve"], version: goVersion },
+  gorilla: {
+    name: "Go, gorilla",
+    go: "gorilla",
+    command: [`${WORKSHOP}/gorilla`],
+    version: goVersion,
+  },
+  node: {
+    name: "Node, node-server",
+    npm: { packages: ["hono@^4.13", "@hono/node-server"], files: ["app.js", "node_hono.js"] },
+    command: ["node", `${WORKSHOP}/node_hono.js`],
+    version: nodeWith("@hono/node-server"),
+  },
+  fastify: {
+    name: "Fastify",
+    npm: { packages: ["fastify"], files: ["app.js", "node_fastify.js"] },
+    command: ["node", `${WORKSHOP}/node_fastify.js`],
+    version: nodeWith("fastify"),
+  },
+  ws: {
+    name: "Node, ws",
+    npm: { packages: ["ws"], files: ["node_ws.js"] },
+    command: ["node", `${WORKSHOP}/node_ws.js`],
+    version: nodeWith("ws"),
+  },
+  bun: {
+    name: "Bun.serve",
+    npm: { packages: ["hono@^4.13", "bun"], files: ["app.js", "bun_serve.js"] },
+    command: [BUN, `${WORKSHOP}/bun_serve.js`],
+    version: async () => `Bun ${(await run(BUN, ["--version"])).trim()}`,
+  },
+} satisfies Record<string, Contender>;
+
+/** The name of a contender in {@linkcode CONTENDERS}. */
+export type Who = keyof typeof CONTENDERS;
+
+const contender = (who: Who): Contender => CONTENDERS[who];
+
+/** What tables call a contender. */
+export const nameOf = (who: Who): string => contender(who).name;
 
 /** Runs a program to its end, and gives its stdout. Throws with what it said if it fails. */
 export async function run(
@@ -53,29 +128,103 @@ export async function run(
   throw new Error(`${command} ${args.join(" ")}: ${said.split("\n").slice(0, 3).join(" / ")}`);
 }
 
-/** Builds one of the Go programs in `contenders/`. */
-export async function buildGo(workshop: Workshop, name: string): Promise<string> {
-  const program = `${workshop.path}/${name}`;
+/** Builds one of the Go programs in `contenders/`. Nothing is fetched. */
+export async function buildGo(name: string, into: string = WORKSHOP): Promise<string> {
+  const program = `${into}/${name}`;
+  await Deno.mkdir(into, { recursive: true });
   await run("go", ["build", "-o", program, "."], {
     cwd: `${folder}/${name}`,
-    // Nothing is fetched: they need only what comes with Go.
-    env: { GOPROXY: "off", GOTOOLCHAIN: "local", GOCACHE: `${workshop.path}/go-cache` },
+    env: {
+      GOPROXY: "off",
+      GOTOOLCHAIN: "local",
+      // Where Debian has the sources of its Go packages.
+      ...name === "gorilla" && { GO111MODULE: "off", GOPATH: "/usr/share/gocode" },
+    },
   });
   return program;
 }
 
+const prepared = new Map<Who, Promise<string>>();
+
+/** Builds or installs a contender, once, and gives its version. Throws where it cannot be had. */
+export function prepare(who: Who): Promise<string> {
+  const found = prepared.get(who);
+  if (found) return found;
+  const { go, npm, version } = contender(who);
+  const made = (async () => {
+    if (go !== undefined) await buildGo(go);
+    if (npm) {
+      await Deno.mkdir(WORKSHOP, { recursive: true });
+      const manifest = `${WORKSHOP}/package.json`;
+      if (!await Deno.stat(manifest).catch(() => undefined)) {
+        await Deno.writeTextFile(manifest, '{ "type": "module" }\n');
+      }
+      for (const name of npm.files) await Deno.copyFile(`${folder}/${name}`, `${WORKSHOP}/${name}`);
+      await run("npm", ["install", "--no-audit", "--no-fund", ...npm.packages], { cwd: WORKSHOP });
+    }
+    return await version();
+  })();
+  prepared.set(who, made);
+  return made;
+}
+
+const pids = new Set<number>();
+
+/** Kills all contenders that run, for a bench that is ended by a signal. */
+export function killAll(): void {
+  for (const pid of pids) {
+    try {
+      Deno.kill(pid, "SIGKILL");
+    } catch (error) {
+      // The signal may have been for it too.
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+}
+
 let sockets = 0;
 
-/** Starts a program that is given a path for a unix socket, and prints `port N` once it serves. */
-async function start(
-  workshop: Workshop,
+/** Starts a contender that has been prepared, and waits until it serves, or holds its clients with `HOLD`. */
+export async function start(
+  who: Who,
+  folder: string,
+  env: Record<string, string> = {},
+): Promise<Running> {
+  const { command, env: own } = contender(who);
+  const path = `${folder}/${++sockets}.sock`;
+  const all = { ...own, ...env };
+  const server = command ? await spawn(command, path, all) : await daemon(path, all);
+  pids.add(server.pid);
+  return {
+    ...server,
+    async [Symbol.asyncDispose]() {
+      pids.delete(server.pid);
+      await server[Symbol.asyncDispose]();
+    },
+  };
+}
+
+/** This daemon, with a gate that opens by itself, or with `HOLD` in its environment at SIGWINCH. */
+async function daemon(path: string, env: Record<string, string>): Promise<Running> {
+  const hosts = ["-H", "tcp://127.0.0.1:0", "-H", `unix://${path}`];
+  const daemon = Daemon.start([...hosts, "--install", `${folder}/floodgate.ts`], { env });
+  const port = await daemon.port();
+  await (env.HOLD ? daemon.says(/^holding$/m) : daemon.open());
+  return {
+    pid: daemon.pid,
+    tcp: `tcp:127.0.0.1:${port}`,
+    unix: `unix:${path}`,
+    [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose](),
+  };
+}
+
+async function spawn(
   command: string[],
+  path: string,
   env: Record<string, string>,
 ): Promise<Running> {
-  const path = `${workshop.path}/${++sockets}.sock`;
   const process = new Deno.Command(command[0]!, {
     args: [...command.slice(1), path],
-    cwd: workshop.path,
     env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", NODE_ENV: "production", ...env },
     stdin: "null",
     stdout: "piped",
@@ -98,105 +247,5 @@ async function start(
       await process.status;
       await process.stdout.cancel();
     },
-  };
-}
-
-/** This daemon, with a gate that opens by itself, or with `HOLD` in its environment at SIGUSR2. */
-export function floodgate(workshop: Workshop): Contender {
-  return {
-    name: "Floodgate",
-    version: `Deno ${Deno.version.deno}`,
-    async start(env) {
-      const path = `${workshop.path}/${++sockets}.sock`;
-      const hosts = ["-H", "tcp://127.0.0.1:0", "-H", `unix://${path}`];
-      const daemon = Daemon.start([...hosts, "--install", `${folder}/floodgate.ts`], { env });
-      const port = await daemon.port();
-      if (!env.HOLD) await daemon.open();
-      return {
-        pid: daemon.pid,
-        tcp: `tcp:127.0.0.1:${port}`,
-        unix: `unix:${path}`,
-        [Symbol.asyncDispose]: () => daemon[Symbol.asyncDispose](),
-      };
-    },
-  };
-}
-
-/** The yardstick: as fast as the runtime goes. */
-export function denoServe(workshop: Workshop): Contender {
-  return {
-    name: "Deno.serve",
-    version: `Deno ${Deno.version.deno}`,
-    start: (env) => start(workshop, [Deno.execPath(), "run", "-A", `${folder}/deno_serve.ts`], env),
-  };
-}
-
-/** What a server can reach at most that accepts its connections itself. */
-export function acceptLoop(workshop: Workshop): Contender {
-  return {
-    name: "accept loop",
-    version: `Deno ${Deno.version.deno}, the limit of accepting by oneself`,
-    start: (env) =>
-      start(workshop, [Deno.execPath(), "run", "-A", `${folder}/accept_loop.ts`], env),
-  };
-}
-
-/** Go's net/http. */
-export async function goHttp(workshop: Workshop): Promise<Contender> {
-  const program = await buildGo(workshop, "go");
-  return {
-    name: "Go net/http",
-    version: (await run("go", ["env", "GOVERSION"])).trim().replace("go", "Go "),
-    start: (env) => start(workshop, [program, "serve"], env),
-  };
-}
-
-/** Installs packages from npm into the workshop, and puts the contenders that need them beside. */
-async function installNpm(workshop: Workshop, packages: string[]): Promise<void> {
-  const manifest = `${workshop.path}/package.json`;
-  if (!await Deno.stat(manifest).catch(() => undefined)) {
-    await Deno.writeTextFile(manifest, '{ "type": "module" }\n');
-    for (const name of ["app.js", "node_hono.js", "node_fastify.js", "bun_serve.js"]) {
-      await Deno.copyFile(`${folder}/${name}`, `${workshop.path}/${name}`);
-    }
-  }
-  await run("npm", ["install", "--no-audit", "--no-fund", ...packages], { cwd: workshop.path });
-}
-
-async function installed(workshop: Workshop, name: string): Promise<string> {
-  const text = await Deno.readTextFile(`${workshop.path}/node_modules/${name}/package.json`);
-  return JSON.parse(text).version;
-}
-
-/** Node with the same Hono app. */
-export async function nodeHono(workshop: Workshop): Promise<Contender> {
-  await installNpm(workshop, ["hono@^4.13", "@hono/node-server"]);
-  const node = (await run("node", ["--version"])).trim().slice(1);
-  return {
-    name: "Node, node-server",
-    version: `Node ${node}, ${await installed(workshop, "@hono/node-server")}`,
-    start: (env) => start(workshop, ["node", "node_hono.js"], env),
-  };
-}
-
-/** Fastify on Node. */
-export async function fastify(workshop: Workshop): Promise<Contender> {
-  await installNpm(workshop, ["fastify"]);
-  const node = (await run("node", ["--version"])).trim().slice(1);
-  return {
-    name: "Fastify",
-    version: `Node ${node}, ${await installed(workshop, "fastify")}`,
-    start: (env) => start(workshop, ["node", "node_fastify.js"], env),
-  };
-}
-
-/** Bun with the same Hono app. */
-export async function bun(workshop: Workshop): Promise<Contender> {
-  await installNpm(workshop, ["hono@^4.13", "bun"]);
-  const program = `${workshop.path}/node_modules/.bin/bun`;
-  return {
-    name: "Bun.serve",
-    version: `Bun ${(await run(program, ["--version"])).trim()}`,
-    start: (env) => start(workshop, [program, "bun_serve.js"], env),
   };
 }

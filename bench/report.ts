@@ -4,31 +4,41 @@
  * @module
  */
 
-/** The middle one of some numbers, and the least and the greatest. */
+/** The middle of some numbers: the median, and the quartiles around it. */
 export interface Spread {
+  /** A quarter of the numbers is less. */
+  low: number;
   /** The median. */
   median: number;
-  /** The least. */
-  min: number;
-  /** The greatest. */
-  max: number;
+  /** A quarter of the numbers is more. */
+  high: number;
+}
+
+/** What so large a part of at least one number is less than, between the two nearest if need be. */
+function quantile(values: number[], part: number): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const at = (sorted.length - 1) * part;
+  const [below, above] = [sorted[Math.floor(at)]!, sorted[Math.ceil(at)]!];
+  return below + (above - below) * (at % 1);
 }
 
 /** The median of at least one number. */
 export function median(values: number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  const half = sorted.length >> 1;
-  return sorted.length % 2 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
+  return quantile(values, 0.5);
 }
 
 /** The spread of at least one number. */
 export function spread(values: number[]): Spread {
-  return { median: median(values), min: Math.min(...values), max: Math.max(...values) };
+  const [low, median, high] = [0.25, 0.5, 0.75].map((part) => quantile(values, part));
+  return { low: low!, median: median!, high: high! };
 }
 
-/** The ratios of what was measured side by side, a round each. */
+/** The ratios of what was measured side by side. Throws a RangeError if the numbers are not pairs. */
 export function ratios(values: number[], others: number[]): number[] {
-  return values.map((value, round) => value / others[round]!);
+  if (values.length !== others.length) {
+    throw new RangeError(`${values.length} numbers beside ${others.length}`);
+  }
+  return values.map((value, i) => value / others[i]!);
 }
 
 /** A number with thin spaces between its thousands, and as many decimals as are worth reading. */
@@ -44,8 +54,8 @@ export function show(value: number): string {
 }
 
 /** `48 900 (45 000 – 50 200)` */
-export function showSpread({ median, min, max }: Spread): string {
-  return min === max ? show(median) : `${show(median)} (${show(min)} – ${show(max)})`;
+export function showSpread({ low, median, high }: Spread): string {
+  return low === high ? show(median) : `${show(median)} (${show(low)} – ${show(high)})`;
 }
 
 /** A Markdown table. The first column is text, the others are numbers. */
@@ -55,7 +65,7 @@ export function table(head: string[], rows: string[][]): string {
   return line(head) + line(rule) + rows.map(line).join("");
 }
 
-/** Some bars under one title. */
+/** Some bars under one title, to a scale of their own. */
 export interface Bars {
   /** What they show. */
   title: string;
@@ -63,30 +73,33 @@ export interface Bars {
   bars: { name: string; value: number }[];
 }
 
-/** A chart of horizontal bars, ours first and marked. Reads on light and on dark ground. */
-export function chart(title: string, note: string, groups: Bars[], ours: string): string {
-  const width = 760;
-  const left = 150;
-  const room = width - left - 90;
-  const most = Math.max(...groups.flatMap(({ bars }) => bars.map(({ value }) => value)));
-  let y = 58;
+/** A chart of horizontal bars, ours marked, in columns. Reads on light and on dark ground. */
+export function chart(title: string, note: string, columns: Bars[][], ours: string): string {
+  const [width, left, room] = [440, 130, 235];
+  let height = 0;
   let body = "";
-  for (const { title, bars } of groups) {
-    body += `<text x="16" y="${y}" class="group">${escape(title)}</text>\n`;
-    y += 10;
-    for (const { name, value } of bars) {
-      const length = Math.max(1, value / most * room).toFixed(1);
-      body += `<text x="${left - 8}" y="${y + 13}" class="name">${escape(name)}</text>` +
-        `<rect x="${left}" y="${y}" width="${length}" height="17" rx="2"` +
-        `${name === ours ? ' class="ours"' : ""}/>` +
-        `<text x="${left + Number(length) + 6}" y="${y + 13}">${show(value)}</text>\n`;
-      y += 22;
+  for (const [column, groups] of columns.entries()) {
+    const x = 16 + column * width;
+    let y = 58;
+    for (const { title, bars } of groups) {
+      const most = Math.max(...bars.map(({ value }) => value));
+      body += `<text x="${x}" y="${y}" class="group">${escape(title)}</text>\n`;
+      y += 10;
+      for (const { name, value } of bars) {
+        const length = Math.max(1, value / most * room).toFixed(1);
+        body += `<text x="${x + left - 8}" y="${y + 13}" class="name">${escape(name)}</text>` +
+          `<rect x="${x + left}" y="${y}" width="${length}" height="17" rx="2"` +
+          `${name === ours ? ' class="ours"' : ""}/>` +
+          `<text x="${x + left + Number(length) + 6}" y="${y + 13}">${show(value)}</text>\n`;
+        y += 22;
+      }
+      y += 26;
     }
-    y += 26;
+    height = Math.max(height, y);
   }
-  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${y}" role="img" aria-label="${
-    escape(title)
-  }">
+  return `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${
+    columns.length * width
+  } ${height}" role="img" aria-label="${escape(title)}">
 <style>
 text { font: 12px system-ui, sans-serif; fill: #24292f; }
 .title { font-size: 16px; font-weight: 600; }
@@ -97,7 +110,7 @@ rect { fill: #8c959f; }
 @media (prefers-color-scheme: dark) { text { fill: #e6edf3; } rect { fill: #6e7681; } .ours { fill: #3fb68b; } }
 </style>
 <text x="16" y="26" class="title">${escape(title)}</text>
-${body}<text x="16" y="${y - 8}">${escape(note)}</text>
+${body}<text x="16" y="${height - 8}">${escape(note)}</text>
 </svg>
 `;
 }

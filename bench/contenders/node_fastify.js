@@ -1,16 +1,20 @@
 import { createServer } from "node:http";
 import { Readable } from "node:stream";
 import fastify from "fastify";
-import { bytes, PING, thing } from "./app.js";
+import { ALWAYS, bytes, PING, thing } from "./app.js";
 
 const app = fastify();
 app.get("/_ping", (_request, reply) => reply.headers(PING).send("OK"));
 app.get(
   "/version",
   (_request, reply) =>
-    reply.header("Content-Type", "application/json").send(process.env.VERSION_TEXT),
+    reply.headers(ALWAYS).header("Content-Type", "application/json").send(process.env.VERSION_TEXT),
 );
-app.get("/things/:id", (request, reply) => reply.send(thing(request.params.id)));
+app.get(
+  "/things/:id",
+  (request, reply) => reply.headers(ALWAYS).send(thing(request.params.id)),
+);
+app.get("/plain/:id", (request, reply) => reply.send(thing(request.params.id)));
 app.get(
   "/bytes/:mebibytes",
   (request, reply) => reply.send(Readable.fromWeb(bytes(Number(request.params.mebibytes)))),

@@ -52,19 +52,24 @@ func main() {
 		return statusOK
 	})
 	mux := http.NewServeMux()
-	mux.HandleFunc("/_ping", func(w http.ResponseWriter, r *http.Request) {
+	// What the daemon puts on every answer.
+	always := func(w http.ResponseWriter, kind string) http.Header {
 		header := w.Header()
-		header.Set("Content-Type", "text/plain; charset=utf-8")
+		header.Set("Content-Type", kind)
 		header.Set("Api-Version", "1.47")
 		header.Set("Ostype", "linux")
+		header.Set("Server", "Floodgate/0.1.0 (linux)")
+		return header
+	}
+	mux.HandleFunc("/_ping", func(w http.ResponseWriter, r *http.Request) {
+		header := always(w, "text/plain; charset=utf-8")
 		header.Set("Docker-Experimental", "false")
 		header.Set("Cache-Control", "no-cache, no-store, must-revalidate")
 		header.Set("Pragma", "no-cache")
-		header.Set("Server", "Floodgate/0.1.0 (linux)")
 		io.WriteString(w, "OK")
 	})
 	mux.HandleFunc("/version", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
+		always(w, "application/json")
 		j := eng.job("version")
 		j.setenv("ApiVersion", "1.47")
 		j.stdout.add(w)
@@ -72,7 +77,7 @@ func main() {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	})
-	mux.HandleFunc("/things/", func(w http.ResponseWriter, r *http.Request) {
+	answer := func(w http.ResponseWriter, r *http.Request) {
 		t := thing{ID: strings.Split(r.URL.Path, "/")[2], Name: "web", Ports: []int{80, 443}}
 		t.State.Status, t.State.Pid = "running", 4242
 		body, err := json.Marshal(t)
@@ -82,7 +87,31 @@ func main() {
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(body)
+	}
+	mux.HandleFunc("/things/", func(w http.ResponseWriter, r *http.Request) {
+		always(w, "application/json")
+		answer(w, r)
 	})
+	mux.HandleFunc("/plain/", answer)
+	mux.HandleFunc("/upload", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		always(w, "application/json")
+		fmt.Fprintf(w, `{"byteLength":%d}`, len(body))
+	})
+	mux.HandleFunc("/json", func(w http.ResponseWriter, r *http.Request) {
+		var body struct{ Data string }
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		always(w, "application/json")
+		fmt.Fprintf(w, `{"length":%d}`, len(body.Data))
+	})
+	mux.HandleFunc("/raw", echo)
 	chunk := make([]byte, 64*1024)
 	mux.HandleFunc("/bytes/", func(w http.ResponseWriter, r *http.Request) {
 		mebibytes, err := strconv.Atoi(strings.Split(r.URL.Path, "/")[2])
@@ -107,6 +136,30 @@ func main() {
 	close(active)
 	fmt.Printf("port %d\n", tcp.Addr().(*net.TCPAddr).Port)
 	select {}
+}
+
+// echo takes the connection and sends back what comes, by way of the program as it would be if that did
+// something with it: io.Copy would have the kernel move it.
+func echo(w http.ResponseWriter, r *http.Request) {
+	conn, buffered, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"); err != nil {
+		return
+	}
+	buffer := make([]byte, 64*1024)
+	for {
+		n, err := buffered.Read(buffer)
+		if err != nil {
+			return
+		}
+		if _, err := conn.Write(buffer[:n]); err != nil {
+			return
+		}
+	}
 }
 
 func check(err error) {
