@@ -15,13 +15,13 @@ import { project } from "../tests/support/daemon.ts";
 import { killAll, WORKSHOP } from "./contenders.ts";
 import { type Effort, measure } from "./measure.ts";
 import { fits, foundOf, type Measured, pageOf, publish, type Results } from "./page.ts";
-import { GOALS, type Part, PARTS } from "./plan.ts";
+import { GOALS, LOADS, type Part, PARTS } from "./plan.ts";
 import { show, showSpread, type Spread, table } from "./report.ts";
 
 const EFFORTS: Record<"full" | "quick" | "check", Effort> = {
-  full: { turns: 20, lives: 2, starts: 21, rounds: 3, check: false },
+  full: { turns: 15, lives: 3, starts: 21, rounds: 3, check: false },
   quick: { turns: 2, lives: 1, starts: 3, rounds: 1, check: false },
-  check: { turns: 30, lives: 2, starts: 11, rounds: 2, check: true },
+  check: { turns: 20, lives: 5, starts: 11, rounds: 2, check: true },
 };
 const EXPECTED = project("bench/expected.json");
 
@@ -49,6 +49,7 @@ while (args.length > 0) {
   } else usage(`unknown argument ${JSON.stringify(flag)}`);
 }
 const effort = EFFORTS[how];
+const LOADED = new Set(LOADS.map(({ part }) => part));
 const checked = new Set(GOALS.filter(({ check }) => check).map(({ part }) => part));
 parts ??= how === "check" ? PARTS.filter((part) => checked.has(part)) : PARTS;
 
@@ -61,17 +62,19 @@ for (const signal of ["SIGINT", "SIGTERM"] as const) {
 const expected: Record<string, Spread> = how === "check" ? await expectations() : {};
 const began = performance.now();
 const results: Results = {};
-for (const part of parts) {
+// What is checked of the loads is so little that the same processes do for all parts.
+const groups = how === "check"
+  ? Object.values(Object.groupBy(parts, (part) => LOADED.has(part) ? "loads" : part))
+  : parts.map((part) => [part]);
+for (const group of groups) {
   const from = performance.now();
-  console.error(`${part} …`);
-  const found = await measure(part, effort);
-  results[part] = {
-    when: new Date().toISOString().slice(0, 16).replace("T", " "),
-    seconds: Math.round((performance.now() - from) / 1_000),
-    turns: Object.values(found.samples)[0]?.length ?? 0,
-    ...found,
-  };
+  console.error(`${group!.join(", ")} …`);
+  const found = await measure(group!, effort);
   for (const line of found.skipped) console.error(`left out: ${line}`);
+  const seconds = Math.round((performance.now() - from) / 1_000);
+  const when = new Date().toISOString().slice(0, 16).replace("T", " ");
+  const turns = Object.values(found.samples)[0]?.length ?? 0;
+  for (const part of group!) results[part] = { when, seconds, turns, ...found };
 }
 console.error(`took ${show((performance.now() - began) / 60_000)} minutes`);
 if (how === "check") Deno.exitCode = check();

@@ -80,19 +80,19 @@ class Measurement {
 const HELD = 10_000;
 const IDLE = 5_000;
 
-/** Measures a part. */
-export async function measure(part: Part, effort: Effort): Promise<Found> {
+/** Measures a part, or several that have loads, by the same processes. */
+export async function measure(parts: readonly Part[], effort: Effort): Promise<Found> {
   const folder = await Deno.makeTempDir({ prefix: "floodgate-bench-" });
   try {
     const measurement = new Measurement(folder, await buildGo("load"), effort);
-    await (HOW[part] ?? loads)(measurement, part);
+    await (HOW[parts[0]!] ?? loads)(measurement, parts);
     return measurement.found;
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
 }
 
-const HOW: Partial<Record<Part, (measurement: Measurement, part: Part) => Promise<void>>> = {
+const HOW: Partial<Record<Part, (measurement: Measurement) => Promise<void>>> = {
   start: starts,
   gate,
   memory,
@@ -104,9 +104,11 @@ const HOW: Partial<Record<Part, (measurement: Measurement, part: Part) => Promis
  * Loads contenders in turn, each for a slice of 40 ms, all loads of a part, and all of that again with new
  * processes.
  */
-async function loads(measurement: Measurement, part: Part): Promise<void> {
+async function loads(measurement: Measurement, parts: readonly Part[]): Promise<void> {
   const { effort, folder } = measurement;
-  const these = LOADS.filter((load) => load.part === part && (!effort.check || isChecked(load)));
+  const these = LOADS.filter((load) =>
+    parts.includes(load.part) && (!effort.check || isChecked(load))
+  );
   const everyone: Who[] = [];
   for (const who of new Set(these.flatMap(({ who }) => effort.check ? who.slice(0, 2) : who))) {
     if (await measurement.has(who)) everyone.push(who);

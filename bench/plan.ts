@@ -66,7 +66,7 @@ const DOORS: Proto[] = ["tcp", "unix"];
 
 const TABLE: Loads[] = [
   {
-    ...{ part: "peers", kind: "http", who: PEERS, clients: [32], share: 0.7 },
+    ...{ part: "peers", kind: "http", who: PEERS, clients: [32], share: 0.8 },
     paths: ["/_ping", "/things/web", "/version"],
   },
   {
