@@ -40,9 +40,9 @@ export interface Found {
   samples: Record<string, number[]>;
   /** The table of {@linkcode growth}. */
   growth?: Growth[];
-  /** Who took part, and on what it ran. */
+  /** The contenders, and on what each ran. */
   versions: Record<string, string>;
-  /** Who could not, and why. */
+  /** Contenders and loads that are left out, and why. */
   skipped: string[];
 }
 

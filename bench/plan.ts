@@ -35,7 +35,7 @@ export interface Load {
   part: Part;
   /** What is done. */
   kind: Kind;
-  /** Who takes part. The first is compared with the second. */
+  /** The contenders. The first is compared with the second. */
   who: Who[];
   /** What is asked for. */
   path: string;
