@@ -1,8 +1,8 @@
 /**
- * How fast, against whom: `deno task bench`. It measures each contender in short turns with the others
- * and writes `bench/results.md`, `bench/results.svg`, `bench/expected.json` and a table in README.md, in
- * less than ten minutes. Needs Go (Debian: golang-go), which its client is written in; contenders that
- * cannot be had are left out, and it says why.
+ * How fast, against whom: `deno task bench`. It measures each contender in short turns with the
+ * others and writes `bench/results.md`, `bench/results.svg`, `bench/expected.json` and a table in
+ * README.md, in less than ten minutes. Needs Go (Debian: golang-go), which its client is written
+ * in; contenders that cannot be had are left out, and it says why.
  *
  *     deno task bench --only start,memory   measures these parts, each in less than two minutes
  *     deno task bench --quick               prints the page, and writes nothing
@@ -26,8 +26,8 @@ const EFFORTS: Record<"full" | "quick" | "check", Effort> = {
 const EXPECTED = project("bench/expected.json");
 
 /**
- * The least that a figure has to be worse before `--check` says so, whatever its spread was: two runs
- * differ by more than their turns do, because their processes differ.
+ * The least that a figure has to be worse before `--check` says so, whatever its spread was: two
+ * runs differ by more than their turns do, because their processes differ.
  */
 const TOLERANCE = 0.1;
 
@@ -85,8 +85,8 @@ else if (how === "quick") console.log(pageOf(results));
 else await keep();
 
 /**
- * Keeps what was found, and once all parts have been measured on this machine writes the page from them,
- * with what is expected of the next.
+ * Keeps what was found, and once all parts have been measured on this machine writes the page from
+ * them, with what is expected of the next.
  */
 async function keep(): Promise<void> {
   const all: Results = {};

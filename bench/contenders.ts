@@ -1,6 +1,6 @@
 /**
- * The programs that the bench compares, as a table, and how each is had and started: on a tcp port and a
- * unix socket.
+ * The programs that the bench compares, as a table, and how each is had and started: on a tcp port
+ * and a unix socket.
  *
  * @module
  */
@@ -184,7 +184,10 @@ export function killAll(): void {
 
 let sockets = 0;
 
-/** Starts a contender that has been prepared, and waits until it serves, or holds its clients with `HOLD`. */
+/**
+ * Starts a contender that has been prepared, and waits until it serves, or holds its clients with
+ * `HOLD`.
+ */
 export async function start(
   who: Who,
   folder: string,

@@ -1,6 +1,6 @@
 /**
- * What a way in costs: the same daemon on plain tcp, on a socket that systemd has opened, with TLS, and
- * with client certificates, asked by the same client in turn.
+ * What a way in costs: the same daemon on plain tcp, on a socket that systemd has opened, with TLS,
+ * and with client certificates, asked by the same client in turn.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * How each part of the bench measures: it starts the contenders that it needs, loads them in turn, and
- * gives what it found as samples.
+ * How each part of the bench measures: it starts the contenders that it needs, loads them in turn,
+ * and gives what it found as samples.
  *
  * @module
  */
@@ -101,8 +101,8 @@ const HOW: Partial<Record<Part, (measurement: Measurement) => Promise<void>>> = 
 };
 
 /**
- * Loads contenders in turn, each for a slice of 40 ms, all loads of a part, and all of that again with new
- * processes.
+ * Loads contenders in turn, each for a slice of 40 ms, all loads of a part, and all of that again
+ * with new processes.
  */
 async function loads(measurement: Measurement, parts: readonly Part[]): Promise<void> {
   const { effort, folder } = measurement;
@@ -223,7 +223,8 @@ async function gate(measurement: Measurement): Promise<void> {
       for (const [what, ms] of Object.entries(await crowd("ours", "-held"))) {
         measurement.add(`${what} ${proto}`, ms);
       }
-      // A daemon that has not been asked anything has all its memory still to get, held clients or not.
+      // A daemon that has not been asked anything has all its memory still to get, held clients or
+      // not.
       measurement.add(`cold ${proto}`, (await crowd("ours")).open!);
       // Clients that a short queue turns away come again after a second or more.
       if (round === 0) measurement.add(`serve ${proto}`, (await crowd("serve")).open!);
@@ -310,7 +311,8 @@ async function streams(measurement: Measurement): Promise<void> {
 /** What a job costs by itself, and how cost grows with how much there is. */
 async function jobs(measurement: Measurement): Promise<void> {
   const { effort, found } = measurement;
-  // So large a young generation shows what is allocated, and would make a job slow: it fits no cache.
+  // So large a young generation shows what is allocated, and would make a job slow: it fits no
+  // cache.
   const heap = "--v8-flags=--min-semi-space-size=256,--max-semi-space-size=256";
   const ours = async (...flags: string[]) =>
     JSON.parse(await run(Deno.execPath(), ["run", "-A", ...flags, project("bench/jobs.ts")]));

@@ -1,6 +1,6 @@
 /**
- * What is measured, and what the figures should be: tables of data. `measure.ts` measures, `page.ts`
- * shows.
+ * What is measured, and what the figures should be: tables of data. `measure.ts` measures,
+ * `page.ts` shows.
  *
  * @module
  */
@@ -25,7 +25,9 @@ export const PARTS = [
   "jobs",
 ] as const;
 
-/** `http` on kept connections, `fresh` with a connection a request, or what a connection becomes. */
+/**
+ * `http` on kept connections, `fresh` with a connection a request, or what a connection becomes.
+ */
 type Kind = "http" | "fresh" | "websocket" | "raw";
 type Proto = "tcp" | "unix";
 
@@ -147,7 +149,10 @@ const CHECKED = new Set([
 /** Whether `--check` looks at a load. */
 export const isChecked = (load: Load): boolean => CHECKED.has(titleOf(load));
 
-/** What is measured of a load: microseconds of the server's processor time, answers a second, latencies. */
+/**
+ * What is measured of a load: microseconds of the server's processor time, answers a second,
+ * latencies.
+ */
 export type Metric = "cpu" | "rate" | "p50" | "p99";
 
 /** The name of a sample. */

@@ -33,7 +33,9 @@ export function spread(values: number[]): Spread {
   return { low: low!, median: median!, high: high! };
 }
 
-/** The ratios of what was measured side by side. Throws a RangeError if the numbers are not pairs. */
+/**
+ * The ratios of what was measured side by side. Throws a RangeError if the numbers are not pairs.
+ */
 export function ratios(values: number[], others: number[]): number[] {
   if (values.length !== others.length) {
     throw new RangeError(`${values.length} numbers beside ${others.length}`);

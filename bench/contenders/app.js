@@ -1,4 +1,5 @@
-// What every contender on JavaScript answers, so that they differ in how they serve and in nothing else.
+// What every contender on JavaScript answers, so that they differ in how they serve and in nothing
+// else.
 
 /** What the daemon puts on every answer. The others do the same, but on `/plain/:id`. */
 export const ALWAYS = {
@@ -35,7 +36,9 @@ export function bytes(mebibytes) {
 const answer = () => new Response("OK", { headers: PING });
 const pong = answer();
 
-/** The fastest way to answer `/_ping` on Deno, where headers are slow to check and a copy has them. */
+/**
+ * The fastest way to answer `/_ping` on Deno, where headers are slow to check and a copy has them.
+ */
 export const copy = () => pong.clone();
 
 /**

@@ -1,6 +1,7 @@
 /**
- * What the others answer, as a module for `--install`. With `HOLD` in the environment the gate opens at
- * SIGWINCH, which means nothing to the daemon; with `UPGRADES` there are routes for WebSockets and raw streams.
+ * What the others answer, as a module for `--install`. With `HOLD` in the environment the gate
+ * opens at SIGWINCH, which means nothing to the daemon; with `UPGRADES` there are routes for
+ * WebSockets and raw streams.
  */
 
 import type { Context } from "npm:hono@4.13.19";

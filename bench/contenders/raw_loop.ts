@@ -1,6 +1,6 @@
 /**
- * The limit of a raw stream on Deno: a bare connection of which the request's header is taken, and all
- * that follows sent back, by the same `pipeTo` that a handler of the daemon uses.
+ * The limit of a raw stream on Deno: a bare connection of which the request's header is taken, and
+ * all that follows sent back, by the same `pipeTo` that a handler of the daemon uses.
  */
 
 const ANSWER = new TextEncoder().encode(
