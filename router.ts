@@ -15,11 +15,8 @@
  * @module
  */
 
-import { Hono } from "npm:hono@4.13.19";
-import { cors } from "npm:hono@4.13.19/cors";
-import { basePath, matchedRoutes } from "npm:hono@4.13.19/route";
+import type { Hono as HonoApp } from "npm:hono@4.13.19";
 import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
-import { mergePath } from "npm:hono@4.13.19/utils/url";
 import type { Engine } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
@@ -28,6 +25,7 @@ import type { Bindings } from "./router/bindings.ts";
 import type { BodyLimits, LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
 import { type ErrorAnswer, JSON_ERRORS, noSuchPage, toHttp } from "./router/errors.ts";
+import { basePath, cors, Hono, matchedRoutes, mergePath } from "./router/hono.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { type Parent, RequestBindings } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
@@ -624,7 +622,7 @@ const CONTENT_HEADERS = [
 ];
 
 /** Makes a Hono app whose env is a {@linkcode RequestBindings}, by which it finds its handlers. */
-function newApp(matcher: Matcher): Hono<{ Bindings: Bindings }> {
+function newApp(matcher: Matcher): HonoApp<{ Bindings: Bindings }> {
   return new Hono({
     router: matcher,
     getPath: (_request, given) => (matcher.request = given!.env as RequestBindings).path,

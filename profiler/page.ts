@@ -5,12 +5,12 @@
  * @module
  */
 
-import { html, raw } from "npm:hono@4.13.19/html";
 import style from "./page.css" with { type: "text" };
 import icon from "./icon.svg" with { type: "text" };
 import script from "./page.js" with { type: "text" };
 import type { ApiStats } from "../builtins/serveapi.ts";
 import type { EngineStats } from "../engine.ts";
+import { HONO } from "../router/hono.ts";
 import {
   BOUNDS,
   type Histogram,
@@ -18,6 +18,8 @@ import {
   type Resources,
   type RunningJob,
 } from "./monitor.ts";
+
+const { html, raw } = await import(`${HONO}/html`) as typeof import("npm:hono@4.13.19/html");
 
 /** Only resources of this daemon are loaded, and no inline script is run. */
 export const CONTENT_SECURITY_POLICY =

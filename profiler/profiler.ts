@@ -5,7 +5,6 @@
  * @module
  */
 
-import { accepts } from "npm:hono@4.13.19/accepts";
 import type { Context } from "npm:hono@4.13.19";
 import { writeHeapSnapshot } from "node:v8";
 import type { DaemonStats } from "../builtins/info.ts";
@@ -19,6 +18,9 @@ import { elapsed, Sampler } from "./sampler.ts";
 import { toTrace } from "./trace.ts";
 import type { Router } from "../router.ts";
 import type { Bindings } from "../router/bindings.ts";
+import { HONO } from "../router/hono.ts";
+
+const { accepts } = await import(`${HONO}/accepts`) as typeof import("npm:hono@4.13.19/accepts");
 
 /** The longest profile, in seconds. */
 const MAX_SECONDS = 300;

@@ -5,10 +5,8 @@
  */
 
 import type { Handler, MiddlewareHandler, RouterRoute } from "npm:hono@4.13.19/types";
-import { type Result, type Router, UnsupportedPathError } from "npm:hono@4.13.19/router";
-import { RegExpRouter } from "npm:hono@4.13.19/router/reg-exp-router";
-import { SmartRouter } from "npm:hono@4.13.19/router/smart-router";
-import { TrieRouter } from "npm:hono@4.13.19/router/trie-router";
+import type { Result, Router } from "npm:hono@4.13.19/router";
+import { RegExpRouter, SmartRouter, TrieRouter, UnsupportedPathError } from "./hono.ts";
 import type { RequestBindings } from "./request.ts";
 import { type Entries, Table, withMore } from "./table.ts";
 

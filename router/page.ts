@@ -5,12 +5,14 @@
  * @module
  */
 
-import { html } from "npm:hono@4.13.19/html";
 import type { Router } from "../router.ts";
 import { formsOf } from "./answers.ts";
+import { HONO } from "./hono.ts";
 import { alternativesOf } from "./patterns.ts";
 import type { Body, Fields, Parameter, Route } from "./route.ts";
 import { inFull, isSchema, named } from "./validation.ts";
+
+const { html } = await import(`${HONO}/html`) as typeof import("npm:hono@4.13.19/html");
 
 /** Adds the page to a router, as `GET /debug/routes`. */
 export function attachRoutes(router: Router): void {

@@ -4,10 +4,14 @@
  * @module
  */
 
-import { RegExpRouter } from "npm:hono@4.13.19/router/reg-exp-router";
-import { SmartRouter } from "npm:hono@4.13.19/router/smart-router";
-import { TrieRouter } from "npm:hono@4.13.19/router/trie-router";
-import { checkOptionalParameter, getPattern, splitRoutingPath } from "npm:hono@4.13.19/utils/url";
+import {
+  checkOptionalParameter,
+  getPattern,
+  RegExpRouter,
+  SmartRouter,
+  splitRoutingPath,
+  TrieRouter,
+} from "./hono.ts";
 import { messageOf } from "../engine/errors.ts";
 import { isVersion } from "./versions.ts";
 

@@ -5,7 +5,6 @@
  * @module
  */
 
-import { getPath } from "npm:hono@4.13.19/utils/url";
 import type { Context } from "npm:hono@4.13.19";
 import type { Next, RouterRoute } from "npm:hono@4.13.19/types";
 import type { Job, Peer } from "../engine.ts";
@@ -15,6 +14,7 @@ import { userName } from "../platform/peers.ts";
 import type { Answer } from "./answer.ts";
 import type { Bindings, ClientCertificate, Described, Upgrade } from "./bindings.ts";
 import { type BodyLimits, LimitedBody } from "./body.ts";
+import { getPath } from "./hono.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
