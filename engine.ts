@@ -415,11 +415,15 @@ export class Engine {
    * @returns A function that removes the handler.
    */
   onShutdown(handler: () => unknown, options: ShutdownOptions = {}): () => void {
+    // What its stack says is made when it is asked for, which takes the source maps of all files in it.
+    const here = new Error();
     const entry = {
       handler,
-      // The first line of a stack is the error's own, the second this function's.
-      name: options.name ?? (handler.name ||
-        (new Error().stack?.split("\n")[2]?.trim() ?? "without a name")),
+      get name() {
+        // The first line of a stack is the error's own, the second that of onShutdown.
+        return options.name ??
+          (handler.name || (here.stack?.split("\n")[2]?.trim() ?? "without a name"));
+      },
       timeout: options.timeout ?? HANDLER_TIMEOUT,
     };
     if (this.#shut) void this.#guard(`shutdown handler ${entry.name}`, handler);

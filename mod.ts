@@ -151,27 +151,13 @@ import "./engine/log.ts";
 import "./engine/streams.ts";
 import "./engine/time.ts";
 import "./engine/version.ts";
-import "./platform/activation.ts";
+import "./offline/parse_args.ts";
 import "./platform/deno.ts";
 import "./platform/descriptors.ts";
-import "./platform/folders.ts";
-import "./platform/http.ts";
-import "./platform/libc.ts";
-import "./platform/notify.ts";
-import "./platform/peek.ts";
-import "./platform/peers.ts";
-import "./platform/signals.ts";
-import "./platform/sockets.ts";
-import "./platform/websockets.ts";
+import "./platform/net.ts";
 import "./router/limits.ts";
 import "./serve/addresses.ts";
-import "./serve/browsers.ts";
-import "./serve/connections.ts";
-import "./serve/delivery.ts";
-import "./serve/observe.ts";
-import "./serve/requests.ts";
 import "./serve/unix.ts";
-import "./serve/workload.ts";
 
 // Not awaited: a module that main installs may import this one, which is loaded only when its own
 // top level is done.

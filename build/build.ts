@@ -47,6 +47,27 @@ async function stage(folder: string): Promise<void> {
   );
 }
 
+/** The name that the program imports Hono by. */
+async function honoName(folder: string): Promise<string> {
+  const [, name] = /^export const HONO = "(npm:[^"]+)";$/m
+    .exec(await Deno.readTextFile(join(folder, "router/hono.ts"))) ?? [];
+  if (name === undefined) throw new BuildError("router/hono.ts exports no HONO");
+  return name;
+}
+
+/** Puts that name in its imports as a literal: only what a literal names becomes part of a bundle. */
+async function spellImports(folder: string): Promise<void> {
+  const name = await honoName(folder);
+  for (const part of ["router", "profiler"]) {
+    for await (const { name: file } of Deno.readDir(join(folder, part))) {
+      const path = join(folder, part, file);
+      const text = await Deno.readTextFile(path);
+      const spelled = text.replace(/\bimport\(`\$\{HONO\}([^`]*)`\)/g, `import("${name}$1")`);
+      if (spelled !== text) await Deno.writeTextFile(path, spelled);
+    }
+  }
+}
+
 /** The commit of the tree, if it is a git repository. */
 async function commit(): Promise<string | undefined> {
   const git = async (...args: string[]) => {
@@ -90,6 +111,7 @@ async function compile(folder: string, output: string, target?: string): Promise
     "--allow-all",
     // Modules that the program loads only for a flag, which Deno would leave out.
     "--include=examples/",
+    `--include=${await honoName(folder)}`,
     `--output=${output}`,
     ...target ? [`--target=${target}`] : [],
     "mod.ts",
@@ -106,6 +128,7 @@ async function compile(folder: string, output: string, target?: string): Promise
 }
 
 async function bundle(folder: string, output: string): Promise<void> {
+  await spellImports(folder);
   const { success, stderr } = await deno(folder, [
     "bundle",
     "--platform=deno",

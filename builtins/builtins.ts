@@ -12,7 +12,6 @@ import type { Metrics } from "./metrics.ts";
 import type { Engine } from "../engine.ts";
 import { stderr } from "../engine/log.ts";
 import { Activation } from "../listenbuffer.ts";
-import { STDERR, writability } from "../platform/descriptors.ts";
 import type { RequestObserver } from "../serve/observe.ts";
 
 /** Options of {@linkcode registerBuiltins}. */
@@ -42,8 +41,9 @@ export interface Builtins {
  * @throws {TypeError} If the engine has a job of one of these names already.
  */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
-  // A stalled reader of its log must not stop a daemon.
-  stderr.ready = writability(STDERR);
+  // A stalled reader of its log must not stop a daemon. Until serveapi has loaded what tells whether
+  // a write would block, a thread writes.
+  stderr.ready = () => undefined;
   const activation = new Activation();
   engine.register("true", () => {});
   // If OpenTelemetry is on (@opentelemetry/api). Loaded asynchronously, so that serveapi, which may

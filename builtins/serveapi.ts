@@ -7,20 +7,22 @@
 
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
+import { type Logger, stderr } from "../engine/log.ts";
 import {
   Activation,
   ConnectionLimit,
   ListenBuffer,
   type ListenBufferStats,
 } from "../listenbuffer.ts";
-import { receiveSockets, untakenSockets } from "../platform/activation.ts";
-import { SEND_TIMEOUT } from "../router/limits.ts";
+import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
 import { denoProblem } from "../platform/deno.ts";
-import { descriptorLimit, DESCRIPTORS, descriptorsProblem } from "../platform/descriptors.ts";
-import { nativeServe, type Serve } from "../platform/http.ts";
-import { Peers } from "../platform/peers.ts";
-import { keepAlive } from "../platform/sockets.ts";
-import { notify, notifyReloading, startWatchdog } from "../platform/notify.ts";
+import {
+  descriptorLimit,
+  DESCRIPTORS,
+  descriptorsProblem,
+  permittedEnv,
+} from "../platform/descriptors.ts";
+import type { Serve } from "../platform/http.ts";
 import {
   type Address,
   bind,
@@ -30,20 +32,13 @@ import {
   parseAddresses,
 } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import { type BrowserRules, type Judge, judgePages } from "../serve/browsers.ts";
-import {
-  Connections,
-  type ConnectionStats,
-  HEADER_TIMEOUT,
-  IDLE_TIMEOUT,
-  type Timeouts,
-} from "../serve/connections.ts";
+import type { BrowserRules, Judge } from "../serve/browsers.ts";
+import type { Connections, ConnectionStats, Timeouts } from "../serve/connections.ts";
 import type { RequestHandler } from "../serve/handler.ts";
-import { observed, type RequestObserver } from "../serve/observe.ts";
-import { admit, checkAnswers } from "../serve/requests.ts";
+import type { RequestObserver } from "../serve/observe.ts";
 import type { Held, Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
-import { Workload } from "../serve/workload.ts";
+import type { Workload } from "../serve/workload.ts";
 import {
   checkedSettings,
   given,
@@ -216,24 +211,32 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     if (activation.state === "failed") await activation.opened;
     for (const api of apis) await api.publish();
     activation.open();
-    const untaken = untakenSockets();
+    const untaken = passed?.untakenSockets();
     if (untaken) engine.log("warn", `no address uses what systemd has passed: ${untaken}`);
     // Before the predecessor ends, whose end systemd would take for the service's.
-    await notify(engine.predecessor ? `MAINPID=${Deno.pid}\n${READY}` : READY, engine.log);
+    await tellSystemd(engine.predecessor ? `MAINPID=${Deno.pid}\n${READY}` : READY, engine.log);
     for (const api of apis) await api.succeed();
-    if (!watched) engine.onShutdown(startWatchdog(() => runTrue(engine), engine.log));
-    watched = true;
+    if (!watched && permittedEnv("WATCHDOG_USEC")) {
+      watched = true;
+      const { startWatchdog } = await import("../platform/notify.ts");
+      engine.onShutdown(startWatchdog(() => runTrue(engine), engine.log), {
+        name: "of WATCHDOG_USEC",
+      });
+    }
   });
 
   engine.register("reload", async (job) => {
-    if (activation.state === "open") await notifyReloading(engine.log);
+    if (activation.state === "open" && permittedEnv("NOTIFY_SOCKET")) {
+      const { notifyReloading } = await import("../platform/notify.ts");
+      await notifyReloading(engine.log);
+    }
     try {
       await engine.reload(async () => {
         for (const api of apis) await api.reload((line) => job.print(line + "\n"));
       });
     } finally {
       // A daemon that could not take the new certificates goes on with the old ones.
-      if (activation.state === "open") await notify(READY, engine.log);
+      if (activation.state === "open") await tellSystemd(READY, engine.log);
     }
   });
 
@@ -249,7 +252,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
     while (word !== undefined && activation.state === "shut") {
       const state: string = word;
       word = undefined;
-      await notify(state, engine.log);
+      await tellSystemd(state, engine.log);
     }
     telling = false;
   });
@@ -257,12 +260,29 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   let told: Promise<void> | undefined;
   engine.stopping.addEventListener("abort", () => {
     // The service does not stop: it is another process from now on.
-    if (![...apis].some((api) => api.takenOver)) told = notify(STOPPING, engine.log);
+    if (![...apis].some((api) => api.takenOver)) told = tellSystemd(STOPPING, engine.log);
   }, { once: true });
   // Where there is nothing to drain the process would end before the word is out.
-  engine.onShutdown(() => told);
+  engine.onShutdown(() => told, { name: "of STOPPING=1" });
 
-  return { stats: () => [...apis].map((api) => api.stats) };
+  return { stats: () => [...apis].flatMap((api) => api.stats ?? []) };
+}
+
+/** Tells systemd, where it wants to hear (NOTIFY_SOCKET); only there is loaded what does so. */
+async function tellSystemd(state: string, log: Logger): Promise<void> {
+  if (!permittedEnv("NOTIFY_SOCKET")) return;
+  const { notify } = await import("../platform/notify.ts");
+  await notify(state, log);
+}
+
+/** What systemd has passed, once it was received. It is the process's, as its environment is. */
+let passed: typeof import("../platform/activation.ts") | undefined;
+
+/** Receives what systemd has passed, and keeps it from the programs that this process starts. */
+async function receiveSockets(): Promise<void> {
+  if (!permittedEnv("LISTEN_PID") && !permittedEnv("LISTEN_FDS")) return;
+  passed = await import("../platform/activation.ts");
+  passed.receiveSockets();
 }
 
 function timeoutsOf(settings: ServeSettings): Timeouts {
@@ -296,6 +316,15 @@ const PROGRESS_WITHIN = 30_000;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
+type Serves = typeof import("../serve/serving.ts");
+
+/** An address that is bound, as it was asked for, and how many clients are held there. */
+interface Placed {
+  place: Bound;
+  address: Address;
+  hold: number | undefined;
+}
+
 /** An address, who comes there, and who is served. */
 interface Listening extends Held {
   connections: Connections;
@@ -311,7 +340,11 @@ class Api {
   /** The engine's gate, and the one that our listeners are behind: the same if they are. */
   #gate: Activation;
   #activation: Activation;
+  /** What is bound, and what of that is listened on, in the same order. */
+  #bound: Placed[] = [];
   #listening: Listening[] = [];
+  /** Loaded once all is bound. */
+  #serving?: Serves;
   #defaultLimit: () => ConnectionLimit | undefined;
   /** Known once an address is bound. */
   #limit: ConnectionLimit | undefined;
@@ -337,12 +370,12 @@ class Api {
   #started?: AbortSignal;
   #afterStart = () => {
     const ports = this.addresses.flatMap((address) => /^tcp:.*:(\d+)$/.exec(address)?.[1] ?? []);
-    keepAlive(new Set(ports.map(Number)));
+    this.#serving?.keepAlive(new Set(ports.map(Number)));
   };
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */
   #unload = () => {
-    const places = this.#listening.map(({ place }) => place);
+    const places = this.#bound.map(({ place }) => place);
     if (this.#takeover) places.push(this.#takeover.place);
     for (const place of places) {
       try {
@@ -377,7 +410,7 @@ class Api {
 
   /** Shared by the listeners; made once one is bound, because to look at memory takes a while. */
   get #workload(): Workload {
-    return this.#sharedWorkload ??= new Workload(this.#settings);
+    return this.#sharedWorkload ??= new this.#serving!.Workload(this.#settings);
   }
 
   /** Whether another process has taken the place of this one. */
@@ -386,10 +419,12 @@ class Api {
   }
 
   get addresses(): string[] {
-    return this.#listening.map(({ place }) => place.address);
+    return this.#bound.map(({ place }) => place.address);
   }
 
-  get stats(): ApiStats {
+  /** Undefined until it serves. */
+  get stats(): ApiStats | undefined {
+    if (!this.#serving) return undefined;
     const listeners = this.#listening.map(({ place, buffer, connections }) => {
       // Active there are those that are held, too; here each is in one state.
       const { active: _, ...accepting } = buffer.stats;
@@ -408,7 +443,7 @@ class Api {
   async bind(): Promise<void> {
     const job = this.#job;
     // What systemd has passed is not for the programs that the boot may start, whoever uses it.
-    receiveSockets();
+    await receiveSockets();
     // What is badly written is found before anything is bound.
     const { group, takeover, handover, reusePort, insecure, tls: files } = this.#settings;
     const addresses = parseAddresses(job.args);
@@ -438,8 +473,14 @@ class Api {
         given: handed,
       });
       // As long as the predecessor serves, the clients in their common queue are for it.
-      for (const place of places) this.#listen(place, address, handed.length > 0 ? 0 : undefined);
+      const hold = handed.length > 0 ? 0 : this.#settings.hold;
+      this.#bound.push(...places.map((place) => ({ place, address, hold })));
     }
+    // Only now, because clients may wait for the sockets; those that come are in the kernel's queue.
+    this.#serving = await import("../serve/serving.ts");
+    if (this.#stopped) return;
+    stderr.ready = this.#serving.writability(this.#serving.STDERR);
+    for (const each of this.#bound) this.#listen(each, this.#serving);
     this.#takeover?.bound();
     this.#loaded = this.#loadUpgrades();
     // acceptconnections may have run before, or while we were at it.
@@ -469,8 +510,10 @@ class Api {
     await this.#takeover?.succeed();
   }
 
-  #listen(place: Bound, asked: Address, hold = this.#settings.hold): void {
+  #listen({ place, address, hold }: Placed, serving: Serves): void {
+    const { admit, Connections, deepenQueue, judgePages, observed, Peers } = serving;
     const job = this.#job;
+    if (place.hides) deepenQueue(place.listener as Deno.UnixListener);
     const tcp = place.address.startsWith("tcp:");
     const tls = tcp ? this.#tls : undefined;
     if (tcp && !tls?.verifies && !isLocal(parseAddress(place.address))) {
@@ -481,7 +524,7 @@ class Api {
     }
     this.#limit ??= this.#findLimit();
     const handler: RequestHandler = (request, info) => this.#handler(request, info);
-    const judging = () => tcp ? judgePages(this.#browserRules(place, asked)) : () => undefined;
+    const judging = () => tcp ? judgePages(this.#browserRules(place, address)) : () => undefined;
     let judge: Judge = judging();
     const peers = tcp ? undefined : new Peers();
     const connections = new Connections({
@@ -516,7 +559,8 @@ class Api {
       log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
     });
     const renew = () => void (judge = judging());
-    this.#listening.push({ place, asked: formatAddress(asked), buffer, connections, renew });
+    const asked = formatAddress(address);
+    this.#listening.push({ place, asked, buffer, connections, renew });
   }
 
   /** What of other settings can be put in place while it serves. */
@@ -576,7 +620,7 @@ class Api {
     else this.#upgrades?.skipDescriptor();
   };
 
-  readonly #serve: Serve = (...given) => (this.#native ??= nativeServe())(...given);
+  readonly #serve: Serve = (...given) => (this.#native ??= this.#serving!.nativeServe())(...given);
 
   /** Loads what looks at connections: once bound, and before it is known whether a route asks for it. */
   async #loadUpgrades(): Promise<void> {
@@ -627,6 +671,7 @@ class Api {
 
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(router: Fetcher): Promise<void> {
+    const { checkAnswers, nativeServe } = this.#serving!;
     this.#handler = checkAnswers((request, info) => router.fetch(request, info));
     this.#router = router;
     await this.#loaded;
@@ -648,7 +693,7 @@ class Api {
 
   async publish(): Promise<void> {
     this.#warnOfUpgrades();
-    for (const { place } of this.#listening) await place.publish();
+    for (const { place } of this.#bound) await place.publish();
   }
 
   async #stop(drain: number): Promise<void> {
@@ -701,10 +746,9 @@ class Api {
   }
 
   async close(): Promise<void> {
-    for (const { place, buffer } of this.#listening) {
-      buffer.close();
-      await this.#unpublish(place);
-    }
+    for (const { buffer } of this.#listening) buffer.close();
+    for (const { place } of this.#bound.slice(this.#listening.length)) place.listener.close();
+    for (const { place } of this.#bound) await this.#unpublish(place);
     this.#each((connections) => connections.cutAll());
     await this.#takeover?.close();
     this.#tls?.close();

@@ -15,11 +15,17 @@ import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
 import { HOLD } from "../listenbuffer.ts";
 import type { RouterOptions } from "../router.ts";
-import { BODIES_LIMIT, BODY_LIMIT, JSON_LIMIT, SEND_TIMEOUT } from "../router/limits.ts";
-import { readHost, readOrigins } from "../serve/browsers.ts";
-import { HEADER_TIMEOUT, IDLE_TIMEOUT } from "../serve/connections.ts";
+import {
+  BODIES_LIMIT,
+  BODY_LIMIT,
+  HEADER_TIMEOUT,
+  IDLE_TIMEOUT,
+  JSON_LIMIT,
+  MAX_CONNECTION_REQUESTS,
+  SEND_TIMEOUT,
+} from "../router/limits.ts";
+import { readHost, readOrigins } from "../serve/addresses.ts";
 import type { CertificateFiles } from "../serve/tls.ts";
-import { MAX_CONNECTION_REQUESTS } from "../serve/workload.ts";
 
 /** The kind of a setting's values. */
 export interface Kind<T> {

@@ -19,10 +19,11 @@ import {
   complain,
   flush,
   listenToSignals,
-  listJobsAtUserSignal,
   oneLine,
   say,
   surviveErrors,
+  UserSignal,
+  writeAtOnce,
 } from "./process.ts";
 import {
   fetchStdCli,
@@ -41,7 +42,7 @@ import {
  * are wrong. Why is one line on standard error.
  */
 export async function main(args: readonly string[]): Promise<number> {
-  const listJobsOf = listJobsAtUserSignal();
+  const userSignal = new UserSignal();
   const outdated = denoProblem();
   if (outdated) return complain(outdated), 2;
   let flags: ProgramSettings;
@@ -96,7 +97,7 @@ export async function main(args: readonly string[]): Promise<number> {
     { level: { get: () => flags.logLevel }, plain: { value: write.plain } },
   );
   const engine = new Engine({ log });
-  listJobsOf(engine);
+  userSignal.engine = engine;
   const stop = listenToSignals(engine, () => flags.drain);
   const surviving = surviveErrors(engine);
   const router = Promise.withResolvers<Router>();
@@ -115,6 +116,7 @@ export async function main(args: readonly string[]): Promise<number> {
     });
     const { addresses, finished } = serving;
     served = finished;
+    await Promise.all([userSignal.divert(), writeAtOnce()]);
     if (logFile) engine.onReload(() => logFile.reopen());
     if (flags.accessLog !== undefined) {
       const { AccessLog } = await import("../builtins/access_log.ts");

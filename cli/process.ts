@@ -9,16 +9,23 @@ import type { Engine } from "../engine.ts";
 import { messageOf, reportOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
 import { printable, stderr, writeToStderr } from "../engine/log.ts";
-import { STDOUT, writability } from "../platform/descriptors.ts";
-import { onUserSignal } from "../platform/signals.ts";
 
 /** The first line of an error's message. */
 export function oneLine(error: unknown): string {
   return messageOf(error).split("\n", 1)[0]!;
 }
 
-/** What the program says on standard output. A reader that stalls does not stop it. */
-const stdout = new LineWriter(Deno.stdout, writability(STDOUT));
+/**
+ * What the program says on standard output. A reader that stalls does not stop it: a thread writes, until
+ * {@linkcode writeAtOnce}.
+ */
+const stdout = new LineWriter(Deno.stdout, () => undefined);
+
+/** From now on lines are written at once where that does not block. */
+export async function writeAtOnce(): Promise<void> {
+  const { STDOUT, writability } = await import("../platform/writability.ts");
+  stdout.ready = writability(STDOUT);
+}
 
 /** Writes a line to standard output. */
 export function say(line: string): void {
@@ -93,28 +100,55 @@ export function listenToSignals(engine: Engine, drain: () => number): () => void
 /** The most jobs that are told of one by one. */
 const MOST_LISTED = 1_000;
 
+/** Until how many milliseconds after its start Deno does not listen for SIGUSR1: 500, with a margin. */
+const DENO_DEAF = 400;
+
 /**
- * From now on, which should be the first thing that a program does, writes the running jobs to the
- * log at SIGUSR1, in place of what Deno does then.
- *
- * @returns Takes the engine, once there is one. Until then nothing runs, and the signal does nothing.
+ * Writes the running jobs to the log at SIGUSR1, in place of what Deno does then: from half a second after
+ * its start on it opens a debugger. Made first of all that a program does.
  */
-export function listJobsAtUserSignal(): (engine: Engine) => void {
-  let engine: Engine | undefined;
-  const shut = onUserSignal(() => {
+export class UserSignal {
+  /** Whose jobs are listed; until it is set the signal does nothing. */
+  engine: Engine | undefined;
+  #diverted?: Promise<void>;
+  #late: AbortSignal;
+  /** Whether the debugger stays shut, once that is known. */
+  #shut: boolean | undefined;
+
+  /** Without a listener the signal would end the process. */
+  constructor() {
+    if (Deno.build.os !== "windows") Deno.addSignalListener("SIGUSR1", this.#list);
+    this.#late = AbortSignal.timeout(Math.max(0, DENO_DEAF - performance.now()));
+    this.#late.addEventListener("abort", this.#divert);
+  }
+
+  /**
+   * Keeps the debugger shut from now on. It is done by itself before Deno listens, and better earlier, but
+   * not before the sockets are bound: it takes 2 ms.
+   */
+  divert(): Promise<void> {
+    return this.#divert();
+  }
+
+  #divert = (): Promise<void> => {
+    this.#late.removeEventListener("abort", this.#divert);
+    return this.#diverted ??= import("../platform/signals.ts").then(({ onUserSignal }) => {
+      this.#shut = onUserSignal(this.#list);
+      if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGUSR1", this.#list);
+    });
+  };
+
+  #list = (): void => {
+    const { engine } = this;
     if (!engine) return;
     const { running } = engine;
     engine.log("info", `SIGUSR1: running jobs: ${running.length}`);
     for (const job of running.slice(0, MOST_LISTED)) {
-      engine.log(
-        "info",
-        `SIGUSR1: ${job}`,
-        job.user === undefined ? undefined : { user: job.user },
-      );
+      const fields = job.user === undefined ? undefined : { user: job.user };
+      engine.log("info", `SIGUSR1: ${job}`, fields);
     }
-    if (!shut) engine.log("warn", `SIGUSR1: ${DEBUGGER_OPENED}`);
-  });
-  return (made) => engine = made;
+    if (this.#shut === false) engine.log("warn", `SIGUSR1: ${DEBUGGER_OPENED}`);
+  };
 }
 
 const DEBUGGER_OPENED =

@@ -18,6 +18,7 @@ import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT } from "../engine/time.ts";
 import { stdCliIsCached } from "../platform/deno.ts";
+import { parseArgs } from "../offline/parse_args.ts";
 import { descriptorsProblem, permittedEnv } from "../platform/descriptors.ts";
 import type { RouterOptions } from "../router.ts";
 import { exposureProblem, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
@@ -287,13 +288,13 @@ const PATIENCE = 1_000;
  * The parser of @std/cli where it is in Deno's cache. Where it is not, no start waits for a network, which
  * may not reach JSR at all: the stand-in, which the tests hold to the same behaviour, does what it would.
  */
-async function loadParseArgs(): Promise<typeof import("../offline/parse_args.ts")["parseArgs"]> {
+async function loadParseArgs(): Promise<typeof parseArgs> {
   const cli = stdCliIsCached() ? await loadStdCli() : undefined;
-  return (cli ?? await import("../offline/parse_args.ts")).parseArgs;
+  return cli?.parseArgs ?? parseArgs;
 }
 
 /** @std/cli; undefined where its download broke off, and Deno asks for the rest. */
-function loadStdCli(): Promise<typeof import("../offline/parse_args.ts") | undefined> {
+function loadStdCli(): Promise<{ parseArgs: typeof parseArgs } | undefined> {
   return new Promise((resolve) => {
     import(STD_CLI).then(resolve, () => resolve(undefined));
     // Not by setTimeout, which takes longer to load than all that binds a socket.

@@ -6,7 +6,6 @@
  */
 
 import { messageOf, TypedError } from "../engine/errors.ts";
-import { Libc } from "./libc.ts";
 
 /** Why foreign functions cannot be called, if they cannot. Asks nobody. */
 export function foreignFunctionsProblem(): string | undefined {
@@ -54,23 +53,6 @@ export function descriptorLimit(): number | undefined {
   const [, soft] = /^Max open files +(\d+)/m.exec(Deno.readTextFileSync(LIMITS)) ?? [];
   return soft === undefined ? undefined : Number(soft);
 }
-
-/** The standard streams' descriptors (stdin(3)). */
-export const [STDOUT, STDERR] = [1, 2];
-
-/**
- * Tells, whenever it is asked, whether a write to a descriptor would not block now: one of up to a page,
- * as poll(2) has it of pipes. Undefined where foreign functions cannot be called.
- */
-export function writability(fd: number): () => boolean | undefined {
-  let callable: boolean | undefined;
-  return () => {
-    callable ??= foreignFunctionsProblem() === undefined;
-    return callable ? (shared ??= new Libc()).writable(fd) : undefined;
-  };
-}
-
-let shared: Libc | undefined;
 
 /** Clock ticks in a second as proc(5) counts them: USER_HZ, 100 on every architecture of Deno's. */
 const TICKS = 100;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { DESCRIPTORS, descriptorsProblem, requireDescriptors } from "./descriptors.ts";
+import { DESCRIPTORS, requireDescriptors } from "./descriptors.ts";
 import { Libc } from "./libc.ts";
 
 /** A folder that stays the same one, whatever its name comes to mean. */
@@ -15,13 +15,10 @@ export interface OpenFolder extends Disposable {
   open(name: string): OpenFolder | undefined;
 }
 
-/** Why {@linkcode openFolder} cannot be used, if it cannot. */
-export const foldersProblem = descriptorsProblem;
-
 /**
  * Opens a folder, by whatever links.
  *
- * @throws {TypedError} ("bad parameter") Where {@linkcode foldersProblem} is.
+ * @throws {TypedError} ("bad parameter") Where {@linkcode descriptorsProblem} is.
  */
 export function openFolder(path: string): OpenFolder | undefined {
   requireDescriptors();

@@ -4,6 +4,8 @@
  * @module
  */
 
+import { formatTcp, formatUnix } from "./net.ts";
+
 export const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
@@ -393,17 +395,4 @@ export class Libc {
   [Symbol.dispose](): void {
     this.#library.close();
   }
-}
-
-/** The path of a unix socket as `unix:///path`, or `unix://@name` for an abstract name (unix(7)). */
-export function formatUnix(path: string): string {
-  // Only an abstract name begins with a zero byte, and it may have more of them; a path ends with one.
-  const name = path.startsWith("\0") ? path.replaceAll("\0", "@") : path.replace(/\0.*/s, "");
-  return `unix://${name}`;
-}
-
-/** An internet address as `tcp://HOST:PORT`, an IPv6 host in its short form. */
-export function formatTcp({ hostname, port }: { hostname: string; port: number }): string {
-  const host = hostname.includes(":") ? new URL(`http://[${hostname}]`).hostname : hostname;
-  return `tcp://${host}:${port}`;
 }

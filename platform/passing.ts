@@ -5,7 +5,8 @@
  */
 
 import { descriptors, requireDescriptors } from "./descriptors.ts";
-import { type Credentials, formatUnix, Libc, SO_ACCEPTCONN } from "./libc.ts";
+import { type Credentials, Libc, SO_ACCEPTCONN } from "./libc.ts";
+import { formatUnix } from "./net.ts";
 
 /** SCM_MAX_FD, the most that one message carries. */
 export const MOST_DESCRIPTORS = 253;

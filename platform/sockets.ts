@@ -17,14 +17,13 @@ import {
   AF_INET,
   AF_INET6,
   AF_UNIX,
-  formatTcp,
-  formatUnix,
   Libc,
   SO_ACCEPTCONN,
   SO_TYPE,
   SOCK_STREAM,
   type Watch,
 } from "./libc.ts";
+import { BACKLOG, formatTcp, formatUnix } from "./net.ts";
 
 /** A listening socket, by its descriptor. */
 export interface ListeningSocket {
@@ -43,9 +42,6 @@ export interface Observed<L extends AnyListener> {
   readonly listener: L;
   readonly fd?: number | undefined;
 }
-
-/** More than any kernel's net.core.somaxconn: as many as it allows. */
-export const BACKLOG = 65_535;
 
 /**
  * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on

@@ -7,8 +7,8 @@
 /**
  * The package. No literal names it in an `import` of code: what one names Deno downloads before it runs
  * the first line of a program, and reads the list of its releases at each start, so that clients would
- * wait for sockets. `deno cache` and `deno check` find it by the types below. What makes one file of
- * all has to be told of it: build/build.ts, and `compile` in deno.json.
+ * wait for sockets. `deno cache` and `deno check` find it by the types below; `deno compile` and `deno
+ * bundle` have to be told of it, as build/build.ts does.
  */
 export const HONO = "npm:hono@4.13.19";
 

@@ -1,9 +1,15 @@
 /**
- * What a request may cost where nothing else is said.
+ * What a client may cost where nothing else is said.
  *
  * @module
  */
 
+/** How long a client may take for its first request, in milliseconds. */
+export const HEADER_TIMEOUT = 10_000;
+/** How long a connection may be idle between requests, in milliseconds. */
+export const IDLE_TIMEOUT = 60_000;
+/** How many requests of one connection may be in work. */
+export const MAX_CONNECTION_REQUESTS = 100;
 /** The longest request body, in bytes. */
 export const BODY_LIMIT = 16 * 1024 * 1024;
 /** The longest JSON body of a route that takes its members for variables, in bytes. */

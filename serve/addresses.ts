@@ -1,23 +1,15 @@
 /**
- * The addresses a daemon listens on: how they are written, and how each is bound so that no
- * unauthorized client can connect at any moment, and no other process's socket is harmed.
+ * The addresses a daemon listens on: how they, and the hosts and origins of its clients, are written; and
+ * how each is bound so that no unauthorized client can connect at any moment, and no other process's
+ * socket is harmed.
  *
  * @module
  */
 
 import { messageOf, TypedError } from "../engine/errors.ts";
 import type { Acceptor } from "../listenbuffer.ts";
-import { takeInherited } from "../platform/activation.ts";
 import { requireDescriptors } from "../platform/descriptors.ts";
-import { formatTcp } from "../platform/libc.ts";
-import {
-  adopt,
-  ANYWHERE,
-  BACKLOG,
-  descriptorOfListener,
-  inspectSocket,
-  listenAbstract,
-} from "../platform/sockets.ts";
+import { BACKLOG, formatTcp } from "../platform/net.ts";
 import type { BindOptions, Bound, GivenSocket } from "./bound.ts";
 import { bindUnix, MAX_PATH, SocketFile } from "./unix.ts";
 
@@ -148,6 +140,49 @@ async function lookUp(host: string): Promise<string[] | undefined> {
 }
 
 /**
+ * Normalizes the name or IP address of a Host header to the spelling of URLs. The port is left out:
+ * it does not matter through which port a client reaches us.
+ *
+ * @throws {TypedError} ("bad parameter") If the text is neither.
+ */
+export function readHost(text: string): string {
+  // An IPv6 address may be given without brackets.
+  const host = hostname(text) ?? hostname(`[${text}]`);
+  if (host !== undefined && /^(\[.*\]|[\w.-]+)$/.test(host)) return host;
+  throw new TypedError(
+    "bad parameter",
+    `host "${text}": expected a name or a number, such as api.example or 192.0.2.1`,
+  );
+}
+
+/**
+ * Parses the origins of pages (RFC 6454), separated by commas or spaces, or `*` for all.
+ *
+ * @throws {TypedError} ("bad parameter") If one is not spelled as browsers send it.
+ */
+export function readOrigins(text: string): string[] {
+  const origins = text.split(/[\s,]+/).filter((origin) => origin !== "");
+  const wrong = origins.length === 0 ? text : origins.find((origin) => {
+    const { origin: own, protocol, host } = URL.parse(origin) ?? {};
+    // URLs of browser extensions have the origin "null".
+    return origin !== (own === "null" && host ? `${protocol}//${host}` : own) &&
+      (origin !== "*" || origins.length > 1);
+  });
+  if (wrong === undefined) return origins;
+  throw new TypedError(
+    "bad parameter",
+    `origin "${wrong}": expected one as browsers write it, such as https://pages.example, or * for any`,
+  );
+}
+
+/** The host of a Host header, in the spelling of URLs; undefined if it is malformed. */
+export function hostname(host: string): string | undefined {
+  // URL.parse would accept other parts of a URL here, such as a path.
+  if (/[\s/\\?#@]/.test(host)) return undefined;
+  return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");
+}
+
+/**
  * Binds an address.
  *
  * @returns The bound sockets: several for `fd://`, if systemd has passed several.
@@ -158,14 +193,14 @@ export async function bind(address: Address, options: BindOptions = {}): Promise
   const name = formatAddress(address);
   try {
     if (!options.exposed) await refuseExposed(address);
-    if (options.given?.length) return bindGiven(options.given, options);
+    if (options.given?.length) return await bindGiven(options.given, options);
     switch (address.proto) {
       case "tcp":
         return [bindTcp(address, options)];
       case "unix":
         return [await bindUnix(address.path, options)];
       case "fd":
-        return bindInherited(address.which, options);
+        return await bindInherited(address.which, options);
     }
   } catch (error) {
     if (error instanceof TypedError) {
@@ -229,12 +264,16 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
 }
 
 /** Listens on the sockets that the predecessor handed over: all of them, or none. */
-function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound[] {
+async function bindGiven(
+  sockets: readonly GivenSocket[],
+  options: BindOptions,
+): Promise<Bound[]> {
   for (const { address } of sockets) {
     if (address.startsWith("tcp:") && !options.exposed && !isLocal(parseAddress(address))) {
       throw new TypedError("bad parameter", `it is ${address}: ${EXPOSED}`);
     }
   }
+  const { adopt, ANYWHERE, listenAbstract } = await import("../platform/sockets.ts");
   const bound: Bound[] = [];
   try {
     for (const { fd, asked, address } of sockets) {
@@ -244,7 +283,7 @@ function bindGiven(sockets: readonly GivenSocket[], options: BindOptions): Bound
       const each = unlisted(listener, address);
       // The file of a socket that systemd passed belongs to systemd.
       const own = asked.startsWith("unix:") && parseAddress(asked);
-      bound.push(own && own.proto === "unix" ? withFile(own.path, each) : each);
+      bound.push(own && own.proto === "unix" ? await withFile(own.path, each) : each);
     }
     return bound;
   } catch (error) {
@@ -262,14 +301,13 @@ function unlisted(listener: Acceptor<Deno.Conn, Deno.Addr>, address: string): Bo
     publish: () => Promise.resolve(),
     unpublish: () => Promise.resolve(),
     unpublishNow: () => {},
-    descriptor: () => "fd" in listener ? listener.fd as number : descriptorOfListener(listener),
     handOver: () => {},
   };
 }
 
 /** A socket that was handed over with its file, which this process has to remove. */
-function withFile(path: string, bound: Bound): Bound {
-  const file = SocketFile.at(path);
+async function withFile(path: string, bound: Bound): Promise<Bound> {
+  const file = await SocketFile.at(path);
   return {
     ...bound,
     hides: true,
@@ -280,9 +318,19 @@ function withFile(path: string, bound: Bound): Bound {
 }
 
 /** Listens on sockets that systemd passed: all of them, or none. */
-function bindInherited(which: string, { exposed, listenTls }: BindOptions): Bound[] {
+async function bindInherited(
+  which: string,
+  { exposed, listenTls }: BindOptions,
+): Promise<Bound[]> {
   // Without the permissions we cannot even see whether sockets were passed.
   requireDescriptors();
+  // Loaded here, because most daemons make their own sockets.
+  const [{ takeInherited }, { adopt, ANYWHERE, inspectSocket, listenAbstract }] = await Promise.all(
+    [
+      import("../platform/activation.ts"),
+      import("../platform/sockets.ts"),
+    ],
+  );
   const taken = takeInherited(which);
   const bound: Bound[] = [];
   try {

@@ -56,8 +56,6 @@ export interface Bound {
   unpublish(): Promise<void>;
   /** Like `unpublish`, synchronously, for a process that is about to end. */
   unpublishNow(): void;
-  /** The descriptor of the socket; undefined if it cannot be found. */
-  descriptor(): number | undefined;
   /** Leaves the file to the process that the socket was handed over to: it is not removed here. */
   handOver(): void;
 }

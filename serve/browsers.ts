@@ -6,8 +6,8 @@
  * @module
  */
 
-import { TypedError } from "../engine/errors.ts";
 import { headerOf } from "../platform/http.ts";
+import { hostname, readHost } from "./addresses.ts";
 
 /** The requests that are accepted. */
 export interface BrowserRules {
@@ -21,42 +21,6 @@ export interface BrowserRules {
   hosts?: readonly string[];
   /** The origins whose pages are accepted, or `*` for all. Default: only our own. */
   cors?: readonly string[];
-}
-
-/**
- * Normalizes the name or IP address of a Host header to the spelling of URLs. The port is left out:
- * it does not matter through which port a client reaches us.
- *
- * @throws {TypedError} ("bad parameter") If the text is neither.
- */
-export function readHost(text: string): string {
-  // An IPv6 address may be given without brackets.
-  const host = hostname(text) ?? hostname(`[${text}]`);
-  if (host !== undefined && /^(\[.*\]|[\w.-]+)$/.test(host)) return host;
-  throw new TypedError(
-    "bad parameter",
-    `host "${text}": expected a name or a number, such as api.example or 192.0.2.1`,
-  );
-}
-
-/**
- * Parses the origins of pages (RFC 6454), separated by commas or spaces, or `*` for all.
- *
- * @throws {TypedError} ("bad parameter") If one is not spelled as browsers send it.
- */
-export function readOrigins(text: string): string[] {
-  const origins = text.split(/[\s,]+/).filter((origin) => origin !== "");
-  const wrong = origins.length === 0 ? text : origins.find((origin) => {
-    const { origin: own, protocol, host } = URL.parse(origin) ?? {};
-    // URLs of browser extensions have the origin "null".
-    return origin !== (own === "null" && host ? `${protocol}//${host}` : own) &&
-      (origin !== "*" || origins.length > 1);
-  });
-  if (wrong === undefined) return origins;
-  throw new TypedError(
-    "bad parameter",
-    `origin "${wrong}": expected one as browsers write it, such as https://pages.example, or * for any`,
-  );
 }
 
 /**
@@ -108,10 +72,3 @@ export function judgePages({ scheme, hosts, cors = [] }: BrowserRules): Judge {
 
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\]|\[::ffff:7f[\da-f]{2}:[\da-f]+\])$/;
 const NUMBER = /^(\d+(\.\d+){3}|\[.*\])$/;
-
-/** The host of a Host header, in the spelling of URLs; undefined if it is malformed. */
-export function hostname(host: string): string | undefined {
-  // URL.parse would accept other parts of a URL here, such as a path.
-  if (/[\s/\\?#@]/.test(host)) return undefined;
-  return URL.parse(`http://${host}`)?.hostname.replace(/\.$/, "");
-}

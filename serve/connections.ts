@@ -25,16 +25,11 @@ import { type Descriptor, descriptorOf, releaseDescriptor } from "../platform/pe
 import { peerOf, type Peers } from "../platform/peers.ts";
 import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.ts";
 import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
-import { SEND_TIMEOUT } from "../router/limits.ts";
+import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
 import { deliver, type Delivery } from "./delivery.ts";
 import type { RequestHandler, RequestInfo, Upgrading } from "./handler.ts";
 import { refuse } from "./requests.ts";
 import { Workload } from "./workload.ts";
-
-/** How long a client may take for its first request, in milliseconds. */
-export const HEADER_TIMEOUT = 10_000;
-/** How long a connection may be idle between requests, in milliseconds. */
-export const IDLE_TIMEOUT = 60_000;
 
 /**
  * Where a connection stands: `new` until its first request is there whole, `active` while a request

@@ -7,7 +7,7 @@
 
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { headerOf, setUrl, staticBody, urlOf } from "../platform/http.ts";
-import { hostname } from "./browsers.ts";
+import { hostname } from "./addresses.ts";
 import type { RequestHandler } from "./handler.ts";
 
 /** How clients reach a listener. */

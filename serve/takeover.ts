@@ -14,6 +14,7 @@ import {
   closeDescriptor,
   connectedPair,
   connectionDescriptors,
+  descriptorOfListener,
   endsOf,
   letGoOf,
 } from "../platform/sockets.ts";
@@ -132,7 +133,8 @@ export class Takeover implements Succession {
 
   sockets(): GivenSocket[] {
     return this.#options.listening.map(({ place, asked }) => {
-      const fd = place.descriptor();
+      const { listener } = place;
+      const fd = "fd" in listener ? listener.fd as number : descriptorOfListener(listener);
       if (fd === undefined) throw new Error(`${place.address}: its descriptor was not found`);
       return { asked, address: place.address, fd };
     });

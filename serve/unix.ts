@@ -7,8 +7,7 @@
 
 import { TypedError } from "../engine/errors.ts";
 import { descriptorsProblem } from "../platform/descriptors.ts";
-import { foldersProblem, type OpenFolder, openFolder } from "../platform/folders.ts";
-import { deepenQueue, descriptorOfListener } from "../platform/sockets.ts";
+import type { OpenFolder } from "../platform/folders.ts";
 import type { BindOptions, Bound } from "./bound.ts";
 
 /** The longest path of a socket in bytes: sockaddr_un has 108, with a final zero (unix(7)). */
@@ -27,7 +26,7 @@ const MAX_GID = 2 ** 32 - 2;
  */
 export async function bindUnix(path: string, options: BindOptions): Promise<Bound> {
   const gid = options.group ? await groupId(options.group) : undefined;
-  const place = enter(path);
+  const place = await enter(path);
   const { final } = place;
   try {
     return await locked(place.path, async () => {
@@ -55,9 +54,6 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
           current = final;
         };
         if (!beside) publish();
-        // Last, because a client may wait for the file.
-        deepenQueue(listener);
-        const bound = listener;
         return {
           listener,
           address: `unix://${path}`,
@@ -69,7 +65,6 @@ export async function bindUnix(path: string, options: BindOptions): Promise<Boun
           },
           unpublish: () => file.remove(),
           unpublishNow: () => file.removeNow(),
-          descriptor: () => descriptorOfListener(bound),
           handOver: () => file.handOver(),
         };
       } catch (error) {
@@ -101,8 +96,8 @@ export class SocketFile {
     this.#file = { dev, ino };
   }
   /** The file at a path that another process has bound and handed over. */
-  static at(path: string): SocketFile {
-    const place = enter(path);
+  static async at(path: string): Promise<SocketFile> {
+    const place = await enter(path);
     try {
       return new SocketFile(place, place.final);
     } catch (error) {
@@ -166,7 +161,7 @@ interface Place {
  * user and root can change where that leads; else its descriptor. Otherwise the new socket could be
  * swapped for a link to any file before its group and mode are set.
  */
-function enter(file: string): Place {
+async function enter(file: string): Promise<Place> {
   const cut = file.lastIndexOf("/");
   const folder = file.slice(0, cut) || "/";
   const name = file.slice(cut + 1);
@@ -186,9 +181,10 @@ function enter(file: string): Place {
   const path = mayRead(real) ? real : folder;
   const problem = interferer(path, uid) ?? lengthProblem(path, name);
   if (problem === undefined) return placed(path === "/" ? "" : path);
-  if (foldersProblem()) {
+  if (descriptorsProblem()) {
     throw new TypedError("bad parameter", `${problem}, or all permissions (--allow-all)`);
   }
+  const { openFolder } = await import("../platform/folders.ts");
   const opened = openFolder(folder);
   if (opened === undefined) throw missing(folder);
   return placed(opened.path, opened);

@@ -5,6 +5,7 @@
  */
 
 import { memoryLimit } from "../platform/descriptors.ts";
+import { MAX_CONNECTION_REQUESTS } from "../router/limits.ts";
 
 /** What a {@linkcode Workload} can be told. */
 export interface WorkloadOptions {
@@ -21,8 +22,6 @@ const KIB = 1_024;
 const MIB = 1_024 * KIB;
 /** A request, its job and its answer take some 20 KiB, and what the job needs. */
 const MEMORY_A_REQUEST = 256 * KIB;
-/** How many requests of one connection may be in work. */
-export const MAX_CONNECTION_REQUESTS = 100;
 
 /**
  * Counts the requests in work, and the bytes of answers that clients have not taken. A request is in

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
-import { descriptorsProblem, memoryLimit, writability } from "../../platform/descriptors.ts";
+import { descriptorsProblem, memoryLimit } from "../../platform/descriptors.ts";
 import { Daemon, installer, run, TempFolder, until, untilHeld } from "../support/daemon.ts";
 
 Deno.test("memoryLimit is no more than the machine has, and 1 GiB where it may not look", async () => {
@@ -51,31 +51,4 @@ Deno.test("main holds more clients than it may have descriptors, and leaves some
     assertEquals((await client.ask(PING)).status, 200);
     client.close();
   }));
-});
-
-Deno.test("writability tells whether a write to a pipe would block", {
-  ignore: descriptorsProblem() !== undefined,
-}, async () => {
-  await using child = new Deno.Command("cat", { stdin: "piped", stdout: "null" }).spawn();
-  const fd = Number(
-    [...Deno.readDirSync("/proc/self/fd")].map(({ name }) => name).find((name) => {
-      try {
-        return Deno.readLinkSync(`/proc/self/fd/${name}`) ===
-          Deno.readLinkSync(`/proc/${child.pid}/fd/0`);
-      } catch {
-        return false; // It was closed meanwhile.
-      }
-    }),
-  );
-  const writable = writability(fd);
-  assertEquals(writable(), true);
-  child.kill("SIGSTOP");
-  const writer = child.stdin.getWriter();
-  const written = writer.write(new Uint8Array(1_000_000));
-  await until(() => writable() === false);
-  child.kill("SIGCONT");
-  await written;
-  await until(() => writable() === true);
-  await writer.close();
-  await child.status;
 });

@@ -1,8 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
-import { foldersProblem, openFolder } from "../../platform/folders.ts";
+import { descriptorsProblem } from "../../platform/descriptors.ts";
+import { openFolder } from "../../platform/folders.ts";
 import { TempFolder } from "../support/daemon.ts";
 
-const ignore = foldersProblem() !== undefined;
+const ignore = descriptorsProblem() !== undefined;
 
 Deno.test("openFolder gives a path that stays with the folder, whatever its name comes to mean", {
   ignore,

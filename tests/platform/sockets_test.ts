@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { formatTcp } from "../../platform/libc.ts";
+import { formatTcp } from "../../platform/net.ts";
 import {
   adopt,
   ANYWHERE,

@@ -1,7 +1,8 @@
 import { connect } from "node:http2";
 import { assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { TypedError } from "../../engine.ts";
-import { type BrowserRules, judgePages, readHost, readOrigins } from "../../serve/browsers.ts";
+import { readHost, readOrigins } from "../../serve/addresses.ts";
+import { type BrowserRules, judgePages } from "../../serve/browsers.ts";
 import { Browser, CHROMIUM } from "../support/browser.ts";
 import { Client } from "../support/client.ts";
 import { Daemon, installer, project, TempFolder, until } from "../support/daemon.ts";

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { foldersProblem } from "../../platform/folders.ts";
+import { descriptorsProblem } from "../../platform/descriptors.ts";
 import { assertRefused, assertTyped, bound } from "../support/bind.ts";
 import { Client, get, Load, PING } from "../support/client.ts";
 import { Daemon, exchange, missing, project, TempFolder, until } from "../support/daemon.ts";
@@ -431,7 +431,7 @@ Deno.test("bind on unix leaves the umask alone, which other threads make files w
 
 Deno.test({
   name: "bind on unix in a folder that others can write in changes no file that they swap in",
-  ignore: foldersProblem() !== undefined,
+  ignore: descriptorsProblem() !== undefined,
   async fn() {
     await using folder = await TempFolder.make();
     await using victims = await TempFolder.make();
