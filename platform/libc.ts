@@ -149,10 +149,15 @@ export interface SignalAction {
   readonly rest: Uint8Array<ArrayBuffer>;
 }
 
-/** The C library's calls, for as long as they are needed. */
+/**
+ * The library, from its first use on until the process ends: to look up all symbols takes longer than most
+ * calls, and what is used once is used again. Every Deno for Linux is linked with it.
+ */
+let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
+
+/** The C library's calls. */
 export class Libc {
-  // Every Deno for Linux is linked with this one.
-  #library = Deno.dlopen("libc.so.6", SYMBOLS);
+  #library = library ??= Deno.dlopen("libc.so.6", SYMBOLS);
 
   listen(fd: number, backlog: number): void {
     this.#library.symbols.listen(int(fd), backlog);
@@ -392,7 +397,6 @@ export class Libc {
     set(IPPROTO_TCP, TCP_KEEPCNT, count);
     set(SOL_SOCKET, SO_KEEPALIVE, 1);
   }
-  [Symbol.dispose](): void {
-    this.#library.close();
-  }
+  /** Says that it is needed no more. The library stays, for the next. */
+  [Symbol.dispose](): void {}
 }
