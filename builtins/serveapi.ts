@@ -316,7 +316,7 @@ const PROGRESS_WITHIN = 30_000;
 const READY = "READY=1\nSTATUS=Accepting connections";
 const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
-type Serves = typeof import("../serve/serving.ts");
+type ServingModule = typeof import("../serve/serving.ts");
 
 /** An address that is bound, as it was asked for, and how many clients are held there. */
 interface Placed {
@@ -344,7 +344,7 @@ class Api {
   #bound: Placed[] = [];
   #listening: Listening[] = [];
   /** Loaded once all is bound. */
-  #serving?: Serves;
+  #serving?: ServingModule;
   #defaultLimit: () => ConnectionLimit | undefined;
   /** Known once an address is bound. */
   #limit: ConnectionLimit | undefined;
@@ -510,7 +510,7 @@ class Api {
     await this.#takeover?.succeed();
   }
 
-  #listen({ place, address, hold }: Placed, serving: Serves): void {
+  #listen({ place, address, hold }: Placed, serving: ServingModule): void {
     const { admit, Connections, deepenQueue, judgePages, observed, Peers } = serving;
     const job = this.#job;
     if (place.hides) deepenQueue(place.listener as Deno.UnixListener);
@@ -669,7 +669,7 @@ class Api {
     return Promise.race([step, this.#ended.promise, failed]);
   }
 
-  /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
+  /** ServingModule until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(router: Fetcher): Promise<void> {
     const { checkAnswers, nativeServe } = this.#serving!;
     this.#handler = checkAnswers((request, info) => router.fetch(request, info));
