@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
-import { descriptorsProblem, memoryLimit } from "../../platform/descriptors.ts";
-import { Daemon, installer, run, TempFolder, until, untilHeld } from "../support/daemon.ts";
+import { memoryLimit } from "../../platform/descriptors.ts";
+import { Daemon, installer, run, TempFolder, untilHeld } from "../support/daemon.ts";
 
 Deno.test("memoryLimit is no more than the machine has, and 1 GiB where it may not look", async () => {
   const limit = memoryLimit();
