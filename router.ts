@@ -20,7 +20,7 @@ import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
 import type { Engine } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { addHeaders, staticBody } from "./platform/http.ts";
+import { addHeaders, standFor, staticBody } from "./platform/http.ts";
 import type { Bindings } from "./router/bindings.ts";
 import type { BodyLimits, LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
@@ -34,6 +34,7 @@ import type { Route } from "./router/route.ts";
 import { isForAll, METHODS, Row } from "./router/row.ts";
 import { JobRunner } from "./router/run.ts";
 import type { Telemetry } from "./platform/telemetry.ts";
+import { Upgrades } from "./router/upgradable.ts";
 import { compareVersions, versionProblem } from "./router/versions.ts";
 
 export type {
@@ -149,6 +150,7 @@ const CORS = {
 };
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
+type Mounting = Parameters<App["mount"]> extends [unknown, ...infer Rest] ? Rest : never;
 
 /** Whether a response is a stream of server-sent events, which does not end by itself. */
 function isEventStream(response: Response): boolean {
@@ -170,8 +172,7 @@ class Dispatcher {
   #rows = new Map<Found[0], () => Row>();
   /** The added rows, by the shapes of their paths. */
   #added = new Map<string, Row[]>();
-  /** The first segments of the upgradable paths. */
-  #upgrades = new Set<string>();
+  #upgrades: Upgrades;
   #limits: BodyLimits;
   /** Headers of all answers. */
   #headers: Record<string, string>;
@@ -208,6 +209,8 @@ class Dispatcher {
     this.#matcher = new Matcher((request, found) => this.#around(request, found));
     const app = this.#app = newApp(this.#matcher);
     this.#dispatch = app.fetch;
+    this.#upgrades = new Upgrades(app);
+    for (const handler of [this.#routed, this.#fetch]) this.#upgrades.isOf(handler);
     app.notFound((c) => this.#notFound(c));
     app.onError((error, c) => this.#failed(error, c.env as RequestBindings, c));
     this.router = this.#equip(app, "/");
@@ -231,7 +234,7 @@ class Dispatcher {
 
   /** Adds a router's methods to a Hono app, or to what its `basePath` returns. */
   #equip(app: App, base: string): Router {
-    const { basePath } = app;
+    const { basePath, mount } = app;
     const { notFound, onError } = this.#app;
     return Object.assign(app, {
       fetch: this.#fetch,
@@ -239,12 +242,16 @@ class Dispatcher {
         this.#add(app, mergePath(base, route.path), route);
         return app;
       },
-      upgradable: (path: string) => (this.#mayUpgrade(mergePath(base, path)), app),
-      upgrades: this.#upgrades as ReadonlySet<string>,
+      upgradable: (path: string) => (this.#upgrades.add(mergePath(base, path)), app),
+      upgrades: this.#upgrades,
       rows: () => [
         ...[...this.#added.values()].flat().map(({ route }) => route),
         ...BUILTINS.filter(({ path, job }) => this.#hasBuiltin(path) && this.#engine.has(job)),
       ],
+      mount: (path: string, ...given: Mounting) => {
+        this.#upgrades.mount(mergePath(base, path), given[0]);
+        return mount.call(app, path, ...given);
+      },
       basePath: (path: string) =>
         this.#equip(basePath.call(app, path) as unknown as App, mergePath(base, path)),
       // An app with a base path shares these handlers with the app itself.
@@ -264,7 +271,7 @@ class Dispatcher {
     }
     if (rows) rows.push(row);
     else this.#added.set(shape, [row]);
-    if (route.upgrade === "tcp") this.#mayUpgrade(path);
+    if (route.upgrade === "tcp") this.#upgrades.add(path);
     this.#handle(app, route, () => row);
   }
 
@@ -279,16 +286,11 @@ class Dispatcher {
     app.on(method === "HEAD" ? "GET" : method, [path], handler as MiddlewareHandler);
   }
 
-  #mayUpgrade(path: string): void {
-    const segment = path.split("/")[1] ?? "";
-    this.#upgrades.add(/^[\w.~-]+$/.test(segment) ? segment : "*");
-  }
-
   /** Declares the built-in rows upgradable whose jobs are registered by the end of the boot. */
   #mayUpgradeBuiltins(): void {
     for (const { path, job, upgrade } of BUILTINS) {
       if (upgrade === "tcp" && this.#hasBuiltin(path) && this.#engine.has(job)) {
-        this.#mayUpgrade(path);
+        this.#upgrades.add(path);
       }
     }
   }
@@ -361,6 +363,9 @@ class Dispatcher {
     if (!this.#sealed) this.#seal();
     const env = new RequestBindings(request, info, this.#options.bodyLimit, routed);
     const started = this.#options.logging ? performance.now() : 0;
+    // `mount` of Hono passes on a copy of the request.
+    const served = (info as { request?: Request } | undefined)?.request;
+    if (served !== undefined && served !== request) standFor(request, served);
     let answer: unknown;
     try {
       const limited = env.limited(this.#limits);
@@ -505,13 +510,16 @@ class Dispatcher {
     env.told = answer.cause;
     const { response } = answer;
     if (response) return c ? c.newResponse(response.body, response as never) : response;
-    const headers: Record<string, string> = {};
+    const headers: Record<string, string> = { ...answer.headers };
     if (answer.retryAfter !== undefined) headers["Retry-After"] = String(answer.retryAfter);
     if (answer.status === 500) {
       env.context ??= c;
       const id = headers["X-Request-Id"] = env.requestId;
       const { method, path, job } = env;
-      this.#engine.log("error", `${method} ${path}: ${messageOf(error)}`, {
+      // A handler that stopped because its client has left has not failed.
+      const { aborted, reason } = env.signal;
+      const level = aborted && answer.cause === reason ? "debug" : "error";
+      this.#engine.log(level, `${method} ${path}: ${messageOf(error)}`, {
         method,
         path,
         ...job && { job: job.name },

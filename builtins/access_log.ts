@@ -1,5 +1,5 @@
 /**
- * A line for each request, once its answer is complete.
+ * The access log: a line for each request, once its answer is complete.
  *
  * @module
  */
@@ -9,10 +9,10 @@ import { headerOf, urlOf } from "../platform/http.ts";
 import { userName } from "../platform/peers.ts";
 import type { Exchange, RequestObserver } from "../serve/observe.ts";
 
-/** How the lines look: as the log's text, as JSON, or as Apache and nginx write them (combined). */
+/** The format of the lines: the log's text, JSON, or Apache's and nginx's (combined). */
 export type AccessLogFormat = "text" | "json" | "combined";
 
-/** What writes lines about requests. */
+/** Writes a line for each request. */
 export class AccessLog implements RequestObserver {
   readonly identifies = true;
   #write: (line: string) => void;
@@ -35,7 +35,7 @@ export class AccessLog implements RequestObserver {
     this.#said.set(exchange, {
       user: info.client?.subject ?? (info.peer && userName(info.peer.uid)),
       path: url.slice(url.indexOf("/", url.indexOf("://") + 3)),
-      // Where HTTP/2 names the host is the URL. Nothing tells HTTP/1.0 from 1.1.
+      // HTTP/2 has no Host header. HTTP/1.0 and 1.1 cannot be told apart.
       protocol: headerOf(request, "host") === null ? "HTTP/2" : "HTTP/1.1",
       userAgent: headerOf(request, "user-agent"),
       referer: headerOf(request, "referer"),
@@ -46,14 +46,14 @@ export class AccessLog implements RequestObserver {
     const said = this.#said.get(exchange)!;
     const fields = fieldsOf(exchange, said);
     if (!this.#log) return this.#write(combined(fields, said.referer));
-    // What the message says is not said again for people.
+    // In text, the fields do not repeat the message.
     const { method, path, status, ...rest } = fields;
     const message = `${method} ${path} ${status}`;
     this.#log("info", message, this.#log.plain ? { ...rest } : { ...fields });
   }
 }
 
-/** Who asks, and what the request's header says. */
+/** The client, and parts of the request's header. */
 interface Said {
   readonly user: string | undefined;
   readonly path: string;
@@ -62,15 +62,18 @@ interface Said {
   readonly referer: string | null;
 }
 
-/** What is told of a request. Undefined is left out. */
+/** The fields of a line. Undefined ones are left out. */
 interface Fields {
   readonly method: string;
-  /** With its version and its query, as the client wrote it. */
+  /** With version and query, as the client wrote it. */
   readonly path: string;
   readonly status: number;
   /** In seconds. */
   readonly duration: number;
-  readonly bytes: number;
+  /** Of the answer's body, or sent on a hijacked connection; not known of a WebSocket. */
+  readonly bytes?: number;
+  /** Received on a hijacked connection. */
+  readonly received?: number;
   readonly protocol: string;
   /** `HOST:PORT`, or `unix`. */
   readonly client: string;
@@ -83,14 +86,15 @@ interface Fields {
 }
 
 function fieldsOf(exchange: Exchange, { user, path, protocol, userAgent }: Said): Fields {
-  const { method, info, status, bytes, brokenOff, described, started } = exchange;
+  const { method, info, status, bytes, transferred, brokenOff, described, started } = exchange;
   const { remoteAddr } = info;
   return {
     method,
     path,
     status,
     duration: Math.round((performance.now() - started!) * 1_000) / 1_000_000,
-    bytes,
+    ...(status !== SWITCHING_PROTOCOLS || transferred) && { bytes },
+    ...transferred && { received: transferred.received },
     protocol,
     client: "hostname" in remoteAddr ? hostPort(remoteAddr) : "unix",
     ...user !== undefined && { user },
@@ -101,13 +105,16 @@ function fieldsOf(exchange: Exchange, { user, path, protocol, userAgent }: Said)
   };
 }
 
+/** RFC 9110, 15.2.2. */
+const SWITCHING_PROTOCOLS = 101;
+
 function hostPort({ hostname, port }: Deno.NetAddr): string {
   return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
 }
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/** Apache's combined log format: host, identity, user, time, request, status, bytes, referer, agent. */
+/** Apache's combined log format: host, identity, user, time, request, status, bytes, and so on. */
 function combined(fields: Fields, referer: string | null): string {
   const { method, path, protocol, status, bytes, client, user, userAgent } = fields;
   const iso = new Date().toISOString();

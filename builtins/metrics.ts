@@ -1,6 +1,5 @@
 /**
- * What the daemon did and what it is at, in numbers, for Prometheus. It counts from the time on at
- * which it is first asked for: who asks for nothing pays for nothing.
+ * Metrics for Prometheus. Counting begins with the first scrape: without one it costs nothing.
  *
  * @module
  */
@@ -18,20 +17,20 @@ import type { Exchange, RequestObserver } from "../serve/observe.ts";
 import { Exposition, type Format, Histogram, type Labels, MEDIA_TYPE } from "./exposition.ts";
 import type { Sources } from "./info.ts";
 
-/** How often the event loop is looked at, in milliseconds. */
+/** The interval of measuring the event loop's delay, in milliseconds. */
 const TICK = 100;
 /**
- * How many durations are taken in each tick, one for one. The clock costs as much as all else here:
- * of those that come faster, one in {@linkcode SAMPLE} stands for the rest.
+ * How many durations are measured in each tick. Reading the clock costs as much as everything else
+ * here: beyond that, one in {@linkcode SAMPLE} is measured.
  */
 const TIMED = 500;
 const SAMPLE = 16;
-/** What stands for the names that clients may have made up. */
+/** The label for names that clients may have made up. */
 const OTHER = "(other)";
 
-/** When a job was started that is timed, by `performance.now()`. */
+/** When a measured job was started, by `performance.now()`. */
 const STARTED = Symbol("started");
-// On the job itself: a table of the running jobs would cost as much again as all else here.
+// On the job itself: a table of the running jobs would double the cost.
 interface Counted extends Job {
   [STARTED]?: number;
 }
@@ -46,21 +45,21 @@ function secondsSince(started: number | undefined): number | undefined {
   return started === undefined ? undefined : (performance.now() - started) / 1_000;
 }
 
-/** Requests that had the same route, method and status. */
+/** The series of a route, method and status. */
 interface RequestCounts {
   readonly labels: Labels;
   readonly duration: Histogram;
   bytes: number;
 }
 
-/** Methods that are counted by their names; a client may make up any others. */
+/** Methods with series of their own; clients may make up others. */
 const METHODS: ReadonlySet<string> = new Set([
   ...["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"],
 ]);
-/** How many series of requests there may be: a handler may answer with any status. */
+/** The most series of requests: a handler may answer with any status. */
 const MAX_SERIES = 2_000;
 
-/** Counts, and tells the counts. */
+/** The counters, and their exposition. */
 export class Metrics implements RequestObserver {
   #engine: Engine;
   #sources: Sources;
@@ -75,7 +74,7 @@ export class Metrics implements RequestObserver {
   #left = TIMED;
   #untimed = 0;
 
-  /** Counts from now on, until the engine is closed. */
+  /** Begins to count; ends with the engine. */
   constructor(engine: Engine, sources: Sources) {
     this.#engine = engine;
     this.#sources = sources;
@@ -90,12 +89,12 @@ export class Metrics implements RequestObserver {
       last = now;
       this.#left = TIMED;
     }, TICK);
-    // It is not what keeps a process alive.
+    // It must not keep the process alive.
     Deno.unrefTimer(timer);
     engine.onShutdown(() => clearInterval(timer), { name: "of metrics" });
   }
 
-  /** Whether what begins now is timed; if not, others stand for it. */
+  /** Whether to measure the duration of what begins now. */
   times(): boolean {
     if (this.#left > 0) {
       this.#left--;
@@ -108,7 +107,7 @@ export class Metrics implements RequestObserver {
     if (brokenOff) this.#brokenOff++;
     const route = described?.route ?? "";
     let last = this.#last;
-    // A busy daemon answers the same most of the time.
+    // Most requests to a busy daemon are alike.
     if (last?.route !== route || last.method !== method || last.status !== status) {
       const counts = this.#countsOfRequests(route, method, status);
       last = this.#last = { route, method, status, counts };
@@ -168,9 +167,11 @@ export class Metrics implements RequestObserver {
       .map(({ address, ...counts }) => ({ listener: address, ...counts }));
     out.gauge(
       "floodgate_connections",
-      "Connections by state: held at the gate, new without a whole request, active, idle, closing.",
+      "Connections by state: held at the gate, new (no whole request yet), and so on.",
       listeners.flatMap((counts) =>
-        (["held", "new", "active", "idle", "closing"] as const).map((state): [Labels, number] => [
+        (["held", "new", "active", "idle", "hijacked", "closing"] as const).map((
+          state,
+        ): [Labels, number] => [
           { listener: counts.listener, state },
           counts[state],
         ])
@@ -201,6 +202,11 @@ export class Metrics implements RequestObserver {
           counts[key as keyof typeof reasons],
         ])
       ),
+    );
+    out.counter(
+      "floodgate_http_requests_overload_total",
+      "Requests answered 503: too many were in work, or too much of answers was not taken.",
+      listeners.map(({ listener, overload }) => [{ listener }, overload]),
     );
   }
 

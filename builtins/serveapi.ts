@@ -15,6 +15,7 @@ import {
   type ListenBufferStats,
 } from "../listenbuffer.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
+import type { Upgradable } from "../router/upgradable.ts";
 import { denoProblem } from "../platform/deno.ts";
 import {
   descriptorLimit,
@@ -52,8 +53,11 @@ import {
 export interface Fetcher {
   /** Answers a request; `env` is what the app finds in its context's `env`. */
   fetch(request: Request, env?: unknown): Response | Promise<Response>;
-  /** What may ask for raw upgrades, as the `upgrades` of a router has it. Default: nothing. */
-  readonly upgrades?: ReadonlySet<string>;
+  /**
+   * What may ask for raw upgrades: the first segments of paths, as the `upgrades` of a router has them.
+   * Default: those of the routers that are routed in it, by Hono's `route`.
+   */
+  readonly upgrades?: Pick<ReadonlySet<string>, "size" | "has">;
 }
 
 /** The app that is served, or what makes it once the addresses are bound. */
@@ -350,6 +354,9 @@ class Api {
   #limit: ConnectionLimit | undefined;
   #sharedWorkload?: Workload;
   #router?: Fetcher;
+  /** What of it may ask for raw upgrades. */
+  #upgradable?: Upgradable | undefined;
+  #upgradesOf?: (app: Fetcher) => Upgradable;
   #native?: Serve | undefined;
   #upgrades?: typeof import("../serve/upgrades.ts");
   #loaded?: Promise<void>;
@@ -511,7 +518,7 @@ class Api {
   }
 
   #listen({ place, address, hold }: Placed, serving: ServingModule): void {
-    const { admit, Connections, deepenQueue, judgePages, observed, Peers } = serving;
+    const { admit, Connections, deepenQueue, judgePages, observed, Peers, tellRefused } = serving;
     const job = this.#job;
     if (place.hides) deepenQueue(place.listener as Deno.UnixListener);
     const tcp = place.address.startsWith("tcp:");
@@ -536,6 +543,7 @@ class Api {
         }),
         this.#observers,
       ),
+      onRefused: (...refused) => tellRefused(this.#observers, ...refused),
       timeouts: timeoutsOf(this.#settings),
       workload: this.#workload,
       pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
@@ -591,7 +599,7 @@ class Api {
 
   /** Whether connections are looked at, for raw upgrades; nothing is known of that before the boot. */
   get #looks(): boolean {
-    if (this.#router && !this.#router.upgrades?.size) return false;
+    if (this.#router && !this.#upgradable?.size) return false;
     return this.#peekProblem === undefined;
   }
 
@@ -605,12 +613,13 @@ class Api {
 
   /** Says so, once, where routes ask for them. */
   #warnOfUpgrades(): void {
-    if (this.#warned || !this.#router?.upgrades?.size) return;
+    if (this.#warned || !this.#upgradable?.size) return;
     this.#warned = true;
-    for (const { place } of this.#listening) {
-      const problem = this.#upgradeProblem(place);
-      if (!problem) continue;
-      this.#job.engine.log("warn", `${place.address}: no raw upgrades are served: ${problem}`);
+    const places = Map.groupBy(this.#listening, ({ place }) => this.#upgradeProblem(place));
+    places.delete(undefined);
+    for (const [problem, listening] of places) {
+      const addresses = listening.map(({ place }) => place.address).join(", ");
+      this.#job.engine.log("warn", `${addresses}: no raw upgrades are served: ${problem}`);
     }
   }
 
@@ -626,8 +635,10 @@ class Api {
   async #loadUpgrades(): Promise<void> {
     // Now, because later there may be no descriptors left to find out with.
     this.#peekProblem = descriptorsProblem();
-    if (this.#peekProblem !== undefined) return;
     try {
+      const { Upgrades } = await import("../router/upgradable.ts");
+      this.#upgradesOf = (app) => new Upgrades(app);
+      if (this.#peekProblem !== undefined) return;
       this.#upgrades = await import("../serve/upgrades.ts");
       this.#peekProblem = this.#upgrades.peekProblem();
     } catch (error) {
@@ -673,11 +684,12 @@ class Api {
   async serve(router: Fetcher): Promise<void> {
     const { checkAnswers, nativeServe } = this.#serving!;
     this.#handler = checkAnswers((request, info) => router.fetch(request, info));
-    this.#router = router;
     await this.#loaded;
+    this.#router = router;
+    this.#upgradable = router.upgrades ?? this.#upgradesOf?.(router);
     this.#native = this.#upgrades?.upgrading(
       nativeServe(),
-      () => this.#looks ? router.upgrades : undefined,
+      () => this.#looks ? this.#upgradable : undefined,
     );
     this.#each((connections) => connections.prepare());
     this.#started = AbortSignal.timeout(START);

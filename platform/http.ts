@@ -14,10 +14,20 @@ export interface Hijacked {
   readonly answerable?: Promise<void>;
   /** Resolves when it has ended. Never rejects. */
   readonly ended: Promise<void>;
+  /** What has gone over it so far, where that is known. */
+  readonly transferred?: Transferred | undefined;
   /** Tells its client, and its handler, that the daemon is about to go. */
   leave(): void;
   /** Ends it at once. */
   cut(): void;
+}
+
+/** Bytes that have gone over a connection since it ceased to speak HTTP. */
+export interface Transferred {
+  /** From the client. */
+  readonly received: number;
+  /** To the client. */
+  readonly sent: number;
 }
 
 /** A connection that is being served. */
@@ -171,6 +181,19 @@ export function urlOf(request: Request): string {
 export function setUrl(request: Request, url: string): void {
   const inner = innardOf(request, "request") as { url?: () => string } | undefined;
   if (inner) inner.url = () => url;
+}
+
+/** The requests that others were made of. */
+const originals = new WeakMap<Request, Request>();
+
+/** Lets a request stand for the one that came in, of which it was made. */
+export function standFor(request: Request, original: Request): void {
+  originals.set(request, original);
+}
+/** The request that came in, for one that stands for it. */
+export function originalOf(request: Request): Request {
+  for (let original; (original = originals.get(request));) request = original;
+  return request;
 }
 
 /**

@@ -1,16 +1,16 @@
 /**
- * WebSockets on connections that the native HTTP loop serves one by one. The loop has no way for them:
- * once it has handed a socket over the serving of its connection has ended, and what ends with it is
- * each WebSocket that came by it (serveHttpOn in ext/http/00_serve.ts, op_http_close). A Deno that
+ * WebSockets on connections that the native HTTP loop serves one by one. The loop does not support
+ * them: when it has handed a socket over, it ends the serving of that connection, and with it each
+ * WebSocket of the connection (serveHttpOn in ext/http/00_serve.ts, op_http_close). A Deno that
  * changes any of this breaks this file, and tests/platform/websockets_test.ts says which part.
  *
  * @module
  */
 
 import { messageOf, TypedError } from "../engine/errors.ts";
-import type { Hijacked, Serve, Served } from "./http.ts";
+import { type Hijacked, originalOf, type Serve, type Served } from "./http.ts";
 
-/** The part of Deno's core that is needed here. Its resources have numbers, each above the last. */
+/** The part of Deno's core that is used here. Resource ids increase. */
 interface Core {
   createCancelHandle(): number;
   tryClose(resource: number): void;
@@ -19,12 +19,12 @@ interface Core {
 const deno = Deno as unknown as { internal: symbol } & Record<symbol, { core?: Core }>;
 const core = deno[deno.internal]?.core;
 
-/** Why WebSockets cannot be served, if they cannot. */
+/** Why WebSockets cannot be served, if so. */
 let problem: string | undefined;
-/** Whether the first connection's resource was where it is looked for. */
+/** Whether the id of the first connection's resource was verified. */
 let checked = false;
 
-/** The resource of the connection that the native loop was given just now; below 0 if it is not known. */
+/** The resource of the connection that was served last; negative if it is not known. */
 function lastServed(): number {
   if (problem) return -1;
   const next = core?.createCancelHandle?.() ?? -1;
@@ -37,50 +37,106 @@ function lastServed(): number {
 }
 
 const symbols: Record<string, symbol | undefined> = {};
-/** What the runtime keeps in an object under a symbol of this description. */
+/** An internal property of an object, by the description of its symbol. */
 function internalOf(object: object, description: string): unknown {
   const symbol = symbols[description] ??= Object.getOwnPropertySymbols(object)
     .find((symbol) => symbol.description === description);
   return symbol && (object as Record<symbol, unknown>)[symbol];
 }
 
-/** Marks the requests whose answers are told here; those of `Deno.serve` are not. */
+/** Marks requests whose answers are reported here, unlike those of `Deno.serve`. */
 const SERVED = Symbol("served by Floodgate");
 
-/** Told of each request before its handler is. */
+/** To be called with each request before its handler. */
 export function markServed(request: Request): void {
   const native = internalOf(request, "request") as Native | undefined;
   if (native) native[SERVED] = true;
 }
 
-/** What the runtime keeps of a request that the native loop has read. */
+/** The internal part of a request of the native loop. */
 interface Native {
   [SERVED]?: true;
-  /** Takes the socket once the request is answered with 101, and gives the WebSocket's resource. */
+  /** Takes the socket once the request is answered with 101. Resolves with its resource. */
   _wantsUpgrade(type: string): Promise<number>;
   /** Calls back when the client leaves: in the next microtask, if it has left. */
   onCancel(callback: () => void): void;
 }
-/** That of a request; undefined of one that was made or served elsewhere. */
+/** The internal part of a request; undefined if it was made or served elsewhere. */
 function nativeOf(request: Request): Native | undefined {
   const native = internalOf(request, "request") as Partial<Native> | undefined;
   if (!native?.[SERVED] || typeof native._wantsUpgrade !== "function") return undefined;
   return native as Native;
 }
 
-/** The WebSockets that requests are to become, or have become. */
+/** The WebSockets of requests, pending ones included. */
 const sockets = new WeakMap<Native, KeptSocket>();
-/** How many of them wait for their answer. */
+/** How many of them are pending. */
 let waiting = 0;
 let prepared = false;
 
-/** Makes `Deno.upgradeWebSocket` wait for the answer, and tell of the socket. */
+/**
+ * The error for a request that cannot become a WebSocket, which is the client's mistake. It is a
+ * TypeError, as Deno's own is, with the interface of Hono's HTTPException.
+ */
+export class UpgradeRequired extends TypeError {
+  readonly status: 426 | 400;
+  /** Headers that the status requires. */
+  readonly headers: Record<string, string>;
+
+  /** @param status 426 if it does not ask for a WebSocket (RFC 9110, 15.5.22). */
+  constructor(message: string, status: 426 | 400) {
+    super(message);
+    this.status = status;
+    this.headers = status === 426 ? { "Connection": "Upgrade", "Upgrade": "websocket" } : {};
+  }
+  /** The answer, for Hono apps. */
+  getResponse(): Response {
+    const { status, message, headers } = this;
+    return Response.json({ message }, { status, headers });
+  }
+}
+
+/**
+ * Checks that a request can become a WebSocket, with the subprotocol if one is given.
+ *
+ * @throws {UpgradeRequired} If it cannot.
+ */
+export function requireWebSocket(
+  { headers }: Request,
+  { protocol }: Deno.UpgradeWebSocketOptions = {},
+): void {
+  const has = (name: string, token: string) =>
+    headers.get(name)?.toLowerCase().split(/[\s,]+/).includes(token);
+  if (!has("upgrade", "websocket") || !has("connection", "upgrade")) {
+    const expected = "expected a WebSocket (Connection: Upgrade, Upgrade: websocket)";
+    throw new UpgradeRequired(expected, 426);
+  }
+  if (!headers.has("sec-websocket-key")) {
+    throw new UpgradeRequired("expected a WebSocket, which has a Sec-WebSocket-Key", 400);
+  }
+  const protocols = headers.get("sec-websocket-protocol");
+  if (protocol && !protocols?.split(", ").includes(protocol)) {
+    const expected = `expected "${protocol}" among the subprotocols (Sec-WebSocket-Protocol)`;
+    throw new UpgradeRequired(expected, 400);
+  }
+}
+
+/** Makes `Deno.upgradeWebSocket` wait for the answer, and register the socket. */
 function prepare(): void {
   if (prepared) return;
   prepared = true;
-  const { upgradeWebSocket } = Deno;
+  const { upgradeWebSocket: original } = Deno;
+  const upgradeWebSocket: typeof original = (request, options) => {
+    try {
+      return original(request, options);
+    } catch (error) {
+      if (error instanceof TypeError) requireWebSocket(request, options);
+      throw error;
+    }
+  };
   try {
-    Deno.upgradeWebSocket = (request, options) => {
+    Deno.upgradeWebSocket = (given, options) => {
+      const request = originalOf(given);
       const native = nativeOf(request);
       if (native === undefined) return upgradeWebSocket(request, options);
       if (problem) {
@@ -97,7 +153,7 @@ function prepare(): void {
         sockets.set(native, new KeptSocket(native, upgrade.socket, start));
         return upgrade;
       } finally {
-        delete (native as Partial<Native>)._wantsUpgrade; // Only ours: what it hides is the class's.
+        delete (native as Partial<Native>)._wantsUpgrade; // The class has its own.
       }
     };
   } catch (error) {
@@ -113,28 +169,26 @@ function left(): DOMException {
   return new DOMException("The client has left.", "AbortError");
 }
 
-/**
- * Whether a request has become a WebSocket. Its own signal aborts then, though its client has not left.
- */
+/** Whether a request has become a WebSocket, at which its signal aborts, too. */
 export function isWebSocket(request: Request): boolean {
   const native = nativeOf(request);
   return native !== undefined && sockets.has(native);
 }
 
-/** Told of a request that was answered, whatever its handler has asked for before. */
+/** To be called with each request that was answered without an upgrade. */
 export function settleUpgrade(request: Request): void {
   if (waiting === 0) return;
   const native = nativeOf(request);
   if (native) sockets.get(native)?.decline();
 }
 
-/** A way to serve whose WebSockets live as long as they are open. */
+/** Wraps `serve` so that WebSockets live as long as they are open. */
 export function keepingWebSockets(serve: Serve): Serve {
   prepare();
   return (...given) => new Kept(serve(...given));
 }
 
-/** A connection whose end is that of its WebSocket, if it has become one. */
+/** A connection, which ends with its WebSocket if it has become one. */
 class Kept implements Served {
   readonly finished: Promise<void>;
   /** That of the runtime, which needs no `this`: the object it comes in holds 0.6 KiB more. */
@@ -146,7 +200,7 @@ class Kept implements Served {
     this.shutdown = shutdown;
     this.#resource = lastServed();
     const over = () => {
-      this.#socket?.abandon(); // Unless it is open by now.
+      this.#socket?.abandon(); // Without effect on an open one.
       return this.#socket?.ended;
     };
     this.finished = finished.then(over, (error) => {
@@ -164,7 +218,7 @@ class Kept implements Served {
 
 /** RFC 6455, 7.4.1. */
 const GOING_AWAY = 1001;
-/** After so many of them it is known whether a client has left. */
+/** How many it takes until the runtime reports a client that has left. */
 const MICROTASKS = 3;
 
 class KeptSocket implements Hijacked {
@@ -183,11 +237,11 @@ class KeptSocket implements Hijacked {
     this.#start = start;
     this.ended = new Promise((resolve) => this.#end = resolve);
     waiting++;
-    // Before the handler's own listeners, which may stop an event.
+    // Before the handler's own listeners, which may stop the event.
     socket.addEventListener("close", () => this.#end(), { capture: true });
   }
 
-  /** The request is about to be answered with 101. */
+  /** To be called before the request is answered with 101. */
   begin(served: number): void {
     if (this.#state !== "waiting") return;
     this.#state = "begun";
@@ -195,19 +249,18 @@ class KeptSocket implements Hijacked {
     this.answerable = this.#begin(served);
   }
   async #begin(served: number): Promise<void> {
-    // What asks for the socket of a client that has left waits for ever, and holds its descriptor (in
-    // `Deno.serve` too). So the loop is let look for that; once it is known, no time passes until all
-    // is done.
+    // Deno waits for ever for the socket of a client that has left, and holds its descriptor (with
+    // `Deno.serve` too). So the loop gets a turn to detect that; the rest takes no more time.
     await new Promise((resolve) => setTimeout(resolve));
     let gone = false;
-    this.#native.onCancel(() => gone = true); // It calls when all has gone well, too; but later.
+    this.#native.onCancel(() => gone = true); // It calls after a good answer too, but later.
     for (let i = 0; i < MICROTASKS; i++) await undefined;
     if (gone) return this.abandon();
-    // It is asked for, of no use, and throws on a unix socket.
+    // Deno reads it without using it, and it throws for a unix socket.
     replace(this.#native, "remoteAddr", undefined);
     this.#native._wantsUpgrade("upgradeWebSocket").then((resource) => {
-      // With this resource gone the loop finds nothing to end when it hears, in a moment, that its
-      // connection has ended.
+      // Without this resource the loop finds nothing to close when the serving of its connection
+      // ends, which is next.
       core!.tryClose(served);
       if (this.#state === "abandoned") return core!.tryClose(resource);
       this.#state = "open";
@@ -215,11 +268,11 @@ class KeptSocket implements Hijacked {
       if (this.#leaving) this.#socket.addEventListener("open", () => this.leave(), { once: true });
     }, () => this.abandon());
   }
-  /** The request was answered otherwise. */
+  /** To be called when the request was answered otherwise. */
   decline(): void {
     if (this.#state === "waiting") this.abandon();
   }
-  /** It will not open: an error event tells its handler. */
+  /** Gives it up: the handler gets an error event. */
   abandon(): void {
     if (this.#state === "open" || this.#state === "abandoned") return;
     if (this.#state === "waiting") waiting--;

@@ -42,6 +42,8 @@ export interface ErrorAnswer {
   readonly message?: string | undefined;
   /** The seconds for the client to wait before it retries, for Retry-After. */
   readonly retryAfter?: number | undefined;
+  /** Headers that the status requires. */
+  readonly headers?: Record<string, string> | undefined;
   /** The whole response, for an error that brings one. */
   readonly response?: Response | undefined;
   /** The innermost error, for jobs that run jobs. */
@@ -73,8 +75,8 @@ function answerOf(error: unknown): ErrorAnswer {
     return { status: STATUS_OF[kind], message: cause.message, retryAfter, cause };
   }
   if (isHttpException(cause)) {
-    const { status, message, res } = cause;
-    return { status, message, response: res && cause.getResponse(), cause };
+    const { status, message, headers, res } = cause;
+    return { status, message, headers, response: res && cause.getResponse(), cause };
   }
   return { status: 500, cause };
 }
@@ -82,6 +84,8 @@ function answerOf(error: unknown): ErrorAnswer {
 /** Hono's own error with a status. */
 interface HttpException extends Error {
   readonly status: number;
+  /** Only that of UpgradeRequired has them. */
+  readonly headers?: Record<string, string>;
   readonly res?: Response;
   getResponse(): Response;
 }

@@ -1,5 +1,5 @@
 /**
- * Docker's streams of two: what a job writes to stdout and to stderr, told apart by frames.
+ * Docker's multiplexed streams: stdout and stderr of a job, in frames.
  *
  * @module
  */
@@ -11,9 +11,9 @@ import { compareVersions } from "./versions.ts";
 export const STDOUT = 1;
 export const STDERR = 2;
 
-/** How long a frame's header is: the stream, three zeros, and the length in four bytes. */
+/** The size of a frame's header: the stream, three zeros, and the length in four bytes. */
 const HEADER = 8;
-/** From this version on the type of a stream in frames says so. */
+/** The first API version whose content type tells a multiplexed stream. */
 const MULTIPLEXED = [1, 42];
 
 /** A frame of Docker's streams (stdcopy). */
@@ -29,15 +29,15 @@ export function framed(
   return frame;
 }
 
-/** The Content-Type of a stream: where there is a terminal, it is not in frames. */
+/** The Content-Type of a stream; one of a terminal is not multiplexed. */
 export function streamType(version: string | undefined, tty: boolean): string {
   const says = !tty && (version === undefined || compareVersions(version, MULTIPLEXED) >= 0);
   return `application/vnd.docker.${says ? "multiplexed" : "raw"}-stream`;
 }
 
 /**
- * Sends what a job writes to stdout and to stderr to one sink, in frames unless the job has set `Tty` in its
- * env. What it writes to stderr first is kept until it writes to stdout: a job that fails complains there.
+ * Sends stdout and stderr of a job to one sink, in frames unless the job has set `Tty` in its env.
+ * Output to stderr is kept until the job first writes to stdout: it may be the message of an error.
  *
  * @returns A function that sends what was kept.
  */
@@ -49,7 +49,7 @@ export function attachFramed(job: Job, sink: Sink): () => void {
     for (const chunk of chunks ?? []) send(chunk, STDERR);
   };
   const send = (chunk: Uint8Array, from: typeof STDOUT | typeof STDERR) =>
-    // An empty write sends the headers.
+    // An empty write begins the answer.
     sink.write(chunk.length === 0 || job.getenvBool("Tty") ? chunk : framed(chunk, from));
   job.stdout.add({
     write: (chunk) => {

@@ -105,6 +105,7 @@ export class JobRunner {
       body: cached === undefined ? body : new Blob([cached as Uint8Array<ArrayBuffer>]).stream(),
       contentType: row.route.contentType,
       sendTimeout: this.#sendTimeout,
+      eager: row.eager,
       failed: (error) => {
         // The client left first, and the job failed because of that.
         if (env.signal.aborted) return;

@@ -25,6 +25,7 @@ import type {
 } from "npm:hono@4.13.19/types";
 import type { Bindings } from "./bindings.ts";
 import type { Fields, Route, StandardSchema } from "./route.ts";
+import type { Upgradable } from "./upgradable.ts";
 
 /** A type function from an env to its router: `(RouterKind & { E: E })["router"]`. */
 export interface RouterKind {
@@ -59,7 +60,7 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
    */
   upgradable(path: string): Typed<E, S, B>;
   /** The first segments of the upgradable paths; `*` for any. */
-  readonly upgrades: ReadonlySet<string>;
+  readonly upgrades: Upgradable;
   /** The rows that were added, and the built-in rows whose jobs are registered. */
   rows(): Route[];
   /** Adds handlers for GET and HEAD. */

@@ -1,13 +1,14 @@
 /**
- * Rows whose job has the connection: its stdin is what the client sends, and what it writes is what the
- * client gets, on a raw stream or a WebSocket.
+ * Rows whose job hijacks the connection: the job's stdin is the client's data, and the client gets
+ * what the job writes, on a raw stream or a WebSocket.
  *
  * @module
  */
 
 import type { Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
-import { after, within } from "../engine/time.ts";
+import { turn, within } from "../engine/time.ts";
+import { requireWebSocket } from "../platform/websockets.ts";
 import type { Bindings } from "./bindings.ts";
 import { framed, STDERR, STDOUT, streamType } from "./frames.ts";
 
@@ -16,23 +17,25 @@ export interface UpgradedJob {
   readonly job: Job;
   readonly env: Bindings;
   readonly request: Request;
-  /** What the job reads from a request that asks for no upgrade, if anything. */
+  /** The job's stdin for a request that asks for no upgrade. */
   readonly body: ReadableStream<Uint8Array> | null;
-  /** The answer's Content-Type, where the row names one. */
+  /** The Content-Type of the row, if it has one. */
   readonly contentType: string | undefined;
-  /** How long a client may take nothing of what the job writes, in milliseconds. */
+  /** How long a client may read nothing of the job's output, in milliseconds. */
   readonly sendTimeout: number;
-  /** Told of a job that failed after its request was answered. */
+  /** Whether the client is answered before the job reads or writes. */
+  readonly eager: boolean;
+  /** Called when the job fails after its request was answered. */
   failed(error: unknown): void;
-  /** Told when the job has ended. */
+  /** Called when the job has ended. */
   ended(): void;
 }
 
-/** Runs a job on a raw stream, or as an answer that is sent as it is written where none is asked for. */
+/** Runs a job on a raw stream, or with a streamed 200 if the client asks for no upgrade. */
 export function runRaw(upgraded: UpgradedJob): Promise<Response> {
   const { job, env, request, body } = upgraded;
   return new Attachment(upgraded, () => {
-    // It may find out what it is attached to before it writes.
+    // The job sets it before it writes.
     const tty = job.getenvBool("Tty");
     const type = upgraded.contentType ?? streamType(env.version, tty);
     const headers = { "Content-Type": type };
@@ -55,9 +58,7 @@ export function runRaw(upgraded: UpgradedJob): Promise<Response> {
 /** Runs a job on a WebSocket. */
 export function runWebSocket(upgraded: UpgradedJob): Promise<Response> {
   const { request } = upgraded;
-  if (request.headers.get("upgrade")?.toLowerCase() !== "websocket") {
-    throw new TypedError("bad parameter", "expected a WebSocket (Upgrade: websocket)");
-  }
+  requireWebSocket(request); // Before the job is run.
   return new Attachment(upgraded, () => {
     const { response, socket } = Deno.upgradeWebSocket(request);
     return { response, channel: openChannel(socket) };
@@ -68,28 +69,27 @@ function asksForRaw({ headers }: Request): boolean {
   return headers.has("upgrade") && /\bupgrade\b/i.test(headers.get("connection") ?? "");
 }
 
-/** Where a client's bytes come from and go to, once its request is answered. */
+/** The client's side of a job, once its request is answered. */
 interface Channel {
-  /** The next bytes; undefined once the client has sent all. */
+  /** The next bytes; undefined after the client's half-close. */
   read(): Promise<Uint8Array | undefined>;
-  /** Reads no more. */
+  /** Discards what the client sends from now on. */
   stopReading(): void;
-  /** Sends what the job wrote. Resolves when there is room for more. */
+  /** Sends the job's output. Resolves when there is room for more. */
   write(chunk: Uint8Array, from: typeof STDOUT | typeof STDERR): Promise<void>;
-  /** The job has ended, with an error unless it succeeded. */
+  /** Ends the stream: with the error of a job that has failed. */
   end(error?: unknown): Promise<void>;
 }
 
-/** How long a job may take to refuse a client with an answer of its own, in milliseconds. */
-const PATIENCE = 200;
-
-/** A job that is attached to a client. */
+/** A job, and the client that it is attached to when it first reads or writes. */
 class Attachment {
   readonly #upgraded: UpgradedJob;
   readonly #open: () => { response: Response; channel: Promise<Channel> };
   readonly #answer = Promise.withResolvers<Response>();
   #channel?: Promise<Channel>;
-  /** What the job complained of before it was attached. */
+  /** Why the job will not be attached. */
+  #refused?: { readonly reason: unknown };
+  /** The job's output to stderr before it was attached. */
   #complaints: Uint8Array[] = [];
 
   constructor(
@@ -101,13 +101,17 @@ class Attachment {
   }
 
   /**
-   * Runs the job. If it fails before its client is answered that gets an error, as from any job. It is
-   * answered, and the job attached, when the job reads, writes to stdout, or succeeds; at the latest when
-   * it has not failed for a while.
+   * Runs the job. The client gets its upgrade when the job reads, writes to stdout (an empty write
+   * will do) or succeeds, and an error if the job fails before. There is no timeout after which the
+   * client would get a 101 all the same: the docker CLI shows the message of a 404, however late it
+   * comes, and nothing of a connection that closes after a 101. As it starts a container only after
+   * the 101 to its attach, an attach job makes an empty write. A row with `stream: true` is answered
+   * once its job has waited for anything and not failed.
    */
   run(): Promise<Response> {
-    const { job, failed, ended } = this.#upgraded;
-    const forget = after(PATIENCE, () => void this.#attach());
+    const { job, eager, failed, ended } = this.#upgraded;
+    // For jobs that ignore their signal: the row's timeout aborts it.
+    job.signal.addEventListener("abort", () => this.#refuse(job.signal.reason), { once: true });
     job.stdout.add({ write: (chunk) => this.#write(chunk, STDOUT) });
     job.stderr.add({
       write: (chunk) => {
@@ -126,21 +130,29 @@ class Attachment {
       }, { highWaterMark: 0 }),
     );
     const end = async (error?: unknown) => {
-      forget();
       ended();
       if (error !== undefined) {
-        if (!this.#channel) return this.#answer.reject(error);
+        if (!this.#channel) return this.#refuse(error);
         failed(error);
       }
       await (await this.#attach()).end(error);
     };
-    // What goes wrong from here on is the client's going away, of which the job has heard.
+    // Errors from here on mean that the client has left, which has aborted the job.
     job.run().then(() => end(), end).catch(() => {});
+    if (eager) turn().then(() => this.#attach()).catch(() => {});
     return this.#answer.promise;
   }
 
   #attach(): Promise<Channel> {
+    if (this.#refused) return Promise.reject(this.#refused.reason);
     return this.#channel ??= this.#begin();
+  }
+
+  /** Answers with an error, unless the request is answered. The job is not attached any more. */
+  #refuse(reason: unknown): void {
+    if (this.#channel) return;
+    this.#refused ??= { reason };
+    this.#answer.reject(reason);
   }
 
   async #begin(): Promise<Channel> {
@@ -152,7 +164,7 @@ class Attachment {
       for (const chunk of this.#complaints) await attached.write(chunk, STDERR);
       return attached;
     } catch (error) {
-      this.#answer.reject(error); // Nothing, if it was answered.
+      this.#answer.reject(error); // Without effect if it was answered.
       job.abort(error);
       throw error;
     }
@@ -172,10 +184,10 @@ class Attachment {
   }
 }
 
-/** As much as a pipe of Linux holds (pipe(7)), in bytes. */
+/** The size of a pipe (pipe(7)), in bytes. */
 const BUFFER = 65_536;
 
-/** Bytes both ways; in frames towards the client, unless there is a terminal. */
+/** A raw stream; towards the client in frames, unless the job has a terminal. */
 class StreamChannel implements Channel {
   readonly #reader?: ReadableStreamDefaultReader<Uint8Array> | undefined;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -188,14 +200,14 @@ class StreamChannel implements Channel {
   ) {
     this.#reader = readable?.getReader();
     this.#writer = writable.getWriter();
-    this.#writer.closed.catch(() => {}); // Whoever writes hears of it.
+    this.#writer.closed.catch(() => {}); // Writes reject, too.
     this.#tty = tty;
   }
   async read(): Promise<Uint8Array | undefined> {
     return (await this.#reader?.read())?.value;
   }
   stopReading(): void {
-    this.#reader?.cancel().catch(() => {}); // It broke, of which whoever reads hears.
+    this.#reader?.cancel().catch(() => {}); // Reads have rejected if it is broken.
   }
   write(chunk: Uint8Array, from: typeof STDOUT | typeof STDERR): Promise<void> {
     if (chunk.length === 0) return this.#writer.ready;
@@ -212,16 +224,16 @@ class StreamChannel implements Channel {
 const NORMAL = 1000;
 const TOO_BIG = 1009;
 const INTERNAL_ERROR = 1011;
-/** What a close frame can hold of a reason, in bytes. */
+/** The longest reason of a close frame, in bytes. */
 const REASON = 123;
-/** The most that a client may have sent and a job not read, in bytes. */
+/** The most data that may wait for the job to read it, in bytes. */
 const UNREAD = 16 * 1024 * 1024;
-/** How often it is looked whether a WebSocket has sent what was written, in milliseconds. */
+/** The interval for polling `bufferedAmount`, in milliseconds. */
 const PAUSE = 10;
 
 const encoder = new TextEncoder();
 
-/** Resolves with the channel of a WebSocket that is about to open. */
+/** Resolves when a WebSocket is open. */
 function openChannel(socket: WebSocket): Promise<Channel> {
   const channel = new WebSocketChannel(socket);
   return new Promise((resolve, reject) => {
@@ -232,7 +244,7 @@ function openChannel(socket: WebSocket): Promise<Channel> {
   });
 }
 
-/** Messages of any kind from the client, binary ones to it. */
+/** A WebSocket: messages of any kind from the client, binary ones to it. */
 class WebSocketChannel implements Channel {
   readonly #socket: WebSocket;
   #unread: Uint8Array[] = [];
@@ -291,7 +303,7 @@ class WebSocketChannel implements Channel {
   }
 }
 
-/** As much of a text as fits a close frame. */
+/** Shortens a text to what fits a close frame. */
 function shortened(text: string): string {
   const bytes = new Uint8Array(REASON);
   return text.slice(0, encoder.encodeInto(text, bytes).read);

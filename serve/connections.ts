@@ -19,11 +19,12 @@ import {
   silenceLegacyAbort,
   type StaticBody,
   staticBody,
+  type Transferred,
 } from "../platform/http.ts";
 import { endsOf, shutConnections } from "../platform/sockets.ts";
 import { type Descriptor, descriptorOf, releaseDescriptor } from "../platform/peek.ts";
 import { peerOf, type Peers } from "../platform/peers.ts";
-import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.ts";
+import { isWebSocket, markServed, settleUpgrade, UpgradeRequired } from "../platform/websockets.ts";
 import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
 import { deliver, type Delivery } from "./delivery.ts";
@@ -65,6 +66,8 @@ export interface ConnectionsOptions {
   serve?: Serve<AnyInfo>;
   /** Why a connection cannot be taken over for a raw upgrade, where `serve` has no way to. */
   upgradeProblem?: () => string;
+  /** Called for each request that is refused before it comes to the handler. */
+  onRefused?: (request: Request, info: RequestInfo, response: Response) => void;
   /** Who the clients of a unix listener are. Default: that is not known. */
   peers?: Peers;
   /** Where connections that end badly are logged, at level debug. Default: nowhere. */
@@ -166,6 +169,8 @@ export class Connections {
 
   /** @internal Why a connection cannot be taken over. */
   readonly upgradeProblem: () => string;
+  /** @internal Called for requests that are refused. */
+  readonly onRefused: NonNullable<ConnectionsOptions["onRefused"]>;
   /** @internal Who the clients are, where that can be known. */
   readonly peers: Peers | undefined;
 
@@ -173,6 +178,7 @@ export class Connections {
   constructor(options: ConnectionsOptions) {
     const { timeouts = {} } = options;
     this.#handler = options.handler;
+    this.onRefused = options.onRefused ?? (() => {});
     this.peers = options.peers;
     this.#serve = options.serve;
     this.#workload = options.workload;
@@ -448,6 +454,7 @@ export class Connections {
   }
 
   #failed = (error: unknown): Response => {
+    if (error instanceof UpgradeRequired) return refuse(error.status, error.message, error.headers);
     // It was said where it was found out.
     if (!(error instanceof NotTaken)) {
       this.#log("error", `request handler: ${messageOf(error)}`, { error });
@@ -636,14 +643,15 @@ class Connection {
     const first = this.state === "new";
     counts.requests++;
     if (this.retired !== Infinity) {
-      return this.#refuse("who may connect has changed since you did, connect again");
+      const problem = "who may connect has changed since you did, connect again";
+      return this.#refuse(problem, new Info(this, request, native.client));
     }
     if (
       this.active >= workload.maxConnectionRequests || workload.requests >= workload.maxRequests
     ) {
       this.since = this.owner.clock;
       if (this.state === "new") this.state = "idle";
-      return this.#refuse(OVERLOAD);
+      return this.#refuse(OVERLOAD, new Info(this, request, native.client));
     }
     this.active++;
     workload.requests++;
@@ -677,9 +685,17 @@ class Connection {
     return this.#probe as unknown as Promise<Response>;
   }
 
-  #refuse(message: string): Response {
+  #refuse(message: string, info: Info): Response {
     if (message === OVERLOAD) this.owner.counts.overload++;
-    return refuse(503, message, { "Retry-After": "1" });
+    const response = refuse(503, message, { "Retry-After": "1" });
+    // A request that came to the handler is reported when it is complete.
+    if (info.exchange) {
+      info.exchange.status = response.status;
+      info.exchange.bytes = staticBody(response)?.length ?? 0; // In ASCII.
+    } else {
+      this.owner.onRefused(info.request, info, response);
+    }
+    return response;
   }
 
   #answer(response: Response, native: AnyInfo, info: Info): Response | Promise<Response> {
@@ -711,7 +727,7 @@ class Connection {
         workload.held > 0 && workload.held + size > workload.maxHeld)
     ) {
       this.#answered(info);
-      return this.#refuse(OVERLOAD);
+      return this.#refuse(OVERLOAD, info);
     }
     const on = () => this.#deliver(response, body ?? undefined, native, info, last);
     if (this.#http2 !== undefined) return on();
@@ -765,6 +781,7 @@ class Connection {
     silenceLegacyAbort();
     const hijacked = this.#server?.hijack?.(response, info.request);
     if (hijacked === undefined) {
+      if (info.exchange) info.exchange.status = 500;
       this.#answered(info);
       throw new Error("the answer is 101, and its handler has not upgraded the connection");
     }
@@ -832,6 +849,9 @@ class Info implements RequestInfo {
   }
   upgrade(headers?: HeadersInit): Upgrade {
     return this.#connection.upgrade(this.request, headers);
+  }
+  get transferred(): Transferred | undefined {
+    return this.#connection.hijacked?.transferred;
   }
   get completed(): Promise<void> {
     if (this.#done) return Promise.resolve();

@@ -5,7 +5,7 @@
  */
 
 import type { Peer } from "../engine.ts";
-import type { Serve, Served } from "../platform/http.ts";
+import type { Serve, Served, Transferred } from "../platform/http.ts";
 import type { ClientCertificate, Described, Upgrade } from "../router/bindings.ts";
 
 /** A request handler's information about a request and its connection. */
@@ -22,8 +22,15 @@ export interface RequestInfo {
   readonly completed: Promise<void>;
   /** Whether the client has left before its answer was complete. */
   readonly left: boolean;
-  /** Where a router puts its description of the request, if an observer needs it. */
-  exchange?: { described?: Described | undefined; readonly identified: boolean };
+  /** The bytes sent over the hijacked connection that the request has become, if that is known. */
+  readonly transferred?: Transferred | undefined;
+  /** What observers are told of the request, if there are any: a router describes it there. */
+  exchange?: {
+    described?: Described | undefined;
+    readonly identified: boolean;
+    status: number;
+    bytes: number;
+  };
   /** Closes the connection at once, even with data unsent, unless the answer is complete. */
   cut(): void;
   /** Hijacks the connection, as `c.env.upgrade` does. */

@@ -1,33 +1,35 @@
 /**
- * Telling of each request what became of it, where something asks: a log, or metrics.
+ * Observers of requests: the access log and the metrics.
  *
  * @module
  */
 
-import { staticBody } from "../platform/http.ts";
+import { staticBody, type Transferred } from "../platform/http.ts";
 import type { Described } from "../router/bindings.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
 
-/** A request, and what became of it. */
+/** A request and its outcome. */
 export class Exchange {
   /** The status of the answer. */
   status = 500;
-  /** How many bytes of its body were given to the client. */
+  /** The bytes of its body, or on the connection that it has hijacked, that the client was sent. */
   bytes = 0;
+  /** The bytes on the connection that it has hijacked, if they are known. */
+  transferred: Transferred | undefined = undefined;
   /** Whether the client left before the answer was complete. */
   brokenOff = false;
-  /** What the router knows of it; undefined where it was refused before. */
+  /** The router's description; undefined if it was refused before. */
   described: Described | undefined = undefined;
   #observers: readonly RequestObserver[];
   #method: string | undefined;
 
-  /** A request that has come in. */
+  /** Begins with a request that has come in. */
   constructor(
     readonly request: Request,
     readonly info: RequestInfo,
-    /** When it came in, by `performance.now()`; undefined where no observer has looked at the clock. */
+    /** When it came in, by `performance.now()`; undefined if no observer measures it. */
     readonly started: number | undefined,
-    /** Whether the answer is to have the request's id. */
+    /** Whether the answer gets the request's id. */
     readonly identified: boolean,
     observers: readonly RequestObserver[],
   ) {
@@ -35,7 +37,7 @@ export class Exchange {
   }
 
   get method(): string {
-    // A router has asked the request for it, which is faster asked than that.
+    // The router's copy: to ask the request is slower.
     return this.#method ??= this.described?.method ?? this.request.method;
   }
 
@@ -49,19 +51,19 @@ export class Exchange {
   }
 }
 
-/** What asks about requests. */
+/** An observer of requests. */
 export interface RequestObserver {
-  /** Whether it wants to know how long the request takes that comes in now. */
+  /** Whether to measure the duration of the request that comes in now. */
   times(): boolean;
-  /** Whether it wants each request to have an id, which its answer has, too. */
+  /** Whether each request needs an id, which its answer gets too. */
   readonly identifies?: boolean;
-  /** Told of a request while it can be looked at, which it cannot any more once its client is gone. */
+  /** Called while the request can be read: it cannot once its client is gone. */
   began?(exchange: Exchange): void;
-  /** Told of a request when its answer is complete, or its client gone. */
+  /** Called when the answer is complete, or the client gone. */
   ended(exchange: Exchange): void;
 }
 
-/** A handler that tells the observers which there are at the moment of each of its requests. */
+/** Wraps a handler: reports its requests to the observers that there are at that time. */
 export function observed(
   handler: RequestHandler,
   observers: readonly RequestObserver[],
@@ -93,13 +95,28 @@ function observe(
     exchange.ended();
     throw error;
   }
-  // By now it has the URL that the client has asked for.
+  // The handler has set the URL that the client asked for.
   exchange.began();
   if (!(answer instanceof Promise)) return watch(exchange, answer);
   return answer.then((response) => watch(exchange, response), (error) => {
     exchange.ended();
     throw error;
   });
+}
+
+/** Reports a request to the observers that was answered before it came to a handler. */
+export function tellRefused(
+  observers: readonly RequestObserver[],
+  request: Request,
+  info: RequestInfo,
+  response: Response,
+): void {
+  if (observers.length === 0) return;
+  const exchange = new Exchange(request, info, performance.now(), false, observers);
+  exchange.began();
+  exchange.status = response.status;
+  exchange.bytes = lengthOf(staticBody(response) ?? null);
+  exchange.ended();
 }
 
 const encoder = new TextEncoder();
@@ -110,23 +127,34 @@ let lastLength = 0;
 function lengthOf(body: string | Uint8Array | null): number {
   if (body === null) return 0;
   if (typeof body !== "string") return body.length;
-  // Many answers are one text, again and again.
+  // Many answers are the same text.
   if (body === lastText) return lastLength;
   if (body.length * 3 > scratch.length) return encoder.encode(body).length;
   lastText = body;
   return lastLength = encoder.encodeInto(body, scratch).written;
 }
 
-/** An answer that the buffers of a socket take at once counts as complete when it is given. */
+/** RFC 9110, 15.2.2. */
+const SWITCHING_PROTOCOLS = 101;
+/** An answer that fits the buffers of a socket counts as complete at once. */
 const SMALL = 65_536;
 
 function watch(exchange: Exchange, response: Response): Response {
   exchange.status = response.status;
   const { info } = exchange;
+  if (response.status === SWITCHING_PROTOCOLS) {
+    // It ends with its connection, which is never broken off.
+    info.completed.then(() => {
+      exchange.transferred = info.transferred;
+      exchange.bytes += info.transferred?.sent ?? 0;
+      exchange.ended();
+    });
+    return response;
+  }
   const body = exchange.method === "HEAD" ? null : staticBody(response);
   if (body !== undefined) {
     exchange.bytes = lengthOf(body);
-    if (exchange.bytes <= SMALL && response.status !== 101) {
+    if (exchange.bytes <= SMALL) {
       exchange.ended();
       return response;
     }
@@ -138,7 +166,7 @@ function watch(exchange: Exchange, response: Response): Response {
   return body === undefined ? counted(response, exchange) : response;
 }
 
-/** The same answer, whose bytes are counted on their way. */
+/** Wraps an answer to count its bytes. */
 function counted(response: Response, exchange: Exchange): Response {
   const source = response.body!.getReader();
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({

@@ -11,7 +11,7 @@ export { deepenQueue, keepAlive } from "../platform/sockets.ts";
 export { STDERR, writability } from "../platform/writability.ts";
 export { judgePages } from "./browsers.ts";
 export { Connections } from "./connections.ts";
-export { observed } from "./observe.ts";
+export { observed, tellRefused } from "./observe.ts";
 export { admit, checkAnswers } from "./requests.ts";
 export { Workload } from "./workload.ts";
 

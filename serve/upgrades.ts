@@ -1,16 +1,16 @@
 /**
- * Connections that stop to speak HTTP: a request that asks for a raw upgrade is answered with 101, and
- * what follows are bytes both ways. The native loop has no way for them, and refuses those that the
- * docker CLI sends. So a connection's first request is looked at before the loop has it, and read here
- * if it asks for one. All others go to the loop untouched; if a later one asks, the connection is taken
- * back from it.
+ * Raw upgrades: a request for one is answered with 101, and the handler hijacks the connection. The
+ * native HTTP loop cannot do that, and refuses the requests of the docker CLI. So this module peeks
+ * at the first request of a connection, and parses it if it asks for a raw upgrade. All other
+ * connections go to the loop untouched; if a later request asks for an upgrade, the connection is
+ * taken back from the loop.
  *
  * @module
  */
 
 import { TypedError } from "../engine/errors.ts";
 import { after, within } from "../engine/time.ts";
-import type { Hijacked, Serve, Served } from "../platform/http.ts";
+import type { Hijacked, Serve, Served, Transferred } from "../platform/http.ts";
 import {
   canPeek,
   type Descriptor,
@@ -23,15 +23,13 @@ import {
 } from "../platform/peek.ts";
 export { findDescriptor, peekProblem, skipDescriptor } from "../platform/peek.ts";
 import type { Upgrade, UpgradedConnection } from "../router/bindings.ts";
+import type { Upgradable } from "../router/upgradable.ts";
 import type { Upgrading } from "./handler.ts";
 
-/** What may ask for raw upgrades: the first segments of those routes' paths, `*` for any. */
-export type Upgradable = ReadonlySet<string>;
-
 /**
- * Serves connections with `serve`, and raw upgrades besides.
+ * Wraps `serve`, and serves raw upgrades besides.
  *
- * @param routes What may ask for one; with nothing in it no connection is looked at.
+ * @param routes The routes with raw upgrades; without any, no connection is peeked at.
  */
 export function upgrading(serve: Serve, routes: () => Upgradable | undefined): Serve {
   return (conn, ...rest) => {
@@ -46,21 +44,21 @@ export function upgrading(serve: Serve, routes: () => Upgradable | undefined): S
 type Signal = Parameters<Serve>[1];
 type Handler = Parameters<Serve>[2];
 
-/** A connection that is looked at before the native loop has it. */
+/** A connection that is peeked at before the native loop gets it. */
 class Front implements Upgrading {
   readonly finished: Promise<void>;
-  /** Whether the next answer should be the last, because the loop would refuse what may come then. */
+  /** Whether to close after the next answer: the loop would refuse an upgrade that may follow. */
   once = false;
   readonly #conn: Deno.Conn;
   readonly #descriptor: Descriptor;
   #native?: Served;
-  /** What ends the native loop's connection. */
+  /** Cancels the native loop's serving of the connection. */
   #cancel?: () => void;
-  /** Whether it has a request that is read here. */
+  /** Whether it has a request that was parsed here. */
   #answering = false;
-  /** The raw upgrade that the request asks for which is being answered. */
+  /** The raw upgrade of the request in work. */
   #upgrade?: RawUpgrade;
-  /** What the connection has become. */
+  /** The raw upgrade that has hijacked the connection. */
   #hijacked?: RawUpgrade;
 
   constructor(
@@ -84,7 +82,7 @@ class Front implements Upgrading {
       return this.#native.finished;
     };
     const kind = this.#look(routes);
-    // Most clients have sent their request by now.
+    // Most clients have sent their first request by the time they are accepted.
     const served = kind === NOTHING
       ? untilReadable(conn).then(() => judge(this.#look(routes)))
       : judge(kind);
@@ -92,31 +90,31 @@ class Front implements Upgrading {
       () => this.#end(),
       (error) => {
         const ended = this.#end();
-        // Taken back from the loop, which takes that for an error.
+        // The loop reports an error for a connection that was taken back from it.
         if (ended) return ended;
         throw error;
       },
     );
   }
 
-  /** The connection is free; what it has become may live on, as another. */
+  /** Releases the descriptor. A connection that was taken back lives on by another one. */
   #end(): Promise<void> | undefined {
     releaseDescriptor(this.#descriptor);
     return this.#hijacked?.ended;
   }
 
-  /** All that the native loop asks of its abort signal. */
+  /** The only part of an abort signal that the native loop uses. */
   addEventListener(_type: "abort", cancel: () => void): void {
     this.#cancel = cancel;
   }
 
   shutdown(): Promise<void> {
     if (this.#native) return this.#native.shutdown();
-    if (!this.#answering) this.#cut(); // It ends behind its answer.
+    if (!this.#answering) this.#cut(); // Otherwise it closes after its answer.
     return Promise.resolve();
   }
 
-  /** Asks for the connection, for the handler of the request that is being answered. */
+  /** Prepares the upgrade that the handler of the request in work asks for. */
   upgrade(headers?: HeadersInit): RawUpgrade {
     return this.#upgrade ??= new RawUpgrade(headers);
   }
@@ -139,17 +137,17 @@ class Front implements Upgrading {
     return count < 0 ? NOTHING : judgeHead(window, count, routes);
   }
 
-  /** Waits for the rest of a header, which nothing tells of as long as what there is was not taken. */
+  /** Polls for the rest of a header: epoll does not report more data behind unread data. */
   async #lookAgain(routes: Upgradable): Promise<number> {
     for (const pause of PAUSES) {
       await new Promise<void>((resolve) => after(pause, resolve));
       const kind = this.#look(routes);
       if (kind !== INCOMPLETE) return kind === NOTHING ? PASS : kind;
     }
-    return PASS; // The native loop has its own patience.
+    return PASS; // The native loop has its own timeout.
   }
 
-  /** Serves a request that asks for a raw upgrade, whose header is so long. */
+  /** Serves a request that asks for a raw upgrade; `length` is that of its header. */
   async #serveRaw(
     length: number,
     handler: Handler,
@@ -208,7 +206,7 @@ class Front implements Upgrading {
       if (!this.#hijacked) left.abort(new DOMException("The client has left.", "AbortError"));
     };
     try {
-      // What it still has to send would be taken for a sign of life, again and again.
+      // A body that the handler has not read keeps the socket readable.
       if (asked.hasBody) return;
       await untilReadable(this.#conn);
       if (peek(this.#descriptor.fd, window) === 0) leave();
@@ -217,13 +215,13 @@ class Front implements Upgrading {
     }
   }
 
-  /** Takes the connection from the native loop, which has read a request and answered nothing. */
+  /** Takes the connection back from the native loop, which has read the request. */
   async #takeBack(upgrade: RawUpgrade, response: Response): Promise<void> {
     let stream: Stream | undefined;
     try {
       stream = duplicate(this.#descriptor.fd);
       this.#cancel?.();
-      // The loop has let go of its own descriptor then.
+      // By then the loop has closed its own descriptor.
       await this.#native!.finished.catch(() => {});
       await writeAll(stream, headOf(response));
       upgrade.take(stream, new AbortController());
@@ -234,22 +232,22 @@ class Front implements Upgrading {
   }
 }
 
-// ------------------------------------------------------------------ what a client has sent
+// ------------------------------------------------------------------ requests
 
-/** The longest header that is looked at, in bytes. */
+/** The longest header that is peeked at, in bytes. */
 const HEAD = 16_384;
 const window = new Uint8Array(HEAD);
 const latin1 = new TextDecoder("latin1");
 
-/** What {@linkcode judgeHead} finds, besides the length of a header that asks for a raw upgrade. */
+/** Results of {@linkcode judgeHead}, besides the length of a header that asks for an upgrade. */
 const PASS = 0;
 const INCOMPLETE = -1;
 /** A client may ask for an upgrade later, on the same connection. */
 const MAY_UPGRADE = -2;
-/** A client has sent nothing yet. */
+/** The client has sent nothing yet. */
 const NOTHING = -3;
 
-/** How long the rest of a header is waited for, each time, in milliseconds. */
+/** Delays between polls for the rest of a header, in milliseconds. */
 const PAUSES = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 
 const [LF, CR, COLON, SPACE] = [10, 13, 58, 32];
@@ -257,14 +255,14 @@ const [C, K, U] = [99, 107, 117];
 const [CONNECTION, UPGRADE] = ["connection".length, "upgrade".length];
 
 /**
- * Judges what a client has sent first. The docker CLI takes a new connection for each upgrade. Others take
- * one that they have kept: clients in Python, in Node and in Java, which all say that they want to
- * keep it, in a header that is not needed since HTTP/1.1.
+ * Classifies the first bytes of a connection. The docker CLI opens a new connection for each
+ * upgrade. Clients in Python, Node and Java reuse one, and all of them send `Connection:
+ * keep-alive`, which HTTP/1.1 does not need.
  */
 function judgeHead(bytes: Uint8Array, count: number, routes: Upgradable): number {
   let upgrade = false;
   let keeps = false;
-  // By bytes, because to make a text of them takes longer than all else here.
+  // On bytes: decoding them takes longer than everything else here.
   for (let at = bytes.indexOf(LF); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
     const first = (bytes[at + 1] ?? 0) | 0x20;
     if (bytes[at + 1] === CR) return upgrade || keeps ? judgeText(bytes, at + 3, routes) : PASS;
@@ -282,7 +280,7 @@ function judgeText(bytes: Uint8Array, length: number, routes: Upgradable): numbe
   const head = latin1.decode(bytes.subarray(0, length));
   const wanted = /\r\nupgrade:[ \t]*([^\r\n]*?)[ \t]*\r\n/i.exec(head)?.[1];
   if (wanted === undefined || /^(websocket|h2c)$/i.test(wanted)) {
-    // A browser asks for no raw upgrades.
+    // Browsers do not ask for raw upgrades.
     const keeps = /\r\nconnection:[ \t]*keep-alive[ \t]*\r\n/i.test(head) &&
       !/\r\nsec-fetch-/i.test(head);
     const segment = /^\S+ (?:\/v\d[\d.]*)?\/([^/?\s]*)/.exec(head)?.[1];
@@ -294,11 +292,11 @@ function judgeText(bytes: Uint8Array, length: number, routes: Upgradable): numbe
 
 /** The longest body of a request that asks for a raw upgrade, in bytes. */
 const BODY = 1 << 20;
-/** How long what is left of such a body may take, in milliseconds. */
+/** How long the unread rest of such a body may take, in milliseconds. */
 const BODY_TIMEOUT = 10_000;
 const TOKEN = /^[!#$%&'*+.^`|~\w-]+$/;
 
-/** A request that is read here, and not by the native loop. */
+/** A request that is parsed here, and not by the native loop. */
 class RawRequest {
   readonly request: Request;
   readonly hasBody: boolean;
@@ -313,7 +311,7 @@ class RawRequest {
     this.request = new Request(url, { ...init, body: this.hasBody ? this.#body() : null });
   }
 
-  /** A request of its header, or what it is answered with at once if that is none. */
+  /** Parses a header; returns the response if it is malformed. */
   static parse(head: Uint8Array, conn: Stream, signal: AbortSignal): RawRequest | Response {
     const [line, ...lines] = latin1.decode(head).slice(0, -4).split("\r\n");
     const [, method, target] = /^(\S+) (\/\S*) HTTP\/1\.1$/.exec(line!) ?? [];
@@ -329,7 +327,7 @@ class RawRequest {
         return bad();
       }
     }
-    // Whoever combines these, or repeats one, means to be read in two ways (RFC 9112, 6.3).
+    // Both of these, or one of them twice, are used for request smuggling (RFC 9112, 6.3).
     const length = headers.get("content-length") ?? "0";
     if (headers.has("transfer-encoding")) return bad(411);
     if (!/^\d{1,15}$/.test(length)) return bad();
@@ -342,7 +340,7 @@ class RawRequest {
     try {
       return new RawRequest({ url, method, headers, signal }, conn, body);
     } catch (error) {
-      if (error instanceof TypeError) return bad(); // A method such as TRACE.
+      if (error instanceof TypeError) return bad(); // For a method such as TRACE.
       throw error;
     }
   }
@@ -365,7 +363,7 @@ class RawRequest {
     return buffer.subarray(0, count);
   }
 
-  /** Takes what the handler has left of the body off the connection. */
+  /** Discards the part of the body that the handler has not read. */
   async finish(): Promise<void> {
     const take = async () => {
       while (this.#left > 0) {
@@ -380,12 +378,12 @@ function bad(status = 400): Response {
   return new Response(null, { status });
 }
 
-// ------------------------------------------------------------------ what it is answered
+// ------------------------------------------------------------------ answers
 
 const SWITCHING_PROTOCOLS = 101;
 /** The most that is read at once, in bytes. */
 const CHUNK = 65_536;
-/** How long a client may take to hear of our end before its connection is closed, in milliseconds. */
+/** How long a client may take to close after our half-close, in milliseconds. */
 const LINGER = 1_000;
 
 const encoder = new TextEncoder();
@@ -402,7 +400,7 @@ function headOf(
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
 
-/** Answers without an upgrade. The connection is of no more use then. */
+/** Sends an answer without an upgrade, and half-closes. */
 async function answer(conn: Stream, response: Response, method: string): Promise<void> {
   const { body } = response;
   const more: [string, string][] = [["connection", "close"], ["date", new Date().toUTCString()]];
@@ -428,7 +426,10 @@ async function answer(conn: Stream, response: Response, method: string): Promise
   await linger(conn);
 }
 
-/** Waits for a client's own end: what it still sends would make a reset of our close, and lose our last words. */
+/**
+ * Discards data until the client closes: a close with unread data would reset the connection, and
+ * the client would lose the end of the answer.
+ */
 async function linger(conn: Stream): Promise<void> {
   const buffer = new Uint8Array(4_096);
   const read = async () => {
@@ -447,14 +448,14 @@ function closeQuietly(conn: { close(): void }): void {
   try {
     conn.close();
   } catch (error) {
-    // It has ended by itself.
+    // It is closed already.
     if (!(error instanceof Deno.errors.BadResource)) throw error;
   }
 }
 
-// ------------------------------------------------------------------ what a handler has of it
+// ------------------------------------------------------------------ upgraded connections
 
-/** How long a handler may take to use a connection that it has asked for, in milliseconds. */
+/** How long a handler may leave a hijacked connection unused, in milliseconds. */
 const UNUSED = 10_000;
 
 /** A raw upgrade that a handler has asked for. */
@@ -475,11 +476,11 @@ class RawUpgrade implements Upgrade, Hijacked {
     if (!all.has("upgrade")) all.set("upgrade", "tcp");
     this.response = new Response(null, { status: SWITCHING_PROTOCOLS, headers: all });
     this.connection = this.#connection.promise;
-    this.connection.catch(() => {}); // A handler need not look.
+    this.connection.catch(() => {}); // Handlers need not await it.
     this.ended = this.#ended.promise;
   }
 
-  /** The answer is sent, and the connection is the handler's. */
+  /** Called when the answer is sent: hands the connection to the handler. */
   take(stream: Stream, left: AbortController): void {
     if (this.#over) return closeQuietly(stream);
     const raw = this.#raw = new RawConnection(stream, left);
@@ -487,7 +488,10 @@ class RawUpgrade implements Upgrade, Hijacked {
     if (this.#leaving) raw.leave();
     this.#connection.resolve(raw);
   }
-  /** There will be no connection. */
+  get transferred(): Transferred | undefined {
+    return this.#raw?.transferred;
+  }
+  /** Called when there will be no connection. */
   refuse(reason: unknown): void {
     this.#over = true;
     this.#connection.reject(reason instanceof Error ? reason : new Error(String(reason)));
@@ -503,9 +507,10 @@ class RawUpgrade implements Upgrade, Hijacked {
   }
 }
 
-/** A connection that speaks HTTP no more. */
+/** A hijacked connection. */
 class RawConnection implements UpgradedConnection {
   readonly closed: Promise<void>;
+  readonly transferred = { received: 0, sent: 0 };
   readonly #closed = Promise.withResolvers<void>();
   readonly #stream: Stream;
   readonly #left: AbortController;
@@ -513,7 +518,7 @@ class RawConnection implements UpgradedConnection {
   #readable?: ReadableStream<Uint8Array>;
   #writable?: WritableStream<Uint8Array>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
-  /** Whether there is nothing more to read, or nobody who would. */
+  /** Whether the client has sent all, or the handler reads no more. */
   #readEnded = false;
   #writeEnded = false;
   #over = false;
@@ -544,6 +549,7 @@ class RawConnection implements UpgradedConnection {
       write: async (chunk) => {
         try {
           await writeAll(this.#stream, chunk);
+          this.transferred.sent += chunk.length;
         } catch (error) {
           this.#break(error);
           throw error;
@@ -562,7 +568,7 @@ class RawConnection implements UpgradedConnection {
     this.#closed.resolve();
   }
 
-  /** Ends what the handler reads, and tells it by its signal. */
+  /** Tells the handler of a shutdown: ends `readable`, and aborts its signal. */
   leave(): void {
     if (!this.#readEnded) {
       this.#controller?.close();
@@ -574,8 +580,11 @@ class RawConnection implements UpgradedConnection {
   async #pull(): Promise<void> {
     try {
       const count = await this.#stream.read(this.#buffer);
-      if (this.#readEnded) return; // It was told that there is nothing more.
-      if (count !== null) return this.#controller!.enqueue(this.#buffer.slice(0, count));
+      if (this.#readEnded) return; // By leave().
+      if (count !== null) {
+        this.transferred.received += count;
+        return this.#controller!.enqueue(this.#buffer.slice(0, count));
+      }
       this.#controller!.close();
       this.#endReading();
     } catch (error) {
@@ -585,7 +594,7 @@ class RawConnection implements UpgradedConnection {
     }
   }
 
-  /** The client is gone. */
+  /** Called when the client is gone. */
   #break(reason: unknown): void {
     this.#left.abort(new DOMException("The client has left.", "AbortError"));
     if (!this.#readEnded) {
@@ -605,9 +614,9 @@ class RawConnection implements UpgradedConnection {
     try {
       await this.#stream.closeWrite();
       if (this.#readEnded || this.#readable === undefined) await linger(this.#stream);
-      else return; // The handler reads on, to the client's own end.
+      else return; // The handler may read on until the client's half-close.
     } catch {
-      // The client is gone already, and with it all that it could have been told.
+      // The client is gone already.
     }
     this.close();
   }

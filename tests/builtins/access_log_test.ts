@@ -1,6 +1,10 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { AccessLog } from "../../builtins/access_log.ts";
 import { Client, get } from "../support/client.ts";
 import { Daemon, exchange, installer, missing, run, TempFolder, until } from "../support/daemon.ts";
+import { foreignTest } from "../support/platform.ts";
+import { Served } from "../support/served.ts";
+import { closed, Doors, handshakeOf, openSocket, upgrade, upgradeOf } from "../support/upgrades.ts";
 
 const NO_CURL = await missing("curl", ["--version"]);
 const NO_LOGROTATE = await missing("logrotate", ["--version"]);
@@ -79,6 +83,71 @@ Deno.test("--access-log json tells of each request, also one that is refused or 
   // The jobs of the request have its id.
   assertStringIncludes(daemon.stderr, '+job greet(wörld) request="abc-1"');
   assertEquals(await daemon.end(), 0);
+});
+
+Deno.test("--access-log tells of a request that is refused because too much is in work", async () => {
+  await using served = await Served.open({ MaxRequests: "1" });
+  const lines: string[] = [];
+  served.builtins.observe(new AccessLog("json", (line) => lines.push(line)));
+  const go = Promise.withResolvers<void>();
+  served.engine.register("wait", () => go.promise);
+  served.router.job({ method: "POST", path: "/wait", job: "wait" });
+  using first = await Client.to(served.target);
+  const waiting = first.ask("POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await until(() => served.engine.stats.running === 2);
+  using second = await Client.to(served.target);
+  const { status, body } = await second.ask(get("/version?x=1"));
+  assertEquals(status, 503);
+  const told = lines.map((line) => JSON.parse(line));
+  assertEquals(told.map(({ method, path, status, bytes }) => [method, path, status, bytes]), [
+    ["GET", "/version?x=1", 503, body.length],
+  ]);
+  go.resolve();
+  assertEquals((await waiting).status, 204);
+  await until(() => lines.length === 2);
+});
+
+foreignTest("--access-log tells of an upgraded connection when it has ended", async () => {
+  await using doors = await Doors.open();
+  const { served } = doors;
+  const lines: string[] = [];
+  served.builtins.observe(new AccessLog("json", (line) => lines.push(line)));
+  served.engine.register("count", async (job) => {
+    job.setenvBool("Tty", true);
+    await job.print(String((await job.stdin.text()).length));
+  });
+  served.router.job({ method: "POST", path: "/raw/:id", job: "count", upgrade: "tcp" });
+  served.router.job({ method: "GET", path: "/ws/:id", job: "count", upgrade: "websocket" });
+  served.router.get("/wrong", () => new Response(null, { status: 101 }));
+  for (const { target, url } of doors.doors) {
+    using raw = await upgrade(target, upgradeOf("/raw/1"));
+    await raw.send("x".repeat(100_000));
+    assertEquals(lines, []);
+    await raw.conn.closeWrite();
+    assertEquals(await raw.ended(), "100000");
+    const socket = await openSocket(`${url}/ws/1`);
+    socket.close();
+    await closed(socket);
+    using wrong = await Client.to(target);
+    assertEquals((await wrong.ask(handshakeOf("/wrong"))).status, 500);
+    await until(() => lines.length === 3);
+    const [ofRaw, ofSocket, ofWrong] = lines.splice(0).map((line) => JSON.parse(line));
+    const { status, path, route, bytes, received, brokenOff } = ofRaw;
+    assertEquals(
+      { status, path, route, bytes, received, brokenOff },
+      {
+        ...{ status: 101, path: "/raw/1", route: "/raw/:id", bytes: 6, received: 100_000 },
+        brokenOff: undefined,
+      },
+    );
+    // What goes over it is Deno's affair.
+    assertEquals(
+      [ofSocket.status, ofSocket.route, ofSocket.bytes, ofSocket.received, ofSocket.brokenOff],
+      [101, "/ws/:id", undefined, undefined, undefined],
+    );
+    assertEquals([ofWrong.status, ofWrong.path], [500, "/wrong"]);
+    assert(ofRaw.duration > 0 && ofSocket.duration > 0);
+  }
 });
 
 Deno.test(

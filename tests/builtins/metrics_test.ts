@@ -1,7 +1,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
 import { freePort, missing, TempFolder, until } from "../support/daemon.ts";
+import { foreignTest } from "../support/platform.ts";
 import { Served } from "../support/served.ts";
+import { Doors, openSocket, upgrade, upgradeOf } from "../support/upgrades.ts";
 
 const NO_PROMTOOL = await missing("promtool", ["--version"]);
 const NO_PROMETHEUS = await missing("prometheus", ["--version"]);
@@ -247,4 +249,72 @@ Deno.test("metrics count requests that are refused, and those whose clients leav
     ),
     1,
   );
+});
+
+foreignTest(
+  "metrics tell of upgraded connections while they are open and when they have ended",
+  async () => {
+    await using doors = await Doors.open();
+    const { served } = doors;
+    await exposed(served);
+    served.engine.register("cat", async (job) => {
+      job.setenvBool("Tty", true);
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+    });
+    served.router.job({ method: "POST", path: "/raw/:id", job: "cat", upgrade: "tcp" });
+    served.router.job({ method: "GET", path: "/ws/:id", job: "cat", upgrade: "websocket" });
+    const sum = async (name: string, labels: string) => {
+      const lines = (await exposed(served)).split("\n");
+      return lines.filter((line) => line.startsWith(`${name}{`) && line.includes(labels))
+        .reduce((sum, line) => sum + Number(line.split(" ").at(-1)), 0);
+    };
+    const hijacked = () => sum("floodgate_connections", 'state="hijacked"');
+    const counted = (labels: string) =>
+      sum("floodgate_http_request_duration_seconds_count", labels);
+    const ended = async () => [
+      await counted('route="/raw/:id",method="POST",status="101"'),
+      await counted('route="/ws/:id",method="GET",status="101"'),
+    ];
+    const raws = await Promise.all(
+      doors.doors.map(({ target }) => upgrade(target, upgradeOf("/raw/1"))),
+    );
+    const sockets = await Promise.all(doors.doors.map(({ url }) => openSocket(`${url}/ws/1`)));
+    assertEquals(await hijacked(), 4);
+    assertEquals(await ended(), [0, 0]);
+    for (const raw of raws) {
+      await raw.send("hello");
+      await raw.conn.closeWrite();
+      assertEquals(await raw.ended(), "hello");
+      raw.close();
+    }
+    for (const socket of sockets) socket.terminate();
+    await doors.empty();
+    assertEquals([await hijacked(), await ended()], [0, [2, 2]]);
+    assertEquals(
+      await sum("floodgate_http_response_body_bytes_total", 'route="/raw/:id"'),
+      10,
+    );
+    assertEquals(await valueOf(served, "floodgate_http_requests_broken_off_total"), 0);
+  },
+);
+
+Deno.test("metrics count requests that are refused because too much is in work", async () => {
+  await using served = await Served.open({ MaxRequests: "1" });
+  await exposed(served);
+  const go = Promise.withResolvers<void>();
+  served.engine.register("wait", () => go.promise);
+  served.router.job({ method: "POST", path: "/wait", job: "wait" });
+  using first = await Client.to(served.target);
+  const waiting = first.ask("POST /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  await until(async () => (await served.stats()).work.requests === 1);
+  for (let i = 0; i < 3; i++) {
+    using refused = await Client.to(served.target);
+    assertEquals((await refused.ask(PING)).status, 503);
+  }
+  const count = 'floodgate_http_request_duration_seconds_count{route="",method="GET",status="503"}';
+  assertEquals(await valueOf(served, count), 3);
+  const overload = `floodgate_http_requests_overload_total{listener="${served.addresses[0]}"}`;
+  assertEquals(await valueOf(served, overload), 3);
+  go.resolve();
+  assertEquals((await waiting).status, 204);
 });

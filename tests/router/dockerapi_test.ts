@@ -198,7 +198,7 @@ Deno.test("DOCKER_API's rows run their job with what the client has sent, and an
       const text = await response.text();
       if (row.upgrade === "websocket") {
         // Its clients speak another protocol from there on: tests/router/upgrade_test.ts.
-        assertEquals([label(row), response.status], [label(row), 400]);
+        assertEquals([label(row), response.status], [label(row), 426]);
         continue;
       }
       assertEquals([label(row), text, response.status], [label(row), text, status]);

@@ -1,9 +1,23 @@
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import type { Job } from "../../engine.ts";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import { type Job, TypedError } from "../../engine.ts";
 import { Client, type Target } from "../support/client.ts";
 import { missing, run, testWhere, until } from "../support/daemon.ts";
 import { foreign, foreignTest } from "../support/platform.ts";
-import { closed, Doors, message, openSocket, upgrade, upgradeOf } from "../support/upgrades.ts";
+import {
+  closed,
+  Doors,
+  handshakeOf,
+  message,
+  openSocket,
+  upgrade,
+  upgradeOf,
+} from "../support/upgrades.ts";
 
 /** The frames of a stream, as `N:text`. */
 function frames(bytes: string): string[] {
@@ -98,6 +112,120 @@ foreignTest("a job that fails before it is attached answers with its error", asy
   }
 });
 
+foreignTest("a job says when its client has the upgrade, however long it takes", async () => {
+  await using doors = await Doors.open();
+  const { engine, router, lines } = doors.served;
+  // Longer than it would be waited for in vain.
+  const boot = () => new Promise((resolve) => setTimeout(resolve, 250));
+  const handlers: Record<string, (job: Job) => unknown> = {
+    fails: (job) => job.error(`no such container: ${job.args[0]}`),
+    reads: async (job) => void await job.stdin.readable.getReader().read(),
+    writes: (job) => job.print("some"),
+    "says nothing": (job) => job.stdout.write(new Uint8Array()),
+    succeeds: () => {},
+  };
+  for (const [job, handler] of Object.entries(handlers)) {
+    engine.register(job, async (job) => {
+      await boot();
+      return await handler(job) as void;
+    });
+    const path = `/${job.replace(" ", "-")}/:id`;
+    router.job({ method: "POST", path, job, upgrade: "tcp" });
+    router.job({ method: "GET", path, job, upgrade: "websocket" });
+  }
+  const ask = async (target: Target, job: string, request: string) => {
+    using client = await Client.to(target);
+    const { status, body } = await client.ask(request);
+    const refused = '{"message":"no such container: x"}';
+    assertEquals([status, body], job === "fails" ? [404, refused] : [101, ""], job);
+  };
+  await Promise.all(
+    doors.doors.flatMap(({ target }) =>
+      Object.keys(handlers).flatMap((job) =>
+        [upgradeOf, handshakeOf].map((request) =>
+          ask(target, job, request(`/${job.replace(" ", "-")}/x`))
+        )
+      )
+    ),
+  );
+  await doors.empty();
+  await until(() => engine.stats.running === 1);
+  assertEquals(lines.filter((line) => line.startsWith("error")), []);
+});
+
+foreignTest(
+  "with stream: true a client has the upgrade as soon as its job has waited",
+  async () => {
+    await using doors = await Doors.open();
+    const { engine, router } = doors.served;
+    const go = Promise.withResolvers<void>();
+    engine.register("starts", async (job) => {
+      if (job.args[0] === "x") throw new TypedError("not found", "no such container: x");
+      await go.promise;
+      await job.print("started");
+    });
+    router.job({
+      method: "POST",
+      path: "/starts/:id",
+      job: "starts",
+      upgrade: "tcp",
+      stream: true,
+    });
+    for (const { target } of doors.doors) {
+      using refused = await Client.to(target);
+      assertEquals((await refused.ask(upgradeOf("/starts/x"))).status, 404);
+    }
+    const clients = await Promise.all(
+      doors.doors.map(({ target }) => upgrade(target, upgradeOf("/starts/1"))),
+    );
+    go.resolve();
+    for (const client of clients) {
+      assertEquals(frames(await client.ended()), ["1:started"]);
+      client.close();
+    }
+    await doors.empty();
+  },
+);
+
+foreignTest(
+  "a job that takes too long, or whose client leaves, before it is attached",
+  async () => {
+    await using doors = await Doors.open();
+    const { engine, router, lines } = doors.served;
+    const go = Promise.withResolvers<void>();
+    engine.register("deaf", async (job) => {
+      await go.promise;
+      await assertRejects(async () => await job.print("too late"), Error, "longer than 50 ms");
+    });
+    engine.register("wary", async (job) => {
+      await new Promise((_, reject) => {
+        job.signal.addEventListener("abort", () => reject(job.signal.reason));
+      });
+    });
+    router.job({ method: "POST", path: "/deaf", job: "deaf", upgrade: "tcp", timeout: 50 });
+    router.job({ method: "GET", path: "/deaf", job: "deaf", upgrade: "websocket", timeout: 50 });
+    router.job({ method: "POST", path: "/wary", job: "wary", upgrade: "tcp" });
+    router.job({ method: "GET", path: "/wary", job: "wary", upgrade: "websocket" });
+    for (const { target } of doors.doors) {
+      for (const request of [upgradeOf, handshakeOf]) {
+        using slow = await Client.to(target);
+        const { status, body } = await slow.ask(request("/deaf"));
+        assertEquals([status, body], [504, '{"message":"job deaf took longer than 50 ms"}']);
+        const running = engine.stats.running;
+        const leaving = await Client.to(target);
+        await leaving.send(request("/wary"));
+        await until(() => engine.stats.running === running + 1);
+        leaving.close();
+        await until(() => engine.stats.running === running);
+      }
+    }
+    go.resolve();
+    await doors.empty();
+    await until(() => engine.stats.running === 1);
+    assertEquals(lines.filter((line) => line.startsWith("error")), []);
+  },
+);
+
 foreignTest(
   "a row with upgrade: tcp answers 200 and streams where no upgrade is asked for",
   async () => {
@@ -173,7 +301,7 @@ Deno.test("a row with upgrade: websocket gives its job messages, and closes with
     assertEquals(all, "outerragain");
     using refused = await Client.to(target);
     const answer = await refused.ask("GET /ws/cat/1 HTTP/1.1\r\nHost: localhost\r\n\r\n");
-    assertEquals(answer.status, 400);
+    assertEquals(answer.status, 426);
     assertStringIncludes(answer.body, "expected a WebSocket");
     const error = await openSocket(`${url}/ws/refuse/1`).catch(({ message }) => message);
     assertMatch(error as string, /404/);

@@ -6,15 +6,25 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { connect as connectTls } from "node:tls";
+import { Hono } from "npm:hono@4.13.19";
 import { upgradeWebSocket } from "npm:hono@4.13.19/deno";
+import { serve } from "../../builtins/serveapi.ts";
 import { TypedError } from "../../engine.ts";
 import type { UpgradedConnection } from "../../router.ts";
 import { Authority, type Pair } from "../support/certificates.ts";
 import { Client, get, PING, type Target } from "../support/client.ts";
-import { Daemon, exchange, installer, isPending, TempFolder, until } from "../support/daemon.ts";
+import {
+  Daemon,
+  exchange,
+  installer,
+  isPending,
+  TempFolder,
+  testWhere,
+  until,
+} from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
-import { Served } from "../support/served.ts";
-import { curl, settings, urlOf } from "../support/tls.ts";
+import { portOf, Served } from "../support/served.ts";
+import { curl, flags as tlsFlags, settings, urlOf } from "../support/tls.ts";
 import {
   closed,
   Doors,
@@ -462,6 +472,78 @@ Deno.test("a handler that answers 101 without an upgrade gets 500 in its place",
   await until(() => served.lines.some((line) => line.includes("has not upgraded")));
 });
 
+Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and none is logged", async () => {
+  await using doors = await Doors.open();
+  const { router, engine, lines } = doors.served;
+  const upgradeTo = (request: Request) =>
+    Deno.upgradeWebSocket(request, { protocol: "two" }).response;
+  engine.register("cat", () => {});
+  router.all("/ws", (c) => upgradeTo(c.req.raw));
+  router.get("/async", async (c) => {
+    await Promise.resolve();
+    return upgradeTo(c.req.raw);
+  });
+  router.get("/hono", upgradeWebSocket(() => ({})));
+  router.job({ method: "GET", path: "/job", job: "cat", upgrade: "websocket" });
+  const mine = new Hono();
+  mine.get("/ws", (c) => upgradeTo(c.req.raw));
+  const bare = { fetch: (request: Request) => upgradeTo(request) };
+  const targets = doors.doors.map(({ target }) => target);
+  for (const other of [mine, bare]) {
+    const { addresses } = await serve(engine, { addresses: ["tcp://127.0.0.1:0"], router: other });
+    targets.push({ hostname: "127.0.0.1", port: portOf(addresses[0]) });
+  }
+  const wanted = "expected a WebSocket (Connection: Upgrade, Upgrade: websocket)";
+  const ask = async (target: Target, request: string, status: number, message: string) => {
+    using client = await Client.to(target);
+    const answer = await client.ask(request);
+    const body = JSON.stringify({ message });
+    assertEquals(
+      [answer.status, answer.body],
+      [status, body],
+      `${JSON.stringify(target)} ${request}`,
+    );
+    assertEquals(/\r\nupgrade: websocket\r\n/.test(answer.header), status === 426);
+  };
+  for (const target of targets) {
+    await ask(target, get("/ws"), 426, wanted);
+    const keyless = handshakeOf("/ws").replace(/Sec-WebSocket-Key.*\r\n/, "");
+    await ask(target, keyless, 400, "expected a WebSocket, which has a Sec-WebSocket-Key");
+    const other = handshakeOf("/ws", "Sec-WebSocket-Protocol: one, three");
+    const problem = 'expected "two" among the subprotocols (Sec-WebSocket-Protocol)';
+    await ask(target, other, 400, problem);
+    const unconnected = handshakeOf("/ws").replace("Connection: Upgrade", "Connection: close");
+    await ask(target, unconnected, 426, wanted);
+  }
+  for (const target of targets.slice(0, 2)) {
+    await ask(target, get("/async"), 426, wanted);
+    await ask(target, get("/job"), 426, wanted);
+    await ask(
+      target,
+      "POST /ws HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
+      426,
+      wanted,
+    );
+    await ask(target, get("/hono"), 404, "page not found: /hono");
+    using old = await Client.to(target);
+    const { status, body } = await old.ask(get("/v1.20/ws"));
+    assertEquals([status, body], [426, wanted + "\n"]);
+  }
+  await doors.empty();
+  assertEquals(lines.filter((line) => /^(warn|error)/.test(line)), []);
+});
+
+Deno.test("other TypeErrors of a handler that opens a WebSocket are its own, and logged", async () => {
+  await using served = await Served.open();
+  served.router.get("/ws", (c) => {
+    Deno.upgradeWebSocket(c.req.raw);
+    throw new TypeError("a fault of the handler's");
+  });
+  using client = await Client.to(served.target);
+  assertEquals((await client.ask(handshakeOf("/ws"))).status, 500);
+  await until(() => served.lines.some((line) => line.includes("a fault of the handler's")));
+});
+
 // ------------------------------------------------------------------ both
 
 Deno.test("an upgraded connection has a place under MaxConnections, and is not ended for another", async () => {
@@ -526,6 +608,78 @@ foreignTest("a drain tells upgraded connections, waits for them, and then cuts t
   for (const each of [staying, deaf]) each.close();
 });
 
+foreignTest(
+  "a drain of 200 WebSockets and 200 raw streams tells them, waits, and cuts the rest",
+  async () => {
+    await using folder = await TempFolder.make();
+    const install = installer(`
+    router.get("/ws", (c) => Deno.upgradeWebSocket(c.req.raw).response);
+    const cat = async (job) => {
+      job.setenvBool("Tty", true);
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+      await job.print("end of stdin, ");
+    };
+    engine.register("cat", cat);
+    engine.register("stay", async (job) => {
+      await cat(job);
+      if (!job.signal.aborted) {
+        await new Promise((resolve) => job.signal.addEventListener("abort", resolve));
+      }
+      await job.print(job.signal.reason.message);
+      // Until it is cut.
+      for (;;) {
+        await new Promise((resolve) => setTimeout(resolve, 20));
+        await job.print(".");
+      }
+    });
+    for (const job of ["cat", "stay"]) {
+      router.job({ method: "POST", path: "/" + job, job, upgrade: "tcp" });
+    }`);
+    const path = `${folder.path}/s`;
+    const limit = 2;
+    await using daemon = Daemon.start([
+      ...["-H", `unix://${path}`, "-H", "tcp://127.0.0.1:0", "--install", install],
+      ...["--shutdown-timeout", String(limit)],
+    ]);
+    await daemon.open();
+    const port = await daemon.port();
+    const doors: { target: Target; url: string }[] = [
+      { target: { transport: "unix", path }, url: `ws+unix://${path}:/ws` },
+      { target: { port }, url: `ws://127.0.0.1:${port}/ws` },
+    ];
+    // Half of each kind end when they are told.
+    const fifty = <T>(each: (door: { target: Target; url: string }) => Promise<T>) =>
+      Promise.all(doors.flatMap((door) => Array.from({ length: 50 }, () => each(door))));
+    const sockets = await fifty(({ url }) => openSocket(url));
+    const deaf = await fifty(({ target }) => upgrade(target, handshakeOf("/ws")));
+    const cats = await fifty(({ target }) => upgrade(target, upgradeOf("/cat")));
+    const staying = await fifty(({ target }) => upgrade(target, upgradeOf("/stay")));
+    for (const raw of [...cats, ...staying]) await raw.send("hello, ");
+    for (const raw of [...cats, ...staying]) await raw.sees(/hello, $/);
+    const closes = Promise.all(sockets.map(closed));
+    const ends = Promise.all(cats.map((raw) => raw.ended()));
+    const started = performance.now();
+    daemon.kill("SIGTERM");
+    const seconds = () => (performance.now() - started) / 1_000;
+    assertEquals(new Set((await closes).map(({ code }) => code)), new Set([1001]));
+    assertEquals(new Set(await ends), new Set(["hello, end of stdin, "]));
+    for (const raw of cats) raw.close();
+    assert(seconds() < limit, `told after ${seconds()} s`);
+    for (const raw of [...deaf, ...staying]) {
+      await raw.sees(
+        /Going Away$|the daemon is shutting down/,
+      );
+    }
+    assert(seconds() < limit, `told after ${seconds()} s`);
+    const cut = Promise.all([...deaf, ...staying].map((raw) => raw.ended()));
+    for (const text of await cut) assertMatch(text, /Going Away$|^hello, end of stdin, the daemon/);
+    assert(seconds() >= limit - 0.1, `cut after ${seconds()} s`);
+    assertEquals((await daemon.status).code, 0);
+    assert(seconds() < limit + 3, `ended after ${seconds()} s`);
+    for (const raw of [...deaf, ...staying]) raw.close();
+  },
+);
+
 foreignTest("a request that asks for an upgrade in a drain is answered", async () => {
   await using doors = await Doors.open();
   const { router, engine } = doors.served;
@@ -566,7 +720,7 @@ foreignTest("pages of other origins get neither a WebSocket nor a raw stream", a
 });
 
 foreignTest(
-  "connections that are upgraded and reset in any state leave nothing behind",
+  "500 WebSockets and 500 raw streams that are reset in each of their states leave nothing behind",
   async () => {
     await using doors = await Doors.open();
     const { router, engine } = doors.served;
@@ -586,10 +740,13 @@ foreignTest(
     });
     router.job({ method: "POST", path: "/job", job: "cat", upgrade: "tcp" });
     router.job({ method: "GET", path: "/jobs", job: "cat", upgrade: "websocket" });
+    const sockets = [handshakeOf("/ws"), handshakeOf("/jobs")];
     const requests = [
       ...[upgradeOf("/echo"), upgradeOf("/job"), upgradeOf("/slow"), upgradeOf("/echo", "a body")],
-      ...[handshakeOf("/ws"), handshakeOf("/jobs"), upgradeOf("/nothing"), PING],
+      ...[...sockets, ...sockets, upgradeOf("/nothing"), PING],
     ];
+    // A round has four of each kind, for each state and each address.
+    const ROUNDS = 63;
     const descriptors = () => [...Deno.readDirSync("/proc/self/fd")].length;
     const resetAt: ((target: Target, request: string) => Promise<void>)[] = [
       async (target, request) => {
@@ -599,6 +756,11 @@ foreignTest(
       async (target, request) => {
         using client = await Client.to(target);
         await client.send(request); // And gone before the answer.
+      },
+      async (target, request) => {
+        using client = await Client.to(target);
+        await client.send(request);
+        if (!request.includes("/slow")) await client.sees(/\r\n\r\n/);
       },
       async (target, request) => {
         using client = await Client.to(target);
@@ -615,29 +777,31 @@ foreignTest(
       },
     ];
     let before = 0;
-    for (let round = 0; round < 5; round++) {
+    for (let round = 1; round <= ROUNDS; round++) {
       for (const { target } of doors.doors) {
         await Promise.all(
           requests.flatMap((request) => resetAt.map((reset) => reset(target, request))),
         );
       }
       slow.resolve();
+      if (round > 1 && round % 16 > 0 && round < ROUNDS) continue;
       await doors.empty();
       await until(() => engine.stats.running === 1);
       await Promise.all(
         connections.splice(0).map((each) => each.then(({ closed }) => closed, () => {})),
       );
-      if (round === 0) before = descriptors();
+      if (round === 1) before = descriptors();
     }
     await until(() => descriptors() <= before);
     const { hijacked, listeners } = await doors.served.stats();
     assertEquals([hijacked, ...listeners.map(({ open }: { open: number }) => open)], [0, 0, 0]);
+    assertEquals((await doors.served.stats()).work.requests, 0);
   },
 );
 
 // ------------------------------------------------------------------ TLS
 
-/** What a request that is sent over TLS gets, until its connection ends; it half-closes after `more`. */
+/** All that a request over TLS gets, until its connection ends; it half-closes after `more`. */
 async function overTls(
   authority: Authority,
   port: number,
@@ -742,6 +906,60 @@ foreignTest(
     assertStringIncludes(stdout, "over TLS they need client certificates");
   },
 );
+
+Deno.test("without foreign functions there are WebSockets, and a line says that there are no raw streams", async () => {
+  await using folder = await TempFolder.make();
+  await using authority = await Authority.make();
+  const install = installer(`
+    engine.register("cat", async (job) => {
+      job.setenvBool("Tty", true);
+      for await (const chunk of job.stdin.readable) await job.stdout.write(chunk);
+    });
+    router.job({ method: "GET", path: "/ws", job: "cat", upgrade: "websocket" });
+    router.job({ method: "POST", path: "/cat", job: "cat", upgrade: "tcp" });`);
+  const path = `${folder.path}/s`;
+  const some = ["net", "read", "write", "env", "sys"].map((name) => `--allow-${name}`);
+  for (const flags of [["-A", "--deny-ffi"], some]) {
+    for (const tls of [[], tlsFlags(await authority.server())]) {
+      await using daemon = Daemon.start([
+        ...["-H", "tcp://127.0.0.1:0", "-H", `unix://${path}`, "--install", install, ...tls],
+      ], { flags });
+      await daemon.open();
+      const port = await daemon.port();
+      const ca = Deno.readTextFileSync(authority.ca);
+      const sockets = [
+        await openSocket(`${tls.length > 0 ? "wss" : "ws"}://localhost:${port}/ws`, [], { ca }),
+        await openSocket(`ws+unix://${path}:/ws`),
+      ];
+      for (const socket of sockets) {
+        const got = message(socket);
+        socket.send("hello");
+        assertEquals(await got, "hello");
+      }
+      using client = await Client.to({ transport: "unix", path });
+      const { status, body } = await client.ask(
+        upgradeOf("/cat").replace(/Content-Length: 0\r\n/, ""),
+      );
+      assertEquals(status, 501);
+      const problem = "this needs the permission --allow-ffi";
+      assertStringIncludes(body, `no raw upgrade is served here: ${problem}`);
+      const ends = Promise.all(sockets.map(closed));
+      assertEquals(await daemon.end(), 0);
+      for (const { code } of await ends) assertEquals(code, 1001);
+      const warnings = daemon.stderr.split("\n").filter((line) => line.includes("raw upgrades"));
+      const tcp = `tcp://127.0.0.1:${port}`;
+      assertEquals(
+        warnings.map((line) => line.replace(/^.*?(?=tcp:|unix:)/, "")),
+        tls.length > 0
+          ? [
+            `${tcp}: no raw upgrades are served: over TLS they need client certificates, --tlsverify (TlsVerify)`,
+            `unix://${path}: no raw upgrades are served: ${problem}`,
+          ]
+          : [`${tcp}, unix://${path}: no raw upgrades are served: ${problem}`],
+      );
+    }
+  }
+});
 
 foreignTest(
   "a takeover lets WebSockets and raw streams go on in the process that has them",
