@@ -1,53 +1,7 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { activate, NO_ACTIVATE } from "../support/activate.ts";
 import { get } from "../support/client.ts";
-import {
-  Daemon,
-  type DaemonOptions,
-  exchange,
-  freePort,
-  installer,
-  missing,
-  project,
-  TempFolder,
-  untilHeld,
-} from "../support/daemon.ts";
-
-const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
-
-/** systemd-socket-activate passes no variables on but those that it is told. */
-const PASSED = ["HOME", "PATH", "TMPDIR", "DENO_DIR", "JSR_URL", "NO_COLOR", "DENO_NO_UPDATE_CHECK"]
-  .flatMap((name) => ["-E", name]);
-
-/**
- * A daemon that the real systemd-socket-activate starts at the first connection. It takes no port
- * 0, so such a port is replaced by one that is free.
- */
-async function activate(
-  sockets: string[],
-  args: string[],
-  options: DaemonOptions & { activator?: string[] } = {},
-): Promise<Daemon> {
-  for (;;) {
-    const listen = sockets.map((socket) => {
-      const [, hostname] = /^\[?(.*?)\]?:0$/.exec(socket) ?? [];
-      if (hostname === undefined) return socket;
-      return socket.replace(/0$/, String(freePort(hostname)));
-    });
-    const daemon = Daemon.start(args, {
-      ...options,
-      through: [
-        "systemd-socket-activate",
-        ...PASSED,
-        ...options.activator ?? [],
-        ...listen.flatMap((socket) => ["-l", socket]),
-      ],
-    });
-    const last = new RegExp(`^Listening on .* as ${2 + sockets.length}\\.$|in use`, "m");
-    const [said] = await daemon.says(last);
-    if (said !== "in use") return daemon;
-    await daemon.status; // Another process was faster.
-  }
-}
+import { Daemon, exchange, installer, project, TempFolder, untilHeld } from "../support/daemon.ts";
 
 /** What the daemon itself wrote to stderr. */
 function complaints(daemon: Daemon): string[] {
