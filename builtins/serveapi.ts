@@ -54,8 +54,8 @@ export interface Fetcher {
   /** Answers a request; `env` is what the app finds in its context's `env`. */
   fetch(request: Request, env?: unknown): Response | Promise<Response>;
   /**
-   * What may ask for raw upgrades: the first segments of paths, as the `upgrades` of a router has them.
-   * Default: those of the routers that are routed in it, by Hono's `route`.
+   * The first segments of the paths with raw upgrades, as in the `upgrades` of a router. Default: those
+   * of the routers that are part of a Hono app by `route`.
    */
   readonly upgrades?: Pick<ReadonlySet<string>, "size" | "has">;
 }
@@ -354,7 +354,7 @@ class Api {
   #limit: ConnectionLimit | undefined;
   #sharedWorkload?: Workload;
   #router?: Fetcher;
-  /** What of it may ask for raw upgrades. */
+  /** Its paths with raw upgrades. */
   #upgradable?: Upgradable | undefined;
   #upgradesOf?: (app: Fetcher) => Upgradable;
   #native?: Serve | undefined;

@@ -5,6 +5,7 @@
  */
 
 import { staticBody, type Transferred } from "../platform/http.ts";
+import { UpgradeRequired } from "../platform/websockets.ts";
 import type { Described } from "../router/bindings.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
 
@@ -92,16 +93,18 @@ function observe(
     answer = handler(request, info);
   } catch (error) {
     exchange.began();
-    exchange.ended();
-    throw error;
+    return fail(exchange, error);
   }
   // The handler has set the URL that the client asked for.
   exchange.began();
   if (!(answer instanceof Promise)) return watch(exchange, answer);
-  return answer.then((response) => watch(exchange, response), (error) => {
-    exchange.ended();
-    throw error;
-  });
+  return answer.then((response) => watch(exchange, response), (error) => fail(exchange, error));
+}
+
+function fail(exchange: Exchange, error: unknown): never {
+  if (error instanceof UpgradeRequired) exchange.status = error.status;
+  exchange.ended();
+  throw error;
 }
 
 /** Reports a request to the observers that was answered before it came to a handler. */

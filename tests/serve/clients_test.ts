@@ -239,15 +239,14 @@ Deno.test("clients of every kind have WebSockets and raw streams at addresses of
     { name: "--tls", port: await secret.port(), authority },
     { name: "--tlsverify", port: await verified.port(), authority, pair },
   ];
-  const daemons = [plain, secret, verified];
-  if (!NO_ACTIVATE && !foreign) {
-    const given = ["-H", "fd://", "--install", INSTALL];
-    const activated = await activate(["127.0.0.1:0", paths[1]], given);
-    daemons.push(activated);
+  const given = ["-H", "fd://", "--install", INSTALL];
+  await using activated = NO_ACTIVATE || foreign
+    ? null
+    : await activate(["127.0.0.1:0", paths[1]], given);
+  if (activated) {
     const port = Number((await activated.says(/^Listening on 127\.0\.0\.1:(\d+) /m))[1]);
     doors.push({ name: "fd://, tcp", port }, { name: "fd://, unix", path: paths[1] });
   }
-  await using _last = daemons[3] ?? null;
   await using browser = CHROMIUM === undefined ? null : await Browser.start();
   const go = NO_GO ? "" : await buildClient(folder);
   const tools = { go, browser: browser ?? undefined };
@@ -268,5 +267,7 @@ Deno.test("clients of every kind have WebSockets and raw streams at addresses of
       await t.step({ name, ignore: problem !== undefined, fn });
     }
   }
-  for (const daemon of daemons) assertEquals(await daemon.end(), 0);
+  for (const daemon of [plain, secret, verified, activated]) {
+    assertEquals(await daemon?.end() ?? 0, 0);
+  }
 });

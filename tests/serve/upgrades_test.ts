@@ -13,15 +13,7 @@ import { TypedError } from "../../engine.ts";
 import type { UpgradedConnection } from "../../router.ts";
 import { Authority, type Pair } from "../support/certificates.ts";
 import { Client, get, PING, type Target } from "../support/client.ts";
-import {
-  Daemon,
-  exchange,
-  installer,
-  isPending,
-  TempFolder,
-  testWhere,
-  until,
-} from "../support/daemon.ts";
+import { Daemon, exchange, installer, isPending, TempFolder, until } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
 import { portOf, Served } from "../support/served.ts";
 import { curl, flags as tlsFlags, settings, urlOf } from "../support/tls.ts";
@@ -474,7 +466,9 @@ Deno.test("a handler that answers 101 without an upgrade gets 500 in its place",
 
 Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and none is logged", async () => {
   await using doors = await Doors.open();
-  const { router, engine, lines } = doors.served;
+  const { router, engine, lines, builtins } = doors.served;
+  const statuses = new Set<number>();
+  builtins.observe({ times: () => false, ended: ({ status }) => void statuses.add(status) });
   const upgradeTo = (request: Request) =>
     Deno.upgradeWebSocket(request, { protocol: "two" }).response;
   engine.register("cat", () => {});
@@ -529,6 +523,7 @@ Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and n
     const { status, body } = await old.ask(get("/v1.20/ws"));
     assertEquals([status, body], [426, wanted + "\n"]);
   }
+  assertEquals(statuses, new Set([426, 400, 404]));
   await doors.empty();
   assertEquals(lines.filter((line) => /^(warn|error)/.test(line)), []);
 });
