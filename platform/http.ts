@@ -196,6 +196,25 @@ export function originalOf(request: Request): Request {
   return request;
 }
 
+/** What the runtime keeps of a request: an object of its class where the native loop has read it. */
+interface InnerRequest {
+  onCancel?(callback: () => void): void;
+}
+
+/**
+ * Calls back when the client of a request leaves; soon after a complete answer as well, since Deno tells
+ * the two apart nowhere. It goes by the native loop itself where that has read the request: to ask it for
+ * a signal makes an error and its stack for each request.
+ */
+export function onGone(request: Request, callback: (reason?: unknown) => void): void {
+  const inner = innardOf(request, "request") as InnerRequest | undefined;
+  const { onCancel } = Object.getPrototypeOf(inner ?? {}) as InnerRequest;
+  if (onCancel !== undefined) return onCancel.call(inner, callback);
+  const { signal } = request;
+  if (signal.aborted) callback(signal.reason);
+  else signal.addEventListener("abort", () => callback(signal.reason), { once: true });
+}
+
 /**
  * An answer that finds out whether its request has come by HTTP/2, where a client need not take one answer
  * to get the next. Deno tells it nowhere, but what serves HTTP/1 looks at an answer for its `then` once

@@ -13,6 +13,7 @@ import {
   headerOf,
   type Hijacked,
   nativeServe,
+  onGone,
   Probe,
   type Serve,
   type ServedInfo,
@@ -866,10 +867,10 @@ class Info implements RequestInfo {
       // The native loop looks whether the client is there only while something listens to this. It
       // aborts after a complete answer too; by the microtask's turn we have heard of that.
       const { request } = this;
-      const { signal } = request;
-      const left = () => isWebSocket(request) || this.leave(signal.reason);
-      if (signal.aborted) left();
-      else signal.addEventListener("abort", () => queueMicrotask(left));
+      onGone(
+        request,
+        (reason) => queueMicrotask(() => isWebSocket(request) || this.leave(reason)),
+      );
     }
     return this.#abort.signal;
   }
