@@ -168,6 +168,9 @@ export class Connections {
   /** @internal The counts that {@linkcode stats} adds the open ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, overload: 0, cut: 0 };
 
+  /** @internal Has other deadlines looked at as often as those of connections are. */
+  readonly onSweep = (look: () => void): void => void this.#looks.add(look);
+  #looks = new Set<() => void>();
   /** @internal Why a connection cannot be taken over. */
   readonly upgradeProblem: () => string;
   /** @internal Called for requests that are refused. */
@@ -391,6 +394,7 @@ export class Connections {
         }
       }
     }
+    for (const look of this.#looks) look();
     if (this.#pressed()) this.#shed(Math.max(1, this.#open.length / 8));
     if (this.workload.held > this.workload.maxHeld) this.#cutHolders();
     this.#shutStuck();
@@ -843,6 +847,9 @@ class Info implements RequestInfo {
   }
   get peer(): Peer | undefined {
     return this.#connection.peer;
+  }
+  get onSweep(): RequestInfo["onSweep"] {
+    return this.#connection.owner.onSweep;
   }
   cut(): void {
     // The connection is the next request's by then.
