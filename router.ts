@@ -22,7 +22,7 @@ import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
 import { addHeaders, standFor, staticBody } from "./platform/http.ts";
 import type { Bindings } from "./router/bindings.ts";
-import type { BodyLimits, LimitedBody } from "./router/body.ts";
+import { Bodies, type LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
 import { type ErrorAnswer, JSON_ERRORS, noSuchPage, toHttp } from "./router/errors.ts";
 import { basePath, cors, Hono, matchedRoutes, mergePath } from "./router/hono.ts";
@@ -173,7 +173,7 @@ class Dispatcher {
   /** The added rows, by the shapes of their paths. */
   #added = new Map<string, Row[]>();
   #upgrades: Upgrades;
-  #limits: BodyLimits;
+  #bodies: Bodies;
   /** Headers of all answers. */
   #headers: Record<string, string>;
   #headerList: [string, string][];
@@ -192,11 +192,10 @@ class Dispatcher {
         if (spans) this.#spans = spans;
       });
     }
-    this.#limits = {
-      timeout: options.bodyTimeout ?? BODY_TIMEOUT,
-      together: options.bodiesLimit ?? Math.max(BODIES_LIMIT, options.bodyLimit ?? 0),
-      held: 0,
-    };
+    this.#bodies = new Bodies(
+      options.bodyTimeout ?? BODY_TIMEOUT,
+      options.bodiesLimit ?? Math.max(BODIES_LIMIT, options.bodyLimit ?? 0),
+    );
     this.#headers = {
       "Server": `Floodgate/${options.version ?? VERSION} (${Deno.build.os})`,
       "Api-Version": API_VERSION,
@@ -368,7 +367,7 @@ class Dispatcher {
     if (served !== undefined && served !== request) standFor(request, served);
     let answer: unknown;
     try {
-      const limited = env.limited(this.#limits);
+      const limited = env.limited(this.#bodies);
       if (routed) routed.parent.c.req.raw = limited;
       answer = this.#dispatch(limited, env, context);
       // Only during the synchronous dispatch is the runtime's span of the request the active one.
@@ -380,7 +379,12 @@ class Dispatcher {
     } catch (error) {
       answer = this.#failed(error, env);
     }
-    if (!(answer instanceof Promise)) return this.#finish(env, answer, started);
+    if (!(answer instanceof Promise)) {
+      const response = this.#finish(env, answer, started);
+      // After one that is given at once the native loop would close the connection, in front of a client
+      // that is still sending.
+      return env.body?.incomplete ? Promise.resolve(response) : response;
+    }
     return answer.then(
       (response) => this.#finish(env, response, started),
       (error) => this.#finish(env, this.#failed(error, env), started),
@@ -581,7 +585,7 @@ class Dispatcher {
     }
     const { completed } = env;
     if (staticBody(response) !== undefined) env.release();
-    else if (completed) completed.then(() => env.release(), () => env.release());
+    else if (completed) completed.then(() => env.release(true), () => env.release(true));
     return response;
   }
 

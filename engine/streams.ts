@@ -1,8 +1,13 @@
 import { Env } from "./env.ts";
 
+/** A source that can be read as a whole, faster than as a stream: a Request has one, or a Response. */
+type Whole = Pick<Body, "body" | "bodyUsed" | "text">;
+
 /** A job's input stream: one source, or none. */
 export class Input {
   #source?: ReadableStream<Uint8Array>;
+  /** The source, until it is asked for as a stream. */
+  #whole: Whole | undefined;
   #added = false;
   #text?: "reading" | "read";
 
@@ -11,10 +16,11 @@ export class Input {
    *
    * @throws {TypeError} If a source is attached already.
    */
-  add(source: ReadableStream<Uint8Array> | Uint8Array | string): void {
+  add(source: ReadableStream<Uint8Array> | Request | Response | Uint8Array | string): void {
     if (this.#added) throw new TypeError("the input has a source already");
     this.#added = true;
-    this.#source = source instanceof ReadableStream ? source : streamOf(source);
+    if (typeof source === "object" && "text" in source) this.#whole = source;
+    else this.#source = source instanceof ReadableStream ? source : streamOf(source);
   }
   /** Whether a source is attached. */
   get used(): boolean {
@@ -27,12 +33,17 @@ export class Input {
   }
   /** The source as a stream; empty if none is attached. */
   get readable(): ReadableStream<Uint8Array> {
-    return this.#source ??= streamOf("");
+    if (this.#source === undefined) {
+      this.#source = this.#whole?.body ?? streamOf("");
+      this.#whole = undefined;
+    }
+    return this.#source;
   }
   /** Reads to the end and decodes as UTF-8. Rejects with the source's error if it breaks. */
   async text(): Promise<string> {
     this.#text = "reading";
     try {
+      if (this.#whole) return await this.#whole.text();
       return await new Response(this.readable as ReadableStream<Uint8Array<ArrayBuffer>>).text();
     } finally {
       this.#text = "read";
@@ -44,6 +55,7 @@ export class Input {
   }
   /** Cancels the source, unless a reader has locked it. */
   async close(): Promise<void> {
+    if (this.#text === undefined && this.#whole) this.readable; // A stream can be told.
     const source = this.#source;
     if (source === undefined || source.locked) return;
     // A source that broke has rejected the reads from it.

@@ -198,7 +198,25 @@ export function originalOf(request: Request): Request {
 
 /** What the runtime keeps of a request: an object of its class where the native loop has read it. */
 interface InnerRequest {
+  body: InnerBody | null;
+  request?: Request;
+  consumeTextBody?: unknown;
   onCancel?(callback: () => void): void;
+}
+
+/** What the runtime keeps of a body: all of it, or a stream. */
+interface InnerBody {
+  streamOrStatic: ReadableStream<Uint8Array> | { body: Uint8Array | string; consumed: boolean };
+  source: unknown;
+  length: number | null;
+  readonly stream: ReadableStream<Uint8Array>;
+  unusable(): boolean;
+  consumed(): boolean;
+  consume(): Uint8Array | Promise<Uint8Array>;
+  cancel(reason: unknown): void;
+  error(reason: unknown): void;
+  clone(): InnerBody;
+  createProxy(): InnerBody;
 }
 
 /**
@@ -214,6 +232,249 @@ export function onGone(request: Request, callback: (reason?: unknown) => void): 
   if (signal.aborted) callback(signal.reason);
   else signal.addEventListener("abort", () => callback(signal.reason), { once: true });
 }
+
+/** What stands between a request's body and whatever reads it. */
+export interface BodyGuard {
+  /** The signal that the request has from then on. */
+  readonly signal: AbortSignal;
+  /** Whether the body cannot be had any more. */
+  readonly gone: boolean;
+  /**
+   * Told that a reader takes a body of which all has come, which gets what this throws.
+   *
+   * @param native Whether the native loop has read it.
+   */
+  take(size: number, native: boolean): void;
+  /** Reads all of a body for a reader. */
+  collect(source: BodySource): Promise<Uint8Array>;
+  /** Gives what readers of the stream get in its place. */
+  wrap(source: BodySource): ReadableStream<Uint8Array>;
+}
+
+/** What a body is read from. */
+export type BodySource = NativeSource | ReadableStreamDefaultReader<Uint8Array>;
+
+/** The part of Deno's core that reads. */
+interface Core {
+  read(resource: number, into: Uint8Array): Promise<number>;
+  cancelRead(resource: number): void;
+  tryClose(resource: number): void;
+}
+
+/**
+ * A body that the native loop reads. The runtime's stream of it takes several microseconds a chunk, and its
+ * buffers are of 64 KiB whatever the body is.
+ */
+export class NativeSource {
+  #core: Core;
+  #resource: number;
+  /** Its end would close the resource. */
+  #stream: ReadableStream;
+
+  private constructor(core: Core, resource: number, stream: ReadableStream) {
+    this.#core = core;
+    this.#resource = resource;
+    this.#stream = stream;
+  }
+
+  /** Takes the place of a stream, which is locked from then on. */
+  static of(stream: ReadableStream<Uint8Array>): BodySource {
+    const backing = partOf(stream, "[[resourceBacking]]") as { rid?: number } | undefined;
+    const deno = Deno as unknown as { internal: symbol } & Record<symbol, { core?: Core }>;
+    const core = deno[deno.internal]?.core;
+    const reader = stream.getReader();
+    if (!core || typeof core.read !== "function" || typeof backing?.rid !== "number") return reader;
+    return new NativeSource(core, backing.rid, stream);
+  }
+
+  /**
+   * Reads what comes next.
+   *
+   * @param into Where it goes. The native loop makes its own buffer for the connection as long, up to which
+   * it reads a request at once from then on.
+   * @returns How many bytes there are; 0 at the end.
+   */
+  async read(into: Uint8Array): Promise<number> {
+    const count = await this.#core.read(this.#resource, into);
+    if (count === 0) this.#core.tryClose(this.#resource);
+    return count;
+  }
+  /** Reads no more. */
+  cancel(_reason?: unknown): Promise<void> {
+    if (this.#stream.locked) {
+      this.#core.cancelRead(this.#resource);
+      this.#core.tryClose(this.#resource);
+    }
+    return Promise.resolve();
+  }
+}
+
+/**
+ * Puts a guard between the body of a request and whatever reads it. The request stays the same: to make
+ * another one, with a stream of one's own, takes longer than all else about a small body. And nothing is
+ * done before something asks for the body.
+ *
+ * @returns The request; in a Deno that is made differently another one; undefined if it has no body, or
+ * one that was read.
+ */
+export function guardBody(request: Request, guard: BodyGuard): Request | undefined {
+  const inner = innardOf(request, "request") as InnerRequest | undefined;
+  if (inner === undefined) return copyGuarded(request, guard);
+  let own: InnerBody | undefined;
+  if (isNative(inner)) {
+    // As its class has it, it would take the text past the guard.
+    inner.consumeTextBody = undefined;
+  } else {
+    if (inner.body === null) return undefined;
+    own = inner.body;
+    if (typeof own.consume !== "function") return copyGuarded(request, guard);
+    if (own.unusable()) return undefined;
+  }
+  inner.onCancel = onCancelGuarded;
+  guarded.value = new GuardedBody(inner, guard, own);
+  Object.defineProperty(inner, "body", guarded);
+  guarded.value = undefined;
+  return request;
+}
+
+/**
+ * Discards what is left of a guarded body: what is not read would keep its connection from further requests.
+ *
+ * @returns Whether some of it had not come. Then the answer has to be a promise, or the loop closes the
+ * connection after it, which resets a client that is still sending.
+ */
+export function discardBody(request: Request): boolean {
+  const { body } = innardOf(request, "request") as InnerRequest;
+  return body instanceof GuardedBody && body.discard();
+}
+
+const guarded: PropertyDescriptor = { value: undefined, configurable: true, enumerable: true };
+/** How a request that the native loop has read gets its body. */
+let nativeBody: ((this: InnerRequest) => InnerBody) | undefined;
+
+/** Whether the native loop has read it, and no guard has its body yet. */
+function isNative(inner: InnerRequest): boolean {
+  if (Object.hasOwn(inner, "body")) return false;
+  nativeBody ??= Object.getOwnPropertyDescriptor(Object.getPrototypeOf(inner), "body")?.get;
+  return nativeBody !== undefined;
+}
+
+function copyGuarded(request: Request, guard: BodyGuard): Request | undefined {
+  const { body } = request;
+  if (body === null || body.locked || request.bodyUsed) return undefined;
+  const wrapped = guard.wrap(body.getReader()) as ReadableStream<Uint8Array<ArrayBuffer>>;
+  return new Request(request, { body: wrapped, signal: guard.signal });
+}
+
+/** What a request calls that is asked for its signal for the first time. */
+function onCancelGuarded(this: InnerRequest, callback: () => void): void {
+  const { request } = this;
+  if (request !== undefined) {
+    // The loop aborts the signal of its request after complete answers too. From now on its request is
+    // one that is like this one, and has no signal.
+    const cache = symbolOf(request, "signalCache");
+    if (cache) this.request = Object.create(request, { [cache]: { writable: true } });
+  }
+  const { signal } = (this.body as GuardedBody).guard;
+  if (signal.aborted) callback();
+  else signal.addEventListener("abort", callback, { once: true });
+}
+
+/** In place of what the runtime keeps of a request's body: it asks the guard. */
+class GuardedBody implements InnerBody {
+  readonly guard: BodyGuard;
+  /** What is sent again where a fetch is redirected: no stream is. */
+  readonly source = null;
+  #inner: InnerRequest;
+  #own: InnerBody | undefined;
+  #native: boolean;
+  #state: "untouched" | "wrapped" | "collected" = "untouched";
+
+  constructor(inner: InnerRequest, guard: BodyGuard, own: InnerBody | undefined) {
+    this.#inner = inner;
+    this.guard = guard;
+    this.#own = own;
+    this.#native = own === undefined;
+  }
+
+  /** The runtime's own. That of the native loop is asked for as late as can be: it copies what is there. */
+  get #body(): InnerBody {
+    return this.#own ??= this.guard.gone
+      ? bodyOf(this.guard.wrap(new ReadableStream().getReader()))
+      : nativeBody!.call(this.#inner);
+  }
+  /** The same, where a reader gets only what the guard lets pass. */
+  get #passed(): InnerBody {
+    const body = this.#body;
+    if (this.#state === "untouched" && !body.unusable()) {
+      this.#state = "wrapped";
+      body.streamOrStatic = this.guard.wrap(this.#sourceOf(body));
+    }
+    return body;
+  }
+  #sourceOf({ streamOrStatic, stream }: InnerBody): BodySource {
+    return this.#native && streamOrStatic instanceof ReadableStream
+      ? NativeSource.of(stream)
+      : stream.getReader();
+  }
+
+  /** Whether some of it had not come. */
+  discard(): boolean {
+    if (!this.#native || this.#state !== "untouched") return false;
+    const body = this.#own ??= nativeBody!.call(this.#inner);
+    const { streamOrStatic } = body;
+    if (!(streamOrStatic instanceof ReadableStream) || streamOrStatic.locked) return false;
+    streamOrStatic.cancel().catch(() => {}); // It may have broken off, which is as good.
+    return true;
+  }
+  consume(): Uint8Array | Promise<Uint8Array> {
+    const body = this.#body;
+    if (this.#state !== "untouched" || body.unusable()) return body.consume();
+    const { streamOrStatic } = body;
+    this.#state = "collected";
+    if (streamOrStatic instanceof ReadableStream) return this.guard.collect(this.#sourceOf(body));
+    const held = streamOrStatic.body;
+    if (typeof held === "string") streamOrStatic.body = encoder.encode(held);
+    this.guard.take(streamOrStatic.body.length, this.#native);
+    return body.consume();
+  }
+  get stream(): ReadableStream<Uint8Array> {
+    return this.#passed.stream;
+  }
+  get streamOrStatic(): InnerBody["streamOrStatic"] {
+    return this.#passed.streamOrStatic;
+  }
+  set streamOrStatic(value: InnerBody["streamOrStatic"]) {
+    this.#passed.streamOrStatic = value;
+  }
+  get length(): number | null {
+    return this.#body.length;
+  }
+  unusable(): boolean {
+    return this.#body.unusable();
+  }
+  consumed(): boolean {
+    return this.#state === "collected" || this.#body.consumed();
+  }
+  cancel(reason: unknown): void {
+    this.#passed.cancel(reason);
+  }
+  error(reason: unknown): void {
+    this.#passed.error(reason);
+  }
+  clone(): InnerBody {
+    return this.#passed.clone();
+  }
+  createProxy(): InnerBody {
+    return this.#passed.createProxy();
+  }
+}
+
+function bodyOf(stream: ReadableStream<Uint8Array>): InnerBody {
+  const response = new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>);
+  return (innardOf(response, "response") as { body: InnerBody }).body;
+}
+const encoder = new TextEncoder();
 
 /**
  * An answer that finds out whether its request has come by HTTP/2, where a client need not take one answer

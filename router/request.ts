@@ -9,11 +9,11 @@ import type { Context } from "npm:hono@4.13.19";
 import type { Next, RouterRoute } from "npm:hono@4.13.19/types";
 import type { Job, Peer } from "../engine.ts";
 import { TypedError } from "../engine/errors.ts";
-import { headerOf } from "../platform/http.ts";
+import { guardBody, headerOf } from "../platform/http.ts";
 import { userName } from "../platform/peers.ts";
 import type { Answer } from "./answer.ts";
 import type { Bindings, ClientCertificate, Described, Upgrade } from "./bindings.ts";
-import { type BodyLimits, LimitedBody } from "./body.ts";
+import { type Bodies, LimitedBody, type OnSweep } from "./body.ts";
 import { getPath } from "./hono.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
@@ -22,43 +22,9 @@ type Connected =
   & Partial<Pick<Bindings, "remoteAddr" | "client" | "peer" | "signal" | "cut" | "upgrade">>
   & {
     completed?: Promise<void>;
+    onSweep?: OnSweep;
     exchange?: { described?: Described; readonly identified: boolean };
   };
-
-/**
- * Where a request of Deno's has its signal, for `signal` as for `fetch`.
- * tests/platform/http_test.ts says if that changes.
- */
-const SIGNAL = Object.getOwnPropertySymbols(Request.prototype)
-  .find(({ description }) => description === "signal");
-
-/** Methods that no Request can be made with (Fetch, 2.2.1), though a server's requests have them. */
-const UNMAKEABLE = ["CONNECT", "TRACE", "TRACK"];
-
-/**
- * A request whose signal is asked for when somebody wants it. To ask the native loop for one costs more than
- * all else about a small body: it aborts after complete answers too, with an error and its stack.
- */
-export class LimitedRequest extends Request {
-  #env: RequestBindings;
-
-  constructor(env: RequestBindings, request: Request, body: ReadableStream<BodyPart>) {
-    // Not new Request(request, ...): that asks the native request for its signal.
-    const { url, headers } = request;
-    const { method } = env;
-    const makeable = !UNMAKEABLE.includes(method) && method === method.toUpperCase();
-    const init = { method: makeable ? method : "POST", headers, body };
-    super(url, SIGNAL ? init : { ...init, signal: env.signal });
-    this.#env = env;
-  }
-  override get method(): string {
-    return this.#env.method;
-  }
-  get [SIGNAL ?? Symbol("signal")](): AbortSignal {
-    return this.#env.signal;
-  }
-}
-type BodyPart = Uint8Array<ArrayBuffer>;
 
 /** The side of a request that an app has which the router is routed in. */
 export interface Parent {
@@ -195,6 +161,9 @@ export class RequestBindings implements Bindings, Described {
   get completed(): Promise<void> | undefined {
     return this.#info?.completed;
   }
+  get onSweep(): OnSweep | undefined {
+    return this.#info?.onSweep;
+  }
   cut(): void {
     this.#info?.cut?.();
   }
@@ -205,25 +174,30 @@ export class RequestBindings implements Bindings, Described {
   }
 
   /** The request for handlers. Its body, where it has one, is bounded from here on. */
-  limited(limits: BodyLimits): Request {
-    const { request } = this;
+  limited(bodies: Bodies): Request {
+    const { request, method } = this;
     // For these there is none, whatever the client sends.
-    if (this.method === "GET" || this.method === "HEAD") return request;
+    if (method === "GET" || method === "HEAD" || method === "CONNECT") return request;
     if (this.#outer?.body) {
       this.body = this.#outer.body;
       return request;
     }
-    const { body } = request;
-    if (body === null || body.locked || request.bodyUsed) return request;
-    const announced = Number(request.headers.get("content-length") ?? 0);
-    if (!URL.canParse(request.url)) throw new TypedError("bad parameter", "the URL is malformed");
-    this.body = new LimitedBody(body, announced, limits, () => this.bodyLimit);
-    return new LimitedRequest(this, request, this.body.stream);
+    // What the app has read that this router is routed in, Hono has kept.
+    if (this.parent !== undefined && request.bodyUsed) return request;
+    const body = new LimitedBody(this, bodies);
+    const limited = guardBody(request, body);
+    if (limited === undefined) return request;
+    this.body = body;
+    return limited;
   }
 
-  /** Lets go of the body that this router has bounded, once the answer is complete. */
-  release(): void {
-    if (this.body !== this.#outer?.body) this.body?.release();
+  /**
+   * Lets go of the body that this router has bounded.
+   *
+   * @param sent Whether the answer has been sent; else it is about to be.
+   */
+  release(sent = false): void {
+    if (this.body !== this.#outer?.body) this.body?.release(sent);
   }
 }
 

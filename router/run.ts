@@ -78,8 +78,7 @@ export class JobRunner {
     env.job = job;
     if (row.route.upgrade !== undefined) return this.#upgrade(c, job, row, cached);
     if (row.reader.body?.type === "stdin" && env.body !== undefined) {
-      if (cached !== undefined) job.stdin.add(cached);
-      else if (c.req.raw.body) job.stdin.add(c.req.raw.body);
+      job.stdin.add(cached ?? c.req.raw);
     }
     return this.#answer(c, job, row);
   }

@@ -1,16 +1,15 @@
 import { connect } from "node:http2";
-import {
-  assertEquals,
-  assertMatch,
-  assertRejects,
-  assertStringIncludes,
-  assertThrows,
-} from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import {
   addHeaders,
   answers,
+  type BodyGuard,
+  type BodySource,
+  guardBody,
   headerOf,
   nativeServe,
+  NativeSource,
+  onGone,
   Probe,
   type Served,
   setUrl,
@@ -44,7 +43,10 @@ class Pair implements Disposable {
   }
   /** Sends a request. */
   async ask(): Promise<void> {
-    await this.client.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+    await this.send("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+  }
+  async send(text: string): Promise<void> {
+    await this.client.write(new TextEncoder().encode(text));
   }
   /** Reads until what came has this in it, or the connection ends. */
   async reads(end?: string): Promise<string> {
@@ -197,19 +199,114 @@ Deno.test("headerOf reads the headers of any request", () => {
   assertEquals(headerOf(request, "sec-fetch-site"), null);
 });
 
+/** A guard that keeps nothing back, and tells what it was asked. */
+class Watchman implements BodyGuard {
+  readonly asked: string[] = [];
+  readonly leaving = new AbortController();
+  readonly gone = false;
+  get signal(): AbortSignal {
+    return this.leaving.signal;
+  }
+  take(size: number, native: boolean): void {
+    this.asked.push(`take ${size} ${native}`);
+  }
+  async collect(source: BodySource): Promise<Uint8Array> {
+    this.asked.push(`collect ${source instanceof NativeSource}`);
+    return await new Response(this.wrap(source) as BodyInit).bytes();
+  }
+  wrap(source: BodySource): ReadableStream<Uint8Array> {
+    this.asked.push(`wrap ${source instanceof NativeSource}`);
+    return new ReadableStream<Uint8Array>({
+      async pull(controller) {
+        if (source instanceof NativeSource) {
+          const room = new Uint8Array(4_096);
+          const count = await source.read(room);
+          return count === 0 ? controller.close() : controller.enqueue(room.subarray(0, count));
+        }
+        const { value, done } = await source.read();
+        return done ? controller.close() : controller.enqueue(value);
+      },
+    }, { highWaterMark: 0 });
+  }
+}
+
 needs(
-  "Request has its signal from a getter under Symbol(signal), for fetch too",
-  "a request with a body takes half as long again: router.ts asks each for its signal",
+  "guardBody stands between the body of a served request and whatever reads it",
+  "a handler reads bodies of any length, or of a request that is made anew, in several times the time",
   async () => {
-    const symbols = Object.getOwnPropertySymbols(Request.prototype);
-    const symbol = symbols.find(({ description }) => description === "signal")!;
-    const { signal } = new AbortController();
-    const request = new Request("http://localhost");
-    Object.defineProperty(request, symbol, { get: () => signal });
-    assertEquals(request.signal, signal);
-    const gone = new Request("http://localhost:1");
-    Object.defineProperty(gone, symbol, { get: () => AbortSignal.abort() });
-    await assertRejects(() => fetch(gone), DOMException, "aborted");
+    const guards: Watchman[] = [];
+    const ways: ((request: Request) => Promise<unknown>)[] = [
+      (request) => request.text(),
+      (request) => request.json(),
+      (request) => request.arrayBuffer(),
+      (request) => request.clone().text(),
+      (request) => new Request(request).text(),
+      (request) => new Response(request.body).text(),
+    ];
+    using pair = await Pair.make(async (request) => {
+      const guard = new Watchman();
+      const way = ways[guards.push(guard) - 1]!;
+      assert(guardBody(request, guard) === request);
+      assertEquals([request.bodyUsed, guard.asked], [false, []]);
+      await way(request);
+      assertEquals(await request.text().catch(() => "used"), way === ways[3] ? '"ab"' : "used");
+      return new Response("done.");
+    });
+    for (let i = 0; i < ways.length; i++) {
+      await pair.send('POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\n"ab"');
+      assertStringIncludes(await pair.reads("done."), "200 OK");
+    }
+    const taken = ["take 4 true"];
+    const wrapped = ["wrap false"];
+    assertEquals(guards.map(({ asked }) => asked), [
+      taken,
+      taken,
+      taken,
+      wrapped,
+      wrapped,
+      wrapped,
+    ]);
+    await pair.served.shutdown();
+  },
+);
+
+needs(
+  "NativeSource reads what comes in pieces, and the next body of that length comes whole",
+  "a POST of 1 kB takes twice as long",
+  async () => {
+    const guard = new Watchman();
+    using pair = await Pair.make(async (request) => {
+      guardBody(request, guard);
+      return new Response(`${(await request.bytes()).length}.`);
+    });
+    for (let i = 0; i < 3; i++) {
+      const body = "x".repeat(3_000);
+      await pair.send(`POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3000\r\n\r\n${body}`);
+      assertStringIncludes(await pair.reads("3000."), "200 OK");
+    }
+    assertEquals(guard.asked, ["collect true", "wrap true", "take 3000 true", "take 3000 true"]);
+    await pair.served.shutdown();
+  },
+);
+
+needs(
+  "a guarded request has its guard's signal, and is not aborted by its answer",
+  "what a handler does in the background for a POST ends with its answer",
+  async () => {
+    const guards = [new Watchman(), new Watchman()];
+    const requests: Request[] = [];
+    using pair = await Pair.make((request) => {
+      guardBody(request, guards[requests.push(request) - 1]!);
+      return new Response(`${request.signal.aborted}.`);
+    });
+    for (let i = 0; i < 2; i++) {
+      await pair.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nbody");
+      assertStringIncludes(await pair.reads("false."), "200 OK");
+    }
+    assertEquals(requests[0]!.signal.aborted, false);
+    guards[0]!.leaving.abort();
+    assertEquals(requests.map(({ signal }) => signal.aborted), [true, false]);
+    await pair.served.shutdown();
   },
 );
 
@@ -345,6 +442,35 @@ needs(
       if (!leaves) pair.client.close();
       await pair.served.finished.catch(() => pair.served.shutdown());
     }
+  },
+);
+
+needs(
+  "onGone calls back when the client of a served request leaves, and asks for no signal",
+  "jobs go on for clients that have left, or each that looks for that takes twice as long",
+  async () => {
+    const left = Promise.withResolvers<void>();
+    const asked = Promise.withResolvers<void>();
+    let served: Served;
+    {
+      using pair = await Pair.make(async (request) => {
+        Object.defineProperty(request, "signal", { value: "not to be looked at" });
+        onGone(request, () => left.resolve());
+        asked.resolve();
+        await left.promise;
+        return new Response("to nobody");
+      });
+      served = pair.served;
+      await pair.ask();
+      await asked.promise;
+    }
+    await left.promise;
+    await served.finished;
+    const leaving = new AbortController();
+    const reason = Promise.withResolvers<unknown>();
+    onGone(new Request("http://localhost", { signal: leaving.signal }), reason.resolve);
+    leaving.abort("enough");
+    assertEquals(await reason.promise, "enough");
   },
 );
 

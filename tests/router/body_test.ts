@@ -6,6 +6,7 @@ import { proxy } from "npm:hono@4.13.19/proxy";
 import { validator } from "npm:hono@4.13.19/validator";
 import http2 from "node:http2";
 import { Authority } from "../support/certificates.ts";
+import { Client } from "../support/client.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending, settle, until } from "../support/daemon.ts";
 import {
@@ -18,6 +19,7 @@ import {
   KIB,
   make,
   serve,
+  soon,
 } from "../support/router.ts";
 import { Served } from "../support/served.ts";
 import { clientOf, settings } from "../support/tls.ts";
@@ -445,6 +447,22 @@ Deno.test("Router fails reads of a body that its stream has not taken", async ()
   await assertRejects(() => late.promise, TypeError, "its body is gone");
 });
 
+Deno.test("Router keeps a connection whose request's body no handler has read, or not yet", async () => {
+  await using server = await serve(({ router }) => {
+    router.post("/ignored", (c) => c.text("ignored"));
+    router.post("/touched", (c) => c.text(`touched ${c.req.raw.body !== null}`));
+  });
+  for (const path of ["/ignored", "/touched"]) {
+    using client = await Client.to({ hostname: "127.0.0.1", port: server.port });
+    // The first go beyond what the loop reads of a new connection at once.
+    for (const size of [1_500, 60_000, 10, 1_500]) {
+      await client.send(header(`POST ${path}`, `Content-Length: ${size}`) + "x".repeat(size));
+      const { status, last } = await client.answer();
+      assertEquals([path, size, status, last], [path, size, 200, false]);
+    }
+  }
+});
+
 // Limits that hold whatever reads the body.
 
 const TOO_LONG = "the request body is longer than 10 bytes";
@@ -633,3 +651,158 @@ Deno.test(
     await closed.promise;
   },
 );
+
+// Requests of a connection, whose bodies are read by the native loop.
+
+/** Ways to read a body, and what each makes of a text. */
+const READERS: Record<string, (request: Request) => Promise<string>> = {
+  text: (request) => request.text(),
+  json: (request) => request.json().then((value) => JSON.stringify(value)),
+  arrayBuffer: (request) => request.arrayBuffer().then((all) => new TextDecoder().decode(all)),
+  bytes: (request) => request.bytes().then((all) => new TextDecoder().decode(all)),
+  blob: (request) => request.blob().then((blob) => blob.text()),
+  clone: (request) => request.clone().text(),
+  copy: (request) => new Request(request).text(),
+  stream: async (request) => await new Response(request.body).text(),
+};
+
+Deno.test("Router limits a body, whatever reads it and however it comes", async () => {
+  await using server = await serve(({ router }) => {
+    router.post("/read/:how", async (c) => {
+      const { raw } = c.req;
+      const read = READERS[c.req.param("how")]!(raw);
+      return c.json([await read, raw.bodyUsed, raw.signal.aborted]);
+    });
+    router.post("/lowered/:how", async (c) => {
+      assertEquals(c.req.raw.bodyUsed, false);
+      c.env.bodyLimit = 10;
+      return c.text(await READERS[c.req.param("how")]!(c.req.raw));
+    });
+    router.post("/lifted/:how", async (c) => {
+      assertEquals(c.req.raw.bodyUsed, false);
+      c.env.bodyLimit = Infinity;
+      return c.text(await READERS[c.req.param("how")]!(c.req.raw));
+    });
+  }, { bodyLimit: 200_000 });
+  const { port } = server;
+  const text = (size: number) => JSON.stringify("x".repeat(size - 2));
+  for (const how of Object.keys(READERS)) {
+    using client = await Client.to({ hostname: "127.0.0.1", port });
+    // At once, in two pieces, as chunks; the second time by the buffer that the first has left.
+    for (const way of ["whole", "whole", "pieces", "chunks", "whole"]) {
+      for (const size of [10, 1_500, 100_000, 200_000, 200_001]) {
+        const body = text(size);
+        const head = way === "chunks" ? "Transfer-Encoding: chunked" : `Content-Length: ${size}`;
+        const bytes = way === "chunks" ? `${size.toString(16)}\r\n${body}\r\n0\r\n\r\n` : body;
+        const start = header(`POST /read/${how}`, head);
+        using other = await Client.to({ hostname: "127.0.0.1", port });
+        const by = size > 200_000 ? other : client;
+        if (way === "whole") by.send(start + bytes).catch(() => {});
+        else {
+          await by.send(start + bytes.slice(0, 5));
+          await settle();
+          by.send(bytes.slice(5)).catch(() => {}); // It may be refused before.
+        }
+        const answer = await by.answer();
+        const expected = size > 200_000
+          ? '{"message":"the request body is longer than 200000 bytes"}'
+          : JSON.stringify([body, how !== "clone", false]);
+        assert(answer.body === expected, `${how} ${way} ${size}: ${answer.body.slice(0, 80)}`);
+        assertEquals(answer.last, size > 200_000 && answer.last);
+      }
+    }
+    for (const [path, size, status] of [["lowered", 10, 200], ["lowered", 11, 413]] as const) {
+      await client.send(
+        header(`POST /${path}/${how}`, `Content-Length: ${size}`) + text(size),
+      );
+      assertEquals([how, size, (await client.answer()).status], [how, size, status]);
+      client.rest = "";
+      if (status === 413) break;
+    }
+    using last = await asking(port, `POST /lifted/${how}`, "Content-Length: 300000");
+    last.send(text(300_000));
+    assertEquals((await last.answer()).body.length, 300_000);
+  }
+  assertEquals(server.lines.filter((line) => line.startsWith("error ")), []);
+});
+
+Deno.test("Router hands a request on as it came, with its client's signal", async () => {
+  const signals: AbortSignal[] = [];
+  const left = Promise.withResolvers<unknown>();
+  const began = Promise.withResolvers<void>();
+  await using server = await serve(({ router }) => {
+    router.post("/answered", async (c) => {
+      signals.push(c.req.raw.signal);
+      return c.text(await c.req.text());
+    });
+    router.post("/wait", async (c) => {
+      c.req.raw.signal.addEventListener("abort", () => left.resolve(c.req.raw.signal.reason));
+      began.resolve();
+      await left.promise;
+      return c.text("");
+    });
+  });
+  const { router } = make();
+  router.post("/same", (c) => c.json(c.req.raw === request));
+  const request = new Request("http://localhost/same", { method: "POST", body: "x" });
+  assertEquals(await (await router.fetch(request)).json(), true);
+  using client = await asking(server.port, "POST /answered", "Content-Length: 4");
+  await client.send("body");
+  await client.sees(/body$/);
+  await client.send(header("POST /wait", "Content-Length: 4") + "body");
+  await soon(began.promise);
+  client[Symbol.dispose]();
+  assertEquals((await soon(left.promise) as Error).name, "AbortError");
+  // The loop aborts the signals of its own requests after complete answers, too.
+  assertEquals(signals.map(({ aborted }) => aborted), [false]);
+});
+
+Deno.test("Router counts a body no more once its request is answered, whatever still reads it", async () => {
+  const { router } = make({ bodyLimit: 2_000, bodiesLimit: 2_000 });
+  const read: Promise<string>[] = [];
+  router.post("/behind", (c) => {
+    read.push(c.req.text());
+    return c.text("early");
+  });
+  router.post("/text", async (c) => c.text(`${(await c.req.text()).length}`));
+  for (let i = 0; i < 5; i++) {
+    const { readable, writable } = new TransformStream<Uint8Array<ArrayBuffer>>();
+    const writer = writable.getWriter();
+    const answer = router.request("/behind", { method: "POST", body: readable });
+    await writer.write(new Uint8Array(500));
+    assertEquals(await (await answer).text(), "early");
+    await writer.write(new Uint8Array(500));
+    await writer.close();
+    assertEquals((await read[i]!).length, 1_000);
+  }
+  const all = await router.request("/text", { method: "POST", body: "x".repeat(2_000) });
+  assertEquals(await all.text(), "2000");
+});
+
+Deno.test("Bodies looks at slow ones when connections are looked at, and takes no timer then", async () => {
+  using clock = new FakeClock();
+  const { router } = make({ bodyTimeout: 10_000 });
+  router.post("/text", async (c) => c.text(await c.req.text()));
+  const looks = new Set<() => void>();
+  const ask = (onSweep?: (look: () => void) => void) => {
+    const body = new ReadableStream<Uint8Array<ArrayBuffer>>();
+    const request = new Request("http://localhost/text", { method: "POST", body });
+    return Promise.resolve(router.fetch(request, { ...onSweep && { onSweep } }));
+  };
+  const swept = ask((look) => looks.add(look));
+  await settle();
+  assertEquals([clock.timers, looks.size], [0, 1]);
+  await clock.pass(9_999);
+  for (const look of looks) look();
+  assert(await isPending(swept));
+  await clock.pass(1);
+  for (const look of looks) look();
+  assertEquals((await swept).status, 408);
+  // One timer for all others.
+  const timed = [ask(), ask(), ask()];
+  await settle();
+  assertEquals(clock.timers, 1);
+  await clock.pass(10_000);
+  assertEquals((await Promise.all(timed)).map(({ status }) => status), [408, 408, 408]);
+  assertEquals(clock.timers, 0);
+});
