@@ -268,13 +268,13 @@ interface Core {
 export class NativeSource {
   #core: Core;
   #resource: number;
-  /** Its end would close the resource. */
-  #stream: ReadableStream;
+  /** The lock on the runtime's stream, which would close the resource if it were collected as garbage. */
+  readonly lock: ReadableStreamDefaultReader;
 
-  private constructor(core: Core, resource: number, stream: ReadableStream) {
+  private constructor(core: Core, resource: number, lock: ReadableStreamDefaultReader) {
     this.#core = core;
     this.#resource = resource;
-    this.#stream = stream;
+    this.lock = lock;
   }
 
   /** Takes the place of a stream, which is locked from then on. */
@@ -284,7 +284,7 @@ export class NativeSource {
     const core = deno[deno.internal]?.core;
     const reader = stream.getReader();
     if (!core || typeof core.read !== "function" || typeof backing?.rid !== "number") return reader;
-    return new NativeSource(core, backing.rid, stream);
+    return new NativeSource(core, backing.rid, reader);
   }
 
   /**
@@ -301,10 +301,8 @@ export class NativeSource {
   }
   /** Reads no more. */
   cancel(_reason?: unknown): Promise<void> {
-    if (this.#stream.locked) {
-      this.#core.cancelRead(this.#resource);
-      this.#core.tryClose(this.#resource);
-    }
+    this.#core.cancelRead(this.#resource);
+    this.#core.tryClose(this.#resource);
     return Promise.resolve();
   }
 }
@@ -421,12 +419,13 @@ class GuardedBody implements InnerBody {
   /** Whether some of it had not come. */
   discard(): boolean {
     if (!this.#native || this.#state !== "untouched") return false;
-    const body = this.#own ??= nativeBody!.call(this.#inner);
-    const { streamOrStatic } = body;
+    const { streamOrStatic } = this.#own ?? nativeBody!.call(this.#inner);
+    this.#own = undefined; // A reader that comes later asks the guard.
     if (!(streamOrStatic instanceof ReadableStream) || streamOrStatic.locked) return false;
     streamOrStatic.cancel().catch(() => {}); // It may have broken off, which is as good.
     return true;
   }
+
   consume(): Uint8Array | Promise<Uint8Array> {
     const body = this.#body;
     if (this.#state !== "untouched" || body.unusable()) return body.consume();
