@@ -248,7 +248,10 @@ export class LimitedBody implements BodyGuard {
     if (source instanceof NativeSource) {
       source.read(this.#room = this.#makeRoom()).then(this.#filled, this.#brokeOff);
     } else {
-      source.read().then(this.#got as (result: { value?: Uint8Array }) => void, this.#brokeOff);
+      source.read().then(
+        this.#got as (result: { value?: Uint8Array | undefined }) => void,
+        this.#brokeOff,
+      );
     }
   }
 

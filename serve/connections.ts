@@ -848,7 +848,7 @@ class Info implements RequestInfo {
   get peer(): Peer | undefined {
     return this.#connection.peer;
   }
-  get onSweep(): RequestInfo["onSweep"] {
+  get onSweep(): NonNullable<RequestInfo["onSweep"]> {
     return this.#connection.owner.onSweep;
   }
   cut(): void {

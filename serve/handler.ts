@@ -21,7 +21,7 @@ export interface RequestInfo {
   /** Resolves when the answer is complete, or when the client has left. */
   readonly completed: Promise<void>;
   /** Has `look` called from time to time, while any connection is open: every second, or more often. */
-  readonly onSweep: (look: () => void) => void;
+  readonly onSweep?: (look: () => void) => void;
   /** Whether the client has left before its answer was complete. */
   readonly left: boolean;
   /** The bytes sent over the hijacked connection that the request has become, if that is known. */
