@@ -8,32 +8,56 @@
  */
 
 import { messageOf, TypedError } from "../engine/errors.ts";
+import { within } from "../engine/time.ts";
 import { type Hijacked, originalOf, type Serve, type Served } from "./http.ts";
 
-/** The part of Deno's core that is used here. Resource ids increase. */
+/** The part of Deno's core that is used here. */
 interface Core {
-  createCancelHandle(): number;
   tryClose(resource: number): void;
-  resources(): Record<number, string>;
 }
 const deno = Deno as unknown as { internal: symbol } & Record<symbol, { core?: Core }>;
 const core = deno[deno.internal]?.core;
 
 /** Why WebSockets cannot be served, if so. */
 let problem: string | undefined;
-/** Whether the id of the first connection's resource was verified. */
-let checked = false;
 
-/** The resource of the connection that was served last; negative if it is not known. */
-function lastServed(): number {
-  if (problem) return -1;
-  const next = core?.createCancelHandle?.() ?? -1;
-  if (next >= 0) core!.tryClose(next);
-  if (!checked && core?.resources?.()[next - 1] !== "http") {
-    problem = "does not tell the resource of a connection that is served";
-  }
-  checked = true;
-  return next - 1;
+/** What the runtime keeps of a connection that is served (CallbackContext in ext/http/00_serve.ts). */
+interface Context {
+  serverRid: number;
+  /** What is waited for when the serving ends, in place of closing by force all that came by it. */
+  closing: Promise<void> | undefined;
+}
+/** That of the request whose handler is called next, if it may become a WebSocket. */
+let current: Context | undefined;
+/** What is looked up on a context, and is not there, before such a handler is called. */
+const LOOKED_UP = "asyncContext";
+
+/**
+ * Watches for contexts, which the runtime gives to nothing outside: a getter is told of the lookup. It is
+ * first on Object.prototype, hidden, because the class cannot be had otherwise, and from the first
+ * request on that may become a WebSocket on the prototype of the class.
+ */
+function watchContexts(): void {
+  const see = (object: object) => {
+    if (!("serverRid" in object && "closing" in object)) return;
+    current = object as Context;
+    if (!Object.hasOwn(Object.prototype, LOOKED_UP)) return;
+    delete (Object.prototype as Record<string, unknown>)[LOOKED_UP];
+    Object.defineProperty(Object.getPrototypeOf(object), LOOKED_UP, watched);
+  };
+  const watched: PropertyDescriptor = {
+    configurable: true,
+    get(this: object) {
+      see(this);
+      return undefined;
+    },
+    // As if there were none, for any object that gets one of this name.
+    set(this: object, value: unknown) {
+      const writable = { configurable: true, enumerable: true, writable: true, value };
+      Object.defineProperty(this, LOOKED_UP, writable);
+    },
+  };
+  Object.defineProperty(Object.prototype, LOOKED_UP, watched);
 }
 
 const symbols: Record<string, symbol | undefined> = {};
@@ -46,16 +70,22 @@ function internalOf(object: object, description: string): unknown {
 
 /** Marks requests whose answers are reported here, unlike those of `Deno.serve`. */
 const SERVED = Symbol("served by Floodgate");
+const CONTEXT = Symbol("context");
 
 /** To be called with each request before its handler. */
 export function markServed(request: Request): void {
   const native = internalOf(request, "request") as Native | undefined;
-  if (native) native[SERVED] = true;
+  if (native === undefined) return;
+  native[SERVED] = true;
+  if (current === undefined) return;
+  native[CONTEXT] = current;
+  current = undefined;
 }
 
 /** The internal part of a request of the native loop. */
 interface Native {
   [SERVED]?: true;
+  [CONTEXT]?: Context;
   /** Takes the socket once the request is answered with 101. Resolves with its resource. */
   _wantsUpgrade(type: string): Promise<number>;
   /** Calls back when the client leaves: in the next microtask, if it has left. */
@@ -139,10 +169,12 @@ function prepare(): void {
       const request = originalOf(given);
       const native = nativeOf(request);
       if (native === undefined) return upgradeWebSocket(request, options);
-      if (problem) {
+      if (problem || native[CONTEXT] === undefined) {
+        requireWebSocket(request, options);
         throw new TypedError(
           "not implemented",
-          `WebSockets cannot be served: Deno ${Deno.version.deno} ${problem}`,
+          `WebSockets cannot be served: Deno ${Deno.version.deno} ` +
+            (problem ?? `does not look for ${LOOKED_UP} before it calls a handler`),
         );
       }
       if (sockets.has(native)) throw new Deno.errors.Http("Already upgraded");
@@ -156,8 +188,9 @@ function prepare(): void {
         delete (native as Partial<Native>)._wantsUpgrade; // The class has its own.
       }
     };
+    watchContexts();
   } catch (error) {
-    problem = `has an upgradeWebSocket that cannot be replaced (${messageOf(error)})`;
+    problem = `has what cannot be replaced (${messageOf(error)})`;
   }
 }
 
@@ -193,26 +226,21 @@ class Kept implements Served {
   readonly finished: Promise<void>;
   /** That of the runtime, which needs no `this`: the object it comes in holds 0.6 KiB more. */
   readonly shutdown: () => Promise<void>;
-  readonly #resource: number;
   #socket: KeptSocket | undefined;
 
   constructor({ finished, shutdown }: Served) {
     this.shutdown = shutdown;
-    this.#resource = lastServed();
-    const over = () => {
-      this.#socket?.abandon(); // Without effect on an open one.
-      return this.#socket?.ended;
-    };
+    const over = () => this.#socket?.over();
     this.finished = finished.then(over, (error) => {
-      over();
+      void over();
       throw error;
     });
   }
   hijack(_response: Response, request: Request): Hijacked | undefined {
     const native = nativeOf(request);
-    const socket = native && sockets.get(native);
-    socket?.begin(this.#resource);
-    return this.#socket = socket;
+    this.#socket = native && sockets.get(native);
+    this.#socket?.begin();
+    return this.#socket;
   }
 }
 
@@ -220,6 +248,8 @@ class Kept implements Served {
 const GOING_AWAY = 1001;
 /** How many it takes until the runtime reports a client that has left. */
 const MICROTASKS = 3;
+/** How long a socket that was handed over may take to be had, in milliseconds, where all is busy. */
+const HAND_OVER = 5_000;
 
 class KeptSocket implements Hijacked {
   readonly ended: Promise<void>;
@@ -230,6 +260,8 @@ class KeptSocket implements Hijacked {
   #end!: () => void;
   #state: "waiting" | "begun" | "open" | "abandoned" = "waiting";
   #leaving = false;
+  /** Resolves when its resource is there, or never will be. */
+  #handed = Promise.withResolvers<void>();
 
   constructor(native: Native, socket: WebSocket, start: PromiseWithResolvers<number>) {
     this.#native = native;
@@ -242,13 +274,16 @@ class KeptSocket implements Hijacked {
   }
 
   /** To be called before the request is answered with 101. */
-  begin(served: number): void {
+  begin(): void {
     if (this.#state !== "waiting") return;
     this.#state = "begun";
     waiting--;
-    this.answerable = this.#begin(served);
+    // The serving of the connection ends as soon as the socket is handed over, or before that is known
+    // here if the process is busy.
+    this.#native[CONTEXT]!.closing = Promise.resolve();
+    this.answerable = this.#begin();
   }
-  async #begin(served: number): Promise<void> {
+  async #begin(): Promise<void> {
     // Deno waits for ever for the socket of a client that has left, and holds its descriptor (with
     // `Deno.serve` too). So the loop gets a turn to detect that; the rest takes no more time.
     await new Promise((resolve) => setTimeout(resolve));
@@ -259,11 +294,9 @@ class KeptSocket implements Hijacked {
     // Deno reads it without using it, and it throws for a unix socket.
     replace(this.#native, "remoteAddr", undefined);
     this.#native._wantsUpgrade("upgradeWebSocket").then((resource) => {
-      // Without this resource the loop finds nothing to close when the serving of its connection
-      // ends, which is next.
-      core!.tryClose(served);
       if (this.#state === "abandoned") return core!.tryClose(resource);
       this.#state = "open";
+      this.#handed.resolve();
       this.#start.resolve(resource);
       if (this.#leaving) this.#socket.addEventListener("open", () => this.leave(), { once: true });
     }, () => this.abandon());
@@ -277,8 +310,20 @@ class KeptSocket implements Hijacked {
     if (this.#state === "open" || this.#state === "abandoned") return;
     if (this.#state === "waiting") waiting--;
     this.#state = "abandoned";
+    this.#handed.resolve();
     this.#start.reject(left());
     this.#end();
+  }
+  /**
+   * To be called when the serving of its connection has ended, which can be known before the socket is
+   * had: in a burst the runtime reports both in any order.
+   *
+   * @returns Resolves when it has ended.
+   */
+  async over(): Promise<void> {
+    if (this.#state === "begun") await within(HAND_OVER, this.#handed.promise);
+    this.abandon(); // Without effect on an open one.
+    return this.ended;
   }
   leave(): void {
     this.#leaving = true;
