@@ -363,7 +363,7 @@ class Api {
   #warned = false;
   /** Why this process may not look at what clients send, if it may not. */
   #peekProblem: string | undefined;
-  /** How many connections there may be where no setting says so. */
+  /** How many connections there are descriptors for. */
   #defaultMax?: number;
   #tls?: Tls;
   #handler: RequestHandler = () => new Response(null, { status: 503 });
@@ -578,20 +578,34 @@ class Api {
       connections.timeouts = timeoutsOf(settings);
       renew();
     }
-    if (!this.#limit) return;
-    this.#limit.max = settings.maxConnections ?? (this.#defaultMax ??= this.#findMax());
+    this.#setMax();
   }
 
   /** At how many connections accepting pauses; asked once bound, because to look takes a while. */
   #findLimit(): ConnectionLimit | undefined {
     const { maxConnections } = this.#settings;
-    if (maxConnections !== undefined) return new ConnectionLimit(maxConnections);
-    this.#defaultMax = this.#findMax();
     const limit = this.#defaultLimit();
-    return limit && this.#tls?.verifies ? new ConnectionLimit(this.#defaultMax) : limit;
+    if (maxConnections === undefined && !this.#tls?.verifies) return limit;
+    this.#gate.opened.then(() => this.#setMax(), () => {});
+    return new ConnectionLimit(this.#max);
   }
 
-  /** How many connections there may be where no setting says so. */
+  #setMax(): void {
+    if (this.#limit) this.#limit.max = this.#max;
+  }
+
+  /**
+   * How many connections there may be. While the daemon boots some descriptors are left to it, whatever
+   * the setting says: it loads modules, and Deno ends with a panic where it has none left for that.
+   */
+  get #max(): number {
+    const { maxConnections = Infinity } = this.#settings;
+    if (maxConnections !== Infinity && this.#gate.state === "open") return maxConnections;
+    this.#defaultMax ??= this.#findMax();
+    return Math.min(maxConnections, this.#defaultMax);
+  }
+
+  /** As many connections as there are descriptors for. */
   #findMax(): number {
     const max = this.#defaultLimit()?.max ?? Infinity;
     return Math.max(1, Math.floor(max / (this.#tls?.descriptors ?? 1)));

@@ -8,7 +8,7 @@
 import type { Peer } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
-import { within } from "../engine/time.ts";
+import { after, within } from "../engine/time.ts";
 import {
   headerOf,
   type Hijacked,
@@ -119,6 +119,8 @@ const CUT_TIMEOUT = 500;
 const RETIRED_TIMEOUT = 5_000;
 /** How late a look at the connections may be before the process counts as stalled, in milliseconds. */
 const LATE = 100;
+/** So long after an answer was handed over it may not have reached the socket yet, in milliseconds. */
+const UNSENT = 20;
 /** While too much of answers is not taken, a client that takes nothing for so long is cut, in milliseconds. */
 const PRESSED_SEND_TIMEOUT = 1_000;
 /**
@@ -152,6 +154,11 @@ export class Connections {
   /** For how many milliseconds the process stood still, as far as that kept us from looking. */
   #stalled = 0;
   #skipped = false;
+  /** Two times that the clock has shown, apart by {@linkcode UNSENT} at least: what was before is sent. */
+  #before = -Infinity;
+  #mark = -Infinity;
+  /** Whether there is to be another look for connections that can go. */
+  #looksAgain = false;
   #empty?: () => void;
   #pressed: () => boolean;
   /** When the drain began. */
@@ -359,6 +366,10 @@ export class Connections {
       this.#due = now;
     }
     this.clock = now - this.#stalled;
+    if (this.clock - this.#mark >= UNSENT) {
+      this.#before = this.#mark;
+      this.#mark = this.clock;
+    }
     return late;
   }
 
@@ -400,14 +411,32 @@ export class Connections {
     this.#shutStuck();
   }
 
-  /** Ends up to `count` connections that can go, the longest idle first. */
+  /**
+   * Ends up to `count` connections that can go, the longest idle first. One whose answer has just been
+   * handed to the native loop counts as idle, and would lose it if it were cut: it is told to close. A unix
+   * socket that closes could not be cut any more, so there is another look instead, soon.
+   */
   #shed(count: number): void {
     this.#tick();
     const now = this.clock;
     const idle = this.#open.filter(({ state, since }) =>
       state === "idle" || state === "new" && now - since > PRESSED_HEADER_TIMEOUT
     ).sort((a, b) => a.since - b.since);
-    for (const connection of idle.slice(0, count)) this.#end(connection, "shed");
+    let unsent = 0;
+    for (const connection of idle.slice(0, count)) {
+      if (connection.since < this.#before) {
+        this.#end(connection, "shed");
+      } else if (connection.ends !== undefined) {
+        this.counts.shed++;
+        connection.close();
+      } else unsent++;
+    }
+    if (unsent === 0 || this.#looksAgain) return;
+    this.#looksAgain = true;
+    after(UNSENT, () => {
+      this.#looksAgain = false;
+      if (this.#pressed()) this.#shed(unsent);
+    });
   }
 
   /** Cuts answers that are not taken until no more than is allowed waits, the greatest first. */

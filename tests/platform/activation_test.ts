@@ -172,12 +172,17 @@ Deno.test(
     await using folder = await TempFolder.make();
     const path = `${folder.path}/s`;
     const go = `${folder.path}/go`;
-    // All of them are held until the boot is done, so that there is no descriptor left for the
-    // last.
+    // None is answered until there is no descriptor left for the last.
     const module = installer(`
-    while (!await Deno.lstat(${
+    const gone = async () => {
+      while (!await Deno.lstat(${
       JSON.stringify(go)
-    }).catch(() => {})) await new Promise((r) => setTimeout(r, 5));`);
+    }).catch(() => {})) await new Promise((r) => setTimeout(r, 5));
+    };
+    router.get("/late", async (c) => {
+      await gone();
+      return c.text("OK");
+    });`);
     await using daemon = await activate([path, "127.0.0.1:0"], [
       "-H",
       "fd://",
@@ -187,9 +192,10 @@ Deno.test(
       module,
     ], { descriptors: 100 });
     const port = await portOf(daemon.pid, 4);
+    const late = "GET /late HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
     const clients = Array.from({ length: 150 }, () => [
-      exchange({ transport: "unix", path }, PING),
-      exchange({ hostname: "127.0.0.1", port }, PING),
+      exchange({ transport: "unix", path }, late),
+      exchange({ hostname: "127.0.0.1", port }, late),
     ]).flat();
     await daemon.says(/accept: Too many open files/);
     await Deno.writeTextFile(go, "");

@@ -38,17 +38,19 @@ Deno.test("main survives more clients than it may have descriptors", async () =>
   kept.forEach((client) => client.close());
 });
 
-Deno.test("main holds more clients than it may have descriptors, and leaves some for the boot", async () => {
-  const install = installer(`
-    ${untilHeld(300)}
-    for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));`);
-  await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--install", install], {
-    descriptors: 100,
+for (const more of [[], ["--max-connections", "10000"]]) {
+  Deno.test(`main holds more clients than it may have descriptors, and leaves some for the boot: ${more}`, async () => {
+    const install = installer(`
+      ${untilHeld(300)}
+      for (let i = 0; i < 20; i++) (globalThis.files ??= []).push(Deno.openSync("/dev/null"));
+      await import("data:text/typescript,export const a: number = 1;");`);
+    const args = ["-H", "tcp://127.0.0.1:0", "--install", install, ...more];
+    await using daemon = Daemon.start(args, { descriptors: 100 });
+    const target = { hostname: "127.0.0.1", port: await daemon.port() };
+    await Promise.all(Array.from({ length: 300 }, async () => {
+      const client = await Client.to(target);
+      assertEquals((await client.ask(PING)).status, 200);
+      client.close();
+    }));
   });
-  const target = { hostname: "127.0.0.1", port: await daemon.port() };
-  await Promise.all(Array.from({ length: 300 }, async () => {
-    const client = await Client.to(target);
-    assertEquals((await client.ask(PING)).status, 200);
-    client.close();
-  }));
-});
+}
