@@ -74,8 +74,8 @@ async function assertKept(client: Deno.Conn, served: Served, socket: () => WebSo
 }
 
 needs(
-  "a WebSocket lives on when the resource of its connection is closed as it opens",
-  "WebSockets end as soon as they are open",
+  "a WebSocket lives on when the context of its connection has its closing",
+  "WebSockets get 501, or end as soon as they are open",
   async () => {
     using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     await echo(listener, { ...listener.addr, transport: "tcp" }, assertKept);

@@ -1013,3 +1013,25 @@ foreignTest(
     assertEquals(await next.end(), 0);
   },
 );
+
+Deno.test("of WebSockets that open at once, all stay open", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/s`;
+  const install = installer(`
+    router.get("/ws", (c) => {
+      const { response, socket } = Deno.upgradeWebSocket(c.req.raw);
+      socket.onmessage = ({ data }) => socket.send(data);
+      return response;
+    });`);
+  await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
+  await daemon.open();
+  const sockets = await Promise.all(
+    Array.from({ length: 600 }, () => openSocket(`ws+unix://${path}:/ws`)),
+  );
+  await Promise.all(sockets.map(async (socket: (typeof sockets)[number]) => {
+    const got = message(socket);
+    socket.send("hello");
+    assertEquals(await got, "hello");
+  }));
+  sockets.forEach((socket: (typeof sockets)[number]) => socket.terminate());
+});
