@@ -28,7 +28,7 @@ export class Activation {
 
   /** A gate that is shut. */
   constructor() {
-    // A gate may fail with nobody waiting at it; that must not end the process.
+    // A gate may fail before a consumer waits at it; that must not end the process.
     this.#gate.promise.catch(() => {});
   }
   /** Where the gate stands. */
@@ -281,7 +281,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
    * served. Between our last look into the queue and the close a client may still slip in, and the
    * kernel resets it: at a unix socket only if its path can still be found, over tcp always.
    *
-   * @param options `quiet`: for how long nobody may have come, in milliseconds, for the queue to
+   * @param options `quiet`: for how long no client may have come, in milliseconds, for the queue to
    * count as empty; default 0, a turn of the event loop. Longer is safer where no new clients can
    * come, and futile where they always do: without it, it takes at most 1 s, unless there is no room
    * for those who wait. `limit`: the longest it may take in any case; default 10 000.
@@ -292,7 +292,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     for (let seen = -1; !this.#end;) {
       const patience = quiet > 0 || this.#limit?.full ? limit : Math.min(limit, BUSY_DRAIN);
       if (performance.now() - started > patience) break;
-      // Nobody came although an accept was pending all the while.
+      // No client came although an accept was pending all the while.
       if (this.#accepting && seen === this.#accepted) break;
       seen = this.#accepted;
       const pause = quiet || (this.#limit?.full ? FULL_PAUSE : 0);
@@ -329,7 +329,7 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
     this.#admit(connection);
   }
 
-  /** Stops listening and closes what is held. Whoever waits is told so. Never throws. */
+  /** Stops listening and closes held connections. A pending `accept` rejects. Never throws. */
   close(): void {
     this.#finish(new Deno.errors.BadResource("Listener has been closed"));
   }

@@ -126,7 +126,7 @@ export type Installed = void | Disposable | AsyncDisposable;
 /**
  * Adds `/debug/pprof/`: a page that tells what the daemon is at, profiles that `go tool pprof` and
  * Chrome's DevTools read (`profile`, `heap`, `allocs`, `trace`), and the jobs behind them. The command
- * line does so with `--debug` only: whoever reaches them sees what is in the program's memory, and can
+ * line does so with `--debug` only: a client sees what is in the program's memory by them, and can
  * slow it down.
  */
 export async function attachProfiler(router: Router, engine: Engine): Promise<void> {

@@ -449,9 +449,9 @@ class Api {
   /** Binds all addresses, or throws with those that were bound left to `close`. */
   async bind(): Promise<void> {
     const job = this.#job;
-    // What systemd has passed is not for the programs that the boot may start, whoever uses it.
+    // Sockets that systemd has passed are not inherited by programs that the boot starts.
     await receiveSockets();
-    // What is badly written is found before anything is bound.
+    // Malformed addresses are reported before anything is bound.
     const { group, takeover, handover, reusePort, insecure, tls: files } = this.#settings;
     const addresses = parseAddresses(job.args);
     if (takeover && handover === undefined && !addresses.some(({ proto }) => proto === "unix")) {
@@ -561,7 +561,7 @@ class Api {
       ...given({ hold, maxConnections: this.#limit }),
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
-        // Whoever comes to one address may have the place of somebody who is idle at another.
+        // A client of one address may take the place of an idle client of another.
         if (pressed) this.#each((connections) => connections.makeRoom());
       },
       log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
@@ -665,7 +665,7 @@ class Api {
     const { allowedHosts = [] } = this.#settings;
     return given<BrowserRules>({
       scheme: this.#tls ? "https" : "http",
-      // Nobody else's page can have a name that is in our certificate.
+      // No other server's page can have a name that is in our certificate.
       hosts: this.#tls ? undefined : [
         host,
         ...asked.proto === "tcp" ? [asked.host] : [],
@@ -729,7 +729,7 @@ class Api {
     // hold behind a gate that never opened cannot be.
     const accepted = Promise.all(this.#listening.map(async ({ place, buffer }) => {
       await this.#unpublish(place);
-      // Nobody can come to a socket whose path is gone, so there it is safe to wait a little.
+      // No client finds a socket whose path is gone, so there it is safe to wait a little.
       const quiet = place.hides ? 20 : 0;
       if (this.#activation.state === "open") await buffer.drain({ quiet, limit: drain });
       else buffer.close();

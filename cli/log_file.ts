@@ -9,7 +9,7 @@ import { oneLine } from "./process.ts";
 
 /** How long the lines of a file that is left may take to be written, in milliseconds. */
 const FLUSH = 1_000;
-/** Owner and group may read it, and nobody else: it tells what clients do. */
+/** Only owner and group may read it: it tells what clients do. */
 const MODE = 0o640;
 
 /** Writes lines to the file that has a path. */

@@ -154,7 +154,7 @@ export class UserSignal {
 const DEBUGGER_OPENED =
   "Deno opened its debugger on 127.0.0.1:9229 for a moment, expected Linux and --allow-ffi";
 
-/** What a handler leaves behind and nobody awaits must not end a daemon that others rely on. */
+/** A rejection that no handler awaits must not end a daemon that other clients rely on. */
 export function surviveErrors(engine: Engine): () => void {
   const onRejection = (event: PromiseRejectionEvent) => {
     event.preventDefault();

@@ -24,19 +24,19 @@ interface Inherited {
  */
 let inherited: { sockets: Inherited[]; problem?: string } | undefined;
 
-/** A passed socket, for whoever has taken it. */
+/** A passed socket, for the listener that has taken it. */
 export interface Taken {
   readonly fd: number;
-  /** Closes the descriptor, for somebody who has another of the same socket. Then nobody else gets it. */
+  /** Closes the descriptor, for an owner of another one of the same socket. No other job gets it then. */
   close(): void;
   /** Leaves it to others, unless it was closed. */
   giveBack(): void;
 }
 
 /**
- * Takes the sockets that systemd has passed and that fit `which`, so that nobody else does.
+ * Takes the sockets that systemd has passed and that fit `which`, so that no other job does.
  *
- * @param which As it is written after `fd://`: nothing or `*` for all that nobody has taken, the number
+ * @param which As it is written after `fd://`: nothing or `*` for all that are not taken yet, the number
  * of a descriptor, or a name (FileDescriptorName= of systemd.socket(5)), which several may have.
  * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are taken.
  */
@@ -123,7 +123,7 @@ function receive(): NonNullable<typeof inherited> {
   const labels = names?.split(":") ?? [];
   const sockets = Array.from({ length: Number(count) }, (_, i) => ({
     fd: FIRST + i,
-    // What systemd calls a socket that nobody has named.
+    // What systemd calls a socket that its unit does not name.
     name: labels[i] === "unknown" ? "" : labels[i] ?? "",
     taken: false,
   }));

@@ -7,7 +7,7 @@
 
 import { messageOf, TypedError } from "../engine/errors.ts";
 
-/** Why foreign functions cannot be called, if they cannot. Asks nobody. */
+/** Why foreign functions cannot be called, if they cannot. Never prompts. */
 export function foreignFunctionsProblem(): string | undefined {
   if (Deno.build.os !== "linux") return `this works on Linux, not on ${Deno.build.os}`;
   if (Deno.permissions.querySync({ name: "ffi" }).state !== "granted") {
@@ -17,7 +17,7 @@ export function foreignFunctionsProblem(): string | undefined {
 
 /**
  * Why the process's descriptors cannot be looked at, if they cannot. They are listed in /proc, which Deno
- * lets nobody read who may not do everything. Asks nobody.
+ * opens only to a process with all permissions. Never prompts.
  */
 export function descriptorsProblem(): string | undefined {
   const problem = foreignFunctionsProblem();
@@ -33,7 +33,7 @@ export function descriptorsProblem(): string | undefined {
 }
 
 /**
- * Makes sure that sockets which somebody else has made can be looked at and listened on.
+ * Makes sure that sockets that another process has made can be looked at and listened on.
  *
  * @throws {TypedError} ("bad parameter") If this process may not do so.
  */
@@ -71,7 +71,7 @@ export function processTimes(): { started: number; cpu: number } | undefined {
   return { started: Number(booted) + start!, cpu: user! + system! };
 }
 
-/** A variable of the environment, where we may look: nobody should be asked for the permission. */
+/** A variable of the environment, where we may look, without a prompt for the permission. */
 export function permittedEnv(name: string): string | undefined {
   const { state } = Deno.permissions.querySync({ name: "env", variable: name });
   return state === "granted" ? Deno.env.get(name) : undefined;

@@ -76,19 +76,20 @@ export function nativeServe(): Serve {
 }
 
 /** What the runtime keeps in its objects, under symbols that are known by their descriptions. */
-type Innards = Record<symbol, unknown>;
+type Internals = Record<symbol, unknown>;
 /** Those symbols, once looked for: they are the same in all objects of a class. */
-const symbols: Record<"request" | "response" | "lazy static body", symbol | undefined> = {
+const symbols: Record<string, symbol | undefined> = {
   "request": undefined,
   "response": undefined,
   "lazy static body": undefined,
 };
 
-function innardOf(object: Request | Response, name: keyof typeof symbols): unknown {
+/** @internal What the runtime keeps in an object, by the description of its symbol. */
+export function internalOf(object: object, name: string): unknown {
   const symbol = symbols[name] ??= Object.getOwnPropertySymbols(object).find(({ description }) =>
     description === name
   );
-  return symbol && (object as unknown as Innards)[symbol];
+  return symbol && (object as unknown as Internals)[symbol];
 }
 
 /**
@@ -99,7 +100,7 @@ function innardOf(object: Request | Response, name: keyof typeof symbols): unkno
  * @param name In lower case.
  */
 export function headerOf(request: Request, name: string): string | null {
-  const inner = innardOf(request, "request") as { header?: unknown } | undefined;
+  const inner = internalOf(request, "request") as { header?: unknown } | undefined;
   return typeof inner?.header === "function" ? inner.header(name) : request.headers.get(name);
 }
 
@@ -108,10 +109,10 @@ export type StaticBody = string | Uint8Array;
 
 /** The body that an answer holds whole, null if it has none, and undefined if it is a stream. */
 export function staticBody(response: Response): StaticBody | null | undefined {
-  const inner = innardOf(response, "response") as {
+  const inner = internalOf(response, "response") as {
     body?: { streamOrStatic?: { body?: unknown } } | null;
   } | undefined;
-  const body = innardOf(response, "lazy static body") ?? inner?.body?.streamOrStatic?.body;
+  const body = internalOf(response, "lazy static body") ?? inner?.body?.streamOrStatic?.body;
   if (typeof body === "string" || body instanceof Uint8Array) return body;
   // To look at a body makes a stream of it, where there is one.
   return inner?.body === null && response.body === null ? null : undefined;
@@ -135,16 +136,18 @@ interface InnerResponse {
  */
 export function answers(status: number, headers: HeaderList): (body: StaticBody) => Response {
   const init = { status, headers: headers.map(([name, value]): [string, string] => [name, value]) };
-  const model = innardOf(new Response("", init), "response") as Partial<InnerResponse> | undefined;
+  const model = internalOf(new Response("", init), "response") as
+    | Partial<InnerResponse>
+    | undefined;
   const Body = model?.body?.constructor as (new (held: unknown) => unknown) | undefined;
   if (Body === undefined || !Array.isArray(model?.headerList)) {
     return (body) => new Response(body as BodyInit, init);
   }
   return (body) => {
     const response = new Response(null);
-    const inner = innardOf(response, "response") as InnerResponse;
+    const inner = internalOf(response, "response") as InnerResponse;
     inner.status = status;
-    // A list of its own, and pairs of its own, since whoever gets it may set headers.
+    // A list of its own, and pairs of its own, since a middleware may set headers.
     inner.headerList = headers.map(([name, value]) => [name, value]);
     inner.body = new Body({ body, consumed: false });
     return response;
@@ -160,7 +163,7 @@ export function answers(status: number, headers: HeaderList): (body: StaticBody)
 export function addHeaders(response: Response, headers: HeaderList): void {
   // Until it is asked for its headers, an answer is sent with those it was made with.
   const own = response.headers;
-  const inner = innardOf(response, "response") as Partial<InnerResponse> | undefined;
+  const inner = internalOf(response, "response") as Partial<InnerResponse> | undefined;
   const list = inner?.headerList;
   for (const [name, value] of headers) {
     if (list === undefined) own.has(name) || own.set(name, value);
@@ -170,7 +173,7 @@ export function addHeaders(response: Response, headers: HeaderList): void {
 
 /** The URL of a request, which the request itself does not keep: it may be given another. */
 export function urlOf(request: Request): string {
-  const inner = innardOf(request, "request") as { url?: () => string } | undefined;
+  const inner = internalOf(request, "request") as { url?: () => string } | undefined;
   return typeof inner?.url === "function" ? inner.url() : request.url;
 }
 
@@ -179,7 +182,7 @@ export function urlOf(request: Request): string {
  * and cost all that makes the native ones fast. It has to be before anything asks the request for its URL.
  */
 export function setUrl(request: Request, url: string): void {
-  const inner = innardOf(request, "request") as { url?: () => string } | undefined;
+  const inner = internalOf(request, "request") as { url?: () => string } | undefined;
   if (inner) inner.url = () => url;
 }
 
@@ -225,7 +228,7 @@ interface InnerBody {
  * a signal makes an error and its stack for each request.
  */
 export function onGone(request: Request, callback: (reason?: unknown) => void): void {
-  const inner = innardOf(request, "request") as InnerRequest | undefined;
+  const inner = internalOf(request, "request") as InnerRequest | undefined;
   const { onCancel } = Object.getPrototypeOf(inner ?? {}) as InnerRequest;
   if (onCancel !== undefined) return onCancel.call(inner, callback);
   const { signal } = request;
@@ -316,7 +319,7 @@ export class NativeSource {
  * one that was read.
  */
 export function guardBody(request: Request, guard: BodyGuard): Request | undefined {
-  const inner = innardOf(request, "request") as InnerRequest | undefined;
+  const inner = internalOf(request, "request") as InnerRequest | undefined;
   if (inner === undefined) return copyGuarded(request, guard);
   let own: InnerBody | undefined;
   if (isNative(inner)) {
@@ -342,7 +345,7 @@ export function guardBody(request: Request, guard: BodyGuard): Request | undefin
  * connection after it, which resets a client that is still sending.
  */
 export function discardBody(request: Request): boolean {
-  const { body } = innardOf(request, "request") as InnerRequest;
+  const { body } = internalOf(request, "request") as InnerRequest;
   return body instanceof GuardedBody && body.discard();
 }
 
@@ -471,7 +474,7 @@ class GuardedBody implements InnerBody {
 
 function bodyOf(stream: ReadableStream<Uint8Array>): InnerBody {
   const response = new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>);
-  return (innardOf(response, "response") as { body: InnerBody }).body;
+  return (internalOf(response, "response") as { body: InnerBody }).body;
 }
 const encoder = new TextEncoder();
 
@@ -528,7 +531,7 @@ interface StreamParts {
 export function watchReads(
   stream: ReadableStream,
   onRead: () => void,
-  onCancel: (letGo: Promise<unknown>) => void,
+  onCancel: (released: Promise<unknown>) => void,
 ): Reads | undefined {
   if (partOf(stream, "[[resourceBacking]]")) return undefined;
   const controller = partOf(stream, "[[controller]]") as StreamParts["controller"];
@@ -543,9 +546,9 @@ export function watchReads(
     return pullSteps.call(controller, request);
   };
   steps[cancel] = (reason) => {
-    const letGo = cancelSteps.call(controller, reason) as Promise<unknown>;
-    onCancel(letGo);
-    return letGo;
+    const released = cancelSteps.call(controller, reason) as Promise<unknown>;
+    onCancel(released);
+    return released;
   };
   return {
     get pending() {
@@ -576,7 +579,7 @@ let silenced = false;
 
 /**
  * Deno warns, once a process, that a request's signal aborts after a complete answer as well. Here
- * nobody is misled by that, and a user who never called Deno.serve would be puzzled.
+ * no handler is misled by that, and a user who never called Deno.serve would be puzzled.
  */
 export function silenceLegacyAbort(): void {
   if (silenced) return;

@@ -280,7 +280,7 @@ export function untilReadable(conn: Deno.Conn): Promise<unknown> {
 }
 
 /**
- * Copies what a client has sent into `window`, and leaves it there for whoever reads.
+ * Copies what a client has sent into `window`, and leaves it there for the next read.
  *
  * @returns How many bytes there are; 0 if the client can send no more, below 0 if there are none yet, or the
  * connection is broken.

@@ -299,7 +299,7 @@ export function endsOf(
 }
 
 /**
- * Ends tcp connections, whoever holds them: shutdown(2). Does nothing where this process may not do so.
+ * Ends tcp connections by shutdown(2), even those that other code of the process holds. Does nothing where this process may not do so.
  *
  * @param ends What they are known by, as {@linkcode endsOf} tells it.
  */

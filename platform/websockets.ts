@@ -9,7 +9,7 @@
 
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
-import { type Hijacked, originalOf, type Serve, type Served } from "./http.ts";
+import { type Hijacked, internalOf, originalOf, type Serve, type Served } from "./http.ts";
 
 /** The part of Deno's core that is used here. */
 interface Core {
@@ -58,14 +58,6 @@ function watchContexts(): void {
     },
   };
   Object.defineProperty(Object.prototype, LOOKED_UP, watched);
-}
-
-const symbols: Record<string, symbol | undefined> = {};
-/** An internal property of an object, by the description of its symbol. */
-function internalOf(object: object, description: string): unknown {
-  const symbol = symbols[description] ??= Object.getOwnPropertySymbols(object)
-    .find((symbol) => symbol.description === description);
-  return symbol && (object as Record<symbol, unknown>)[symbol];
 }
 
 /** Marks requests whose answers are reported here, unlike those of `Deno.serve`. */

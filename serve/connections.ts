@@ -580,7 +580,7 @@ class Connection {
 
   get peer(): Peer | undefined {
     if (this.state === "closed") return undefined;
-    // It has the descriptor for as long as it is open, and nobody else may be taken to have it.
+    // It has the descriptor for as long as it is open, and no other may be taken to have it.
     this.#descriptor ??= this.owner.peers?.find(this.owner.hasOnly(this));
     return this.#peer ??= this.#descriptor && peerOf(this.#descriptor);
   }
