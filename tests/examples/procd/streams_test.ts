@@ -127,7 +127,9 @@ Deno.test({
     await terminal.line("stty size; tty");
     await terminal.sees("30 100");
     await terminal.sees("/dev/pts/");
-    await terminal.line("sleep 1000");
+    // Before it runs, ^Z would reach the shell, which does not stop.
+    await terminal.line(`sh -c 'echo at-$((4+5)); exec sleep 1000'`);
+    await terminal.sees("at-9");
     await terminal.keys("C-z");
     await terminal.sees("Stopped");
     await terminal.line("kill -9 %1");
