@@ -556,8 +556,11 @@ class Api {
       log: job.engine.log,
     });
     const buffer = new ListenBuffer(place.listener, this.#activation, {
-      // Told of each connection of a unix listener as it is accepted: later they cannot be told apart.
-      ...peers && { onAccept: (conn) => peers.accepted(conn, this.#looks) },
+      // Unix connections have to be found as they are accepted: later they cannot be told apart.
+      onAccept: (conn) => {
+        if (peers) peers.accepted(conn, this.#looks);
+        else if (this.#looks) this.#upgrades?.findDescriptor(conn);
+      },
       ...given({ hold, maxConnections: this.#limit }),
       onPressure: (pressed) => {
         this.#pressure += pressed ? 1 : -1;
@@ -694,7 +697,7 @@ class Api {
     return Promise.race([step, this.#ended.promise, failed]);
   }
 
-  /** ServingModule until the listeners have ended, by the engine's shutdown or a gate that failed. */
+  /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(router: Fetcher): Promise<void> {
     const { checkAnswers, nativeServe } = this.#serving!;
     this.#handler = checkAnswers((request, info) => router.fetch(request, info));

@@ -88,9 +88,12 @@ export function descriptorOf(conn: Deno.Conn): Descriptor | undefined {
 
 /**
  * Finds the descriptor of a unix connection. To be called when it was just accepted, before its listener
- * accepts another. Where there are no descriptors left to look with, it stays unknown.
+ * accepts another. Where there are no descriptors left to look with, it stays unknown. To be called with
+ * tcp connections, too, whose descriptors are known and would be guessed at in vain.
  */
 export function findDescriptor(conn: Deno.Conn): void {
+  const known = descriptorOf(conn);
+  if (known) return finder.occupy(known.fd);
   const { path } = conn.localAddr as Deno.UnixAddr;
   if (!path) return;
   try {
@@ -150,9 +153,15 @@ class Finder {
     this.#current.clear();
   }
 
+  /** A tcp connection has it. */
+  occupy(fd: number): void {
+    if (fd === this.#free[0]) this.#free.shift();
+    else if (fd > this.#highest) this.#highest = fd;
+  }
+
   release({ fd, cookie }: Descriptor): void {
     // Another may have it already, because what has ended is told later than it ends.
-    if (cookie === undefined || this.#known.get(fd) !== cookie) return;
+    if (this.#known.get(fd) !== cookie) return;
     this.#known.delete(fd);
     const free = this.#free;
     let at = free.length;
@@ -177,12 +186,14 @@ class Finder {
   /** It has the lowest of those that are free, as far as we know. */
   #lowest(name: Uint8Array): number | undefined {
     for (let i = 0; i < TRIES; i++) {
+      const freed = this.#free.length > 0;
       const lowest = this.#free[0] ?? this.#highest + 1;
       const isNew = this.#isNew(lowest, name);
-      if (isNew && lowest === this.#free[0]) this.#free.shift();
+      if (!isNew && !isOpen(lowest)) return undefined;
+      // It is this one's, or no connection's.
+      if (freed) this.#free.shift();
+      else this.#highest = lowest;
       if (isNew) return lowest;
-      if (lowest !== this.#free[0] || !isOpen(lowest)) return undefined;
-      this.#free.shift(); // It is no connection's.
     }
   }
 

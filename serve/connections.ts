@@ -242,11 +242,11 @@ export class Connections {
     this.#serve ??= nativeServe();
   }
 
-  /** The unix address that was seen last, and the host of the tcp address: most are the same. */
+  /** The unix address, and the host of a tcp address, that were seen last: most are the same. */
   #unix: Deno.UnixAddr | undefined;
   #hostname = "";
 
-  /** @internal An address that takes as little memory as it can. */
+  /** @internal The same address, in as little memory as it can take. */
   addressOf(addr: Deno.Addr): Deno.Addr {
     if (addr.transport === "tcp") {
       const { transport, hostname, port } = addr;
@@ -534,7 +534,8 @@ class Connection {
   hijacked?: Hijacked;
   readonly remoteAddr: Deno.Addr;
   readonly owner: Connections;
-  #localAddr: Deno.Addr;
+  /** That of a tcp connection. */
+  #localAddr: Deno.Addr | undefined;
   /** That of a unix connection, where it was found. */
   #descriptor: Descriptor | undefined;
   #peer?: Peer | undefined;
@@ -552,7 +553,7 @@ class Connection {
     // Not the connection itself, which is of no use once it is served, and not its addresses: the
     // runtime makes a hash table of each.
     this.remoteAddr = owner.addressOf(conn.remoteAddr);
-    this.#localAddr = owner.addressOf(conn.localAddr);
+    if (conn.remoteAddr.transport === "tcp") this.#localAddr = owner.addressOf(conn.localAddr);
     if (owner.peers) this.#descriptor = descriptorOf(conn);
     this.since = owner.clock;
     this.owner = owner;
@@ -575,7 +576,7 @@ class Connection {
   get ends(): string | undefined {
     const { remoteAddr } = this;
     if (remoteAddr.transport !== "tcp") return undefined;
-    return endsOf({ localAddr: this.#localAddr, remoteAddr });
+    return endsOf({ localAddr: this.#localAddr!, remoteAddr });
   }
 
   get peer(): Peer | undefined {

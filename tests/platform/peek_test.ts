@@ -11,7 +11,7 @@ import {
 } from "../../platform/peek.ts";
 import { nativeServe } from "../../platform/http.ts";
 import { connect } from "../support/client.ts";
-import { isPending, settle, TempFolder } from "../support/daemon.ts";
+import { isPending, run, settle, TempFolder } from "../support/daemon.ts";
 import { foreignTest, needs } from "../support/platform.ts";
 
 const encoder = new TextEncoder();
@@ -190,3 +190,41 @@ function seeded(seed: number): () => number {
     return seed / 2 ** 32;
   };
 }
+
+foreignTest(
+  "findDescriptor looks through all descriptors once, though tcp connections come between",
+  async () => {
+    await using folder = await TempFolder.make();
+    const module = new URL("../../platform/peek.ts", import.meta.url);
+    // In a process of its own: other tests open descriptors, too.
+    await Deno.writeTextFile(
+      `${folder.path}/look.ts`,
+      `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
+    const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
+    const tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const kept = [];
+    let unknown = 0;
+    const take = async (listener, client) => {
+      const conn = await listener.accept();
+      findDescriptor(conn);
+      const descriptor = descriptorOf(conn);
+      if (!descriptor) unknown++;
+      kept.push([client, conn, descriptor]);
+    };
+    for (let i = 0; i < 200; i++) {
+      await take(unix, await Deno.connect(unix.addr));
+      await take(tcp, await Deno.connect(tcp.addr));
+      if (i % 3) continue;
+      const [client, conn, descriptor] = kept.shift();
+      client.close();
+      conn.close();
+      if (descriptor) releaseDescriptor(descriptor);
+    }
+    console.log(JSON.stringify({ all: findings().all, unknown }));`,
+    );
+    const { stdout, stderr } = await run(Deno.execPath(), [
+      ...["run", "-A", "--no-check", `${folder.path}/look.ts`],
+    ]);
+    assertEquals([stderr, stdout], ["", '{"all":1,"unknown":0}\n']);
+  },
+);
