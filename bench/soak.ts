@@ -78,7 +78,7 @@ const body = "x".repeat(200_000);
 const workers = [
   worker("version", () => ask(tcp, get("/version"), 200)),
   worker("info", () => ask(unix, get("/info"), 200)),
-  worker("fail", () => ask(unix, get("/fail"), 404)),
+  worker("fail", () => ask(unix, get("/fail"), 500)),
   worker(
     "upload",
     () =>
