@@ -5,40 +5,20 @@
  * @module
  */
 
-import type { Peer } from "../engine.ts";
-import { messageOf, TypedError } from "../engine/errors.ts";
+import { messageOf } from "../engine/errors.ts";
 import type { Logger } from "../engine/log.ts";
 import { after, within } from "../engine/time.ts";
-import {
-  headerOf,
-  type Hijacked,
-  nativeServe,
-  onGone,
-  Probe,
-  type Serve,
-  type ServedInfo,
-  silenceLegacyAbort,
-  type StaticBody,
-  staticBody,
-  type Transferred,
-} from "../platform/http.ts";
-import { endsOf, shutConnections } from "../platform/sockets.ts";
-import { type Descriptor, descriptorOf, releaseDescriptor } from "../platform/peek.ts";
-import { peerOf, type Peers } from "../platform/peers.ts";
-import { isWebSocket, markServed, settleUpgrade, UpgradeRequired } from "../platform/websockets.ts";
-import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
+import { nativeServe, type Serve } from "../platform/http.ts";
+import type { Peers } from "../platform/peers.ts";
+import { shutConnections } from "../platform/sockets.ts";
+import { UpgradeRequired } from "../platform/websockets.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
-import { deliver, type Delivery } from "./delivery.ts";
-import type { RequestHandler, RequestInfo, Upgrading } from "./handler.ts";
+import { type AnyInfo, Connection, type Info, type Owner } from "./connection.ts";
+import type { Delivery } from "./delivery.ts";
+import type { RequestHandler, RequestInfo } from "./handler.ts";
 import { refuse } from "./requests.ts";
+import { Sweep, UNSENT } from "./sweep.ts";
 import { Workload } from "./workload.ts";
-
-/**
- * Where a connection stands: `new` until its first request is there whole, `active` while a request
- * is in work or its answer on the way, `idle` between requests, `hijacked` once it is a WebSocket or a
- * raw stream, `closing` once it was told to end after its answers, and then `closed`.
- */
-export type ConnectionState = "new" | "active" | "idle" | "hijacked" | "closing" | "closed";
 
 /** How long a client may take, in milliseconds. */
 export interface Timeouts {
@@ -101,9 +81,6 @@ export interface ConnectionStats {
   cut: number;
 }
 
-/** What the way of serving tells of a request. */
-type AnyInfo = ServedInfo & Pick<RequestInfo, "client">;
-
 /** While others wait for a place, a client that has sent no whole request yet gets this long. */
 const PRESSED_HEADER_TIMEOUT = 1_000;
 /**
@@ -117,18 +94,10 @@ const FIRST_LINGER = 1_000;
 const CUT_TIMEOUT = 500;
 /** How long connections that were let in by other rules may take to end, in milliseconds. */
 const RETIRED_TIMEOUT = 5_000;
-/** How late a look at the connections may be before the process counts as stalled, in milliseconds. */
-const LATE = 100;
-/** So long after an answer was handed over it may not have reached the socket yet, in milliseconds. */
-const UNSENT = 20;
 /** While too much of answers is not taken, a client that takes nothing for so long is cut, in milliseconds. */
 const PRESSED_SEND_TIMEOUT = 1_000;
-/**
- * What a small answer is at most, in bytes: the buffers of a socket take it at once, whatever its client does.
- * By HTTP/2 up to 200 of them can wait for a client that takes none (the limit of streams in hyper).
- */
-const SMALL = 65_536;
-const SMALL_BY_HTTP2 = 2_048;
+/** How long WebSockets and raw streams have to end that a takeover has let go on, in milliseconds. */
+const GOODBYE = 1_000;
 
 /** Why an answer ends that its client does not take. */
 class NotTaken extends Error {
@@ -138,7 +107,7 @@ class NotTaken extends Error {
 }
 
 /** Serves connections and keeps them within bounds. */
-export class Connections {
+export class Connections implements Owner {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
   #log: Logger;
@@ -148,15 +117,7 @@ export class Connections {
    * old table keeps the next alive, with all that was in it, until there is a whole garbage collection.
    */
   #open: Connection[] = [];
-  #timer: AbortSignal | undefined;
-  /** When the timer is due, by `performance.now()`. */
-  #due = 0;
-  /** For how many milliseconds the process stood still, as far as that kept us from looking. */
-  #stalled = 0;
-  #skipped = false;
-  /** Two times that the clock has shown, apart by {@linkcode UNSENT} at least: what was before is sent. */
-  #before = -Infinity;
-  #mark = -Infinity;
+  #sweep: Sweep;
   /** Whether there is to be another look for connections that can go. */
   #looksAgain = false;
   #empty?: () => void;
@@ -166,12 +127,6 @@ export class Connections {
   /** Those that are closing and have to be cut: only their sockets can be, and all at once costs least. */
   #stuck: Connection[] = [];
   #workload: Workload | undefined;
-  /**
-   * @internal The time of the last look at the connections, in milliseconds: good enough for what
-   * happens between two looks, and far cheaper than the clock. It stands still with the process: what a
-   * client sent meanwhile was in time, and is to be read before it is judged.
-   */
-  clock = performance.now();
   /** @internal The counts that {@linkcode stats} adds the open ones to. */
   readonly counts = { requests: 0, timedOut: 0, shed: 0, overload: 0, cut: 0 };
 
@@ -188,6 +143,7 @@ export class Connections {
   /** Serves nothing yet. */
   constructor(options: ConnectionsOptions) {
     const { timeouts = {} } = options;
+    this.#sweep = new Sweep(() => this.#look(), () => this.#interval);
     this.#handler = options.handler;
     this.onRefused = options.onRefused ?? (() => {});
     this.peers = options.peers;
@@ -214,6 +170,10 @@ export class Connections {
     for (const { state } of this.#open) states[state]++;
     const { closed: _, ...open } = states; // None of those that are open.
     return { open: this.#open.length, ...open, ...this.counts };
+  }
+  /** @internal The time, by the clock of the sweep. */
+  get clock(): number {
+    return this.#sweep.clock;
   }
   /** @internal Whether a connection is open and there is no other. */
   hasOnly(connection: Connection): boolean {
@@ -264,10 +224,10 @@ export class Connections {
    * @param closed Called once it is closed.
    */
   serve(conn: Deno.Conn, closed: () => void): void {
-    this.#tick();
+    this.#sweep.tick();
     const connection = new Connection(conn, this, this.#handler);
     connection.place = this.#open.push(connection) - 1;
-    if (this.#open.length === 1) this.#watch(this.#interval);
+    if (this.#open.length === 1) this.#sweep.start();
     const over = () => {
       this.#remove(connection);
       closed();
@@ -286,8 +246,7 @@ export class Connections {
     const last = this.#open.pop()!;
     if (last !== connection) this.#open[last.place = connection.place] = last;
     if (this.#open.length > 0) return;
-    // While something listens to it, it keeps the process alive.
-    this.#timer?.removeEventListener("abort", this.#look);
+    this.#sweep.stop();
     this.#empty?.();
   }
 
@@ -297,11 +256,9 @@ export class Connections {
    * another process has the place of this one, they go on, and are told a second before the end.
    */
   async drain(limit: number, patient = false): Promise<void> {
-    this.#tick();
+    this.#sweep.tick();
     this.#drained = this.clock;
-    this.#timer?.removeEventListener("abort", this.#look);
-    this.#timer = undefined; // More often, from now on.
-    if (this.#open.length > 0) this.#watch(this.#interval);
+    this.#sweep.hasten();
     const goodbye = patient ? Math.min(GOODBYE, limit / 2) : limit;
     if (await this.#emptied(limit - goodbye)) return;
     for (const connection of this.#open) connection.hijacked?.leave();
@@ -315,7 +272,7 @@ export class Connections {
    * they get 5 s for. By HTTP/2 they are told so, and send no more requests.
    */
   retire(): void {
-    this.#tick();
+    this.#sweep.tick();
     for (const connection of this.#open) {
       connection.retired = this.clock;
       connection.leave();
@@ -345,42 +302,8 @@ export class Connections {
     return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
   }
 
-  /** Looks at the connections after so many milliseconds, as long as there are any. */
-  #watch(delay: number): void {
-    // Not setInterval: the first timer of that kind loads 4 MiB in 11 ms, for which the first client
-    // would wait.
-    if (!this.#timer || this.#timer.aborted) {
-      this.#timer = AbortSignal.timeout(delay);
-      this.#due = performance.now() + delay;
-    }
-    this.#timer.addEventListener("abort", this.#look);
-  }
-
-  /** Sets the clock. True if the process stood still until now. */
-  #tick(): boolean {
-    const now = performance.now();
-    // Without connections there is no timer that could be late.
-    const late = this.#open.length > 0 && now - this.#due > LATE;
-    if (late) {
-      this.#stalled += now - this.#due;
-      this.#due = now;
-    }
-    this.clock = now - this.#stalled;
-    if (this.clock - this.#mark >= UNSENT) {
-      this.#before = this.#mark;
-      this.#mark = this.clock;
-    }
-    return late;
-  }
-
-  #look = () => {
-    // What came while the process stood still is in the sockets yet: the loop has to read it first.
-    this.#skipped = this.#tick() && !this.#skipped;
-    this.#watch(this.#skipped ? Math.min(LATE, this.#interval) : this.#interval);
-    if (!this.#skipped) this.#sweep();
-  };
-
-  #sweep(): void {
+  /** Ends what has gone beyond its bounds. */
+  #look(): void {
     const now = this.clock;
     const drainTime = now - this.#drained; // Negative where there is no drain.
     const { idle, send } = this.#timeouts;
@@ -417,14 +340,14 @@ export class Connections {
    * socket that closes could not be cut any more, so there is another look instead, soon.
    */
   #shed(count: number): void {
-    this.#tick();
+    this.#sweep.tick();
     const now = this.clock;
     const idle = this.#open.filter(({ state, since }) =>
       state === "idle" || state === "new" && now - since > PRESSED_HEADER_TIMEOUT
     ).sort((a, b) => a.since - b.since);
     let unsent = 0;
     for (const connection of idle.slice(0, count)) {
-      if (connection.since < this.#before) {
+      if (connection.since < this.#sweep.sent) {
         this.#end(connection, "shed");
       } else if (connection.ends !== undefined) {
         this.counts.shed++;
@@ -495,433 +418,4 @@ export class Connections {
     }
     return refuse(500, "internal error");
   };
-}
-
-/** Says of an answer that it is the last. The native loop does not read this; it is told to close. */
-function sayLast(response: Response): void {
-  try {
-    response.headers.set("connection", "close");
-  } catch {
-    // The headers of a fetched response cannot be changed; the client finds out by the close.
-  }
-}
-
-/** How long WebSockets and raw streams have to end that a takeover has let go on, in milliseconds. */
-const GOODBYE = 1_000;
-/** RFC 9110, 15.2.2. */
-const SWITCHING_PROTOCOLS = 101;
-const OVERLOAD = "too much is in work, try again";
-const onListen = () => {};
-const gone = () => new DOMException("The client has left.", "AbortError");
-
-class Connection {
-  /** Where it is among those that are open. */
-  place = -1;
-  state: ConnectionState = "new";
-  /** Requests in work: their answers are not complete, or what makes those has not let go. */
-  active = 0;
-  /** How many of those were given up: nothing more is sent of their answers. */
-  abandoned = 0;
-  /** When something last began or ended. */
-  since: number;
-  /** Since when its answers are to be its last. */
-  retired = Infinity;
-  /** Answers on their way, where that is looked at; made when there is one. */
-  #deliveries?: Delivery<Info>[];
-  /** Requests whose handlers look at their signal; made when one does. */
-  watched?: Set<Info>;
-  /** What it has become, where it speaks HTTP no more. */
-  hijacked?: Hijacked;
-  readonly remoteAddr: Deno.Addr;
-  readonly owner: Connections;
-  /** That of a tcp connection. */
-  #localAddr: Deno.Addr | undefined;
-  /** That of a unix connection, where it was found. */
-  #descriptor: Descriptor | undefined;
-  #peer?: Peer | undefined;
-  #handler: RequestHandler;
-  #server?: Upgrading;
-  #cancel?: () => void;
-  #cut = false;
-  /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
-  #http2: boolean | undefined;
-  #probe?: Probe;
-  /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
-  #crippled = false;
-
-  constructor(conn: Deno.Conn, owner: Connections, handler: RequestHandler) {
-    // Not the connection itself, which is of no use once it is served, and not its addresses: the
-    // runtime makes a hash table of each.
-    this.remoteAddr = owner.addressOf(conn.remoteAddr);
-    if (conn.remoteAddr.transport === "tcp") this.#localAddr = owner.addressOf(conn.localAddr);
-    if (owner.peers) this.#descriptor = descriptorOf(conn);
-    this.since = owner.clock;
-    this.owner = owner;
-    this.#handler = handler;
-  }
-
-  /** @internal The time, for deliveries. */
-  get clock(): number {
-    return this.owner.clock;
-  }
-  /** @internal More, or less, waits here for the client. */
-  hold(bytes: number): void {
-    this.held += bytes;
-    this.owner.workload.held += bytes;
-  }
-  /** How many bytes of answers wait here for the client. */
-  held = 0;
-
-  /** What its socket is known by; undefined if it is a unix socket, of which there are many of a name. */
-  get ends(): string | undefined {
-    const { remoteAddr } = this;
-    if (remoteAddr.transport !== "tcp") return undefined;
-    return endsOf({ localAddr: this.#localAddr!, remoteAddr });
-  }
-
-  get peer(): Peer | undefined {
-    if (this.state === "closed") return undefined;
-    // It has the descriptor for as long as it is open, and no other may be taken to have it.
-    this.#descriptor ??= this.owner.peers?.find(this.owner.hasOnly(this));
-    return this.#peer ??= this.#descriptor && peerOf(this.#descriptor);
-  }
-
-  run(
-    conn: Deno.Conn,
-    serve: Serve<AnyInfo>,
-    onError: (error: unknown) => Response,
-  ): Promise<void> {
-    try {
-      this.#server = serve(
-        conn,
-        this,
-        (request, native) => this.#handle(request, native),
-        onError,
-        onListen,
-      );
-    } catch (error) {
-      return Promise.reject(error);
-    }
-    return this.#server.finished;
-  }
-
-  /** All that the native loop asks of its abort signal: it calls `cancel` when that aborts. */
-  addEventListener(_type: "abort", cancel: () => void): void {
-    this.#cancel = cancel;
-  }
-
-  /** The native loop is done with it. */
-  closed(): void {
-    this.state = "closed";
-    if (this.#descriptor) releaseDescriptor(this.#descriptor);
-    for (const info of this.watched ?? []) info.leave();
-    for (const delivery of this.#deliveries?.slice() ?? []) delivery.cancel(gone());
-  }
-
-  /** Ends it when its answers are sent: at once where there are none. */
-  close(): void {
-    if (this.state === "closing" || this.state === "closed") return;
-    this.state = "closing";
-    // It rejects as `finished` does, where the reason is dealt with.
-    this.#server?.shutdown().catch(() => {});
-  }
-
-  /** Ends it as soon as it is quiet. */
-  leave(): void {
-    if (this.hijacked) return this.hijacked.leave();
-    // In the middle of a TLS handshake, the native loop would wait for the rest of it. And a unix socket
-    // that is closing cannot be cut.
-    if (this.state === "new" || this.state === "idle" && this.ends === undefined) this.end();
-    else this.close();
-  }
-
-  /**
-   * Ends it at once, whatever it does.
-   *
-   * @returns `gone` if it has ended by itself, `stuck` if only its socket can be shut down.
-   */
-  end(): "ended" | "gone" | "stuck" {
-    if (this.#cut || this.state === "closed") return "gone";
-    this.#cut = true;
-    const closing = this.state === "closing";
-    this.state = "closing";
-    this.hijacked?.cut();
-    try {
-      this.#cancel?.();
-      return "ended";
-    } catch (error) {
-      if (!(error instanceof Deno.errors.BadResource)) throw error;
-      // Where it was not told to close, it ended between our look and now.
-      return closing ? "stuck" : "gone";
-    }
-  }
-
-  /** Whether more answers wait here than one connection may have. A single one may be of any size. */
-  get holdsTooMuch(): boolean {
-    return this.held > this.owner.workload.maxConnectionHeld && this.#deliveries!.length > 1;
-  }
-
-  /** The answers of which the client has taken nothing since then. */
-  stalled(then: number): Delivery<Info>[] {
-    return this.#deliveries?.filter(({ waiting, since }) => waiting && since < then) ?? [];
-  }
-
-  /** Gives an answer up. False if it was given up before. */
-  abandon(delivery: Delivery<Info>, reason: Error): boolean {
-    if (!delivery.abandon(reason)) return false;
-    this.abandoned++;
-    return true;
-  }
-
-  #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
-    const { workload, counts } = this.owner;
-    const first = this.state === "new";
-    counts.requests++;
-    if (this.retired !== Infinity) {
-      const problem = "who may connect has changed since you did, connect again";
-      return this.#refuse(problem, new Info(this, request, native.client));
-    }
-    if (
-      this.active >= workload.maxConnectionRequests || workload.requests >= workload.maxRequests
-    ) {
-      this.since = this.owner.clock;
-      if (this.state === "new") this.state = "idle";
-      return this.#refuse(OVERLOAD, new Info(this, request, native.client));
-    }
-    this.active++;
-    workload.requests++;
-    if (this.state === "idle" || this.state === "new") this.state = "active";
-    markServed(request);
-    const info = new Info(this, request, native.client);
-    let answer: Response | Promise<Response>;
-    try {
-      answer = this.#handler(request, info);
-    } catch (error) {
-      this.#answered(info);
-      throw error;
-    }
-    // Of a first answer that is given at once it is not asked: it would take longer than all else here.
-    if (!first && this.#http2 === undefined) answer = Promise.resolve(answer);
-    if (answer instanceof Promise) {
-      return this.#probed(
-        answer.then((response) => this.#answer(response, native, info), (error) => {
-          this.#answered(info);
-          throw error;
-        }),
-      );
-    }
-    return this.#answer(answer, native, info);
-  }
-
-  /** The same answer, which finds out whether this is HTTP/2 if that is not known. */
-  #probed(answer: Promise<Response>): Promise<Response> {
-    if (this.#http2 !== undefined) return answer;
-    this.#probe = new Probe(answer);
-    return this.#probe as unknown as Promise<Response>;
-  }
-
-  #refuse(message: string, info: Info): Response {
-    if (message === OVERLOAD) this.owner.counts.overload++;
-    const response = refuse(503, message, { "Retry-After": "1" });
-    // A request that came to the handler is reported when it is complete.
-    if (info.exchange) {
-      info.exchange.status = response.status;
-      info.exchange.bytes = staticBody(response)?.length ?? 0; // In ASCII.
-    } else {
-      this.owner.onRefused(info.request, info, response);
-    }
-    return response;
-  }
-
-  #answer(response: Response, native: AnyInfo, info: Info): Response | Promise<Response> {
-    if (response.status === SWITCHING_PROTOCOLS) return this.#hijack(response, info);
-    this.#http2 ??= this.#probe?.http2;
-    const last = this.retired !== Infinity || this.owner.lastAnswers ||
-      this.#server?.once === true;
-    const body = staticBody(response);
-    const size = body === undefined
-      ? Infinity
-      // A unit of a text is at most three bytes.
-      : body === null
-      ? 0
-      : typeof body === "string"
-      ? body.length * 3
-      : body.length;
-    if (size === 0 || !last && size <= (this.#http2 ? SMALL_BY_HTTP2 : SMALL)) {
-      // Most answers: as good as sent. To be told so by the native loop costs a sixth of the speed.
-      this.#answered(info);
-      if (last) {
-        sayLast(response);
-        this.close();
-      }
-      return response;
-    }
-    const { workload } = this.owner;
-    if (
-      body != null && (this.held > 0 && this.held + size > workload.maxConnectionHeld ||
-        workload.held > 0 && workload.held + size > workload.maxHeld)
-    ) {
-      this.#answered(info);
-      return this.#refuse(OVERLOAD, info);
-    }
-    const on = () => this.#deliver(response, body ?? undefined, native, info, last);
-    if (this.#http2 !== undefined) return on();
-    return this.#probed(
-      Promise.resolve().then(() => {
-        this.#http2 ??= this.#probe!.http2;
-        return on();
-      }),
-    );
-  }
-
-  #deliver(
-    response: Response,
-    body: StaticBody | undefined,
-    native: AnyInfo,
-    info: Info,
-    last: boolean,
-  ): Response {
-    let delivery: Delivery<Info>;
-    try {
-      delivery = info.delivery = deliver(response, body, this.#http2!, info, last, this);
-    } catch (error) {
-      this.#answered(info);
-      throw error;
-    }
-    (this.#deliveries ??= []).push(delivery);
-    if (last) sayLast(delivery.response);
-    native.completed.then(() => delivery.complete(), () => {
-      info.leave();
-      delivery.cancel(gone());
-    });
-    return delivery.response;
-  }
-
-  /** @internal An answer is over. */
-  over(delivery: Delivery<Info>): void {
-    this.#deliveries!.splice(this.#deliveries!.indexOf(delivery), 1);
-    this.#answered(delivery.info);
-    // Not before, because it cannot be cut any more once it was told to close.
-    if (delivery.last) this.close();
-    if (delivery.abandoned) {
-      this.abandoned--;
-      this.#crippled = true;
-    }
-    // HTTP/2 has no more room for the stream that was given up, until the client takes it.
-    if (this.#crippled && this.active === 0) this.owner.drop(this);
-  }
-
-  /** It speaks HTTP no more after this answer. */
-  #hijack(response: Response, info: Info): Response | Promise<Response> {
-    silenceLegacyAbort();
-    const hijacked = this.#server?.hijack?.(response, info.request);
-    if (hijacked === undefined) {
-      if (info.exchange) info.exchange.status = 500;
-      this.#answered(info);
-      throw new Error("the answer is 101, and its handler has not upgraded the connection");
-    }
-    this.hijacked = hijacked;
-    if (this.state === "active") this.state = "hijacked";
-    // It is a connection from now on, and no request in work.
-    this.owner.workload.requests--;
-    if (this.retired !== Infinity || this.owner.draining) hijacked.leave();
-    hijacked.ended.then(() => {
-      this.owner.workload.requests++;
-      info.leave();
-      this.#answered(info);
-    });
-    return hijacked.answerable?.then(() => response) ?? response;
-  }
-
-  /** Takes it over, for the handler of a request. */
-  upgrade(request: Request, headers?: HeadersInit): Upgrade {
-    if (!/\bupgrade\b/i.test(headerOf(request, "connection") ?? "")) {
-      throw new TypedError("bad parameter", "expected a request with Connection: Upgrade");
-    }
-    if (this.#server?.upgrade === undefined) {
-      throw new TypedError("not implemented", this.owner.upgradeProblem());
-    }
-    return this.#server.upgrade(headers);
-  }
-
-  #answered(info: Info): void {
-    settleUpgrade(info.request);
-    this.active--;
-    this.owner.workload.requests--;
-    this.since = this.owner.clock;
-    if (this.active === 0 && this.state === "active") this.state = "idle";
-    info.done();
-  }
-}
-
-/** One request's {@linkcode RequestInfo}. The signal costs something only where it is asked for. */
-class Info implements RequestInfo {
-  readonly client: ClientCertificate | undefined;
-  /** Its answer, where that is looked at. */
-  delivery?: Delivery<Info>;
-  readonly request: Request;
-  left = false;
-  exchange?: NonNullable<RequestInfo["exchange"]>;
-  #connection: Connection;
-  #abort?: AbortController;
-  #completed?: PromiseWithResolvers<void>;
-  #done = false;
-
-  constructor(connection: Connection, request: Request, client?: ClientCertificate) {
-    this.client = client;
-    this.#connection = connection;
-    this.request = request;
-  }
-  get remoteAddr(): Deno.Addr {
-    return this.#connection.remoteAddr;
-  }
-  get peer(): Peer | undefined {
-    return this.#connection.peer;
-  }
-  get onSweep(): NonNullable<RequestInfo["onSweep"]> {
-    return this.#connection.owner.onSweep;
-  }
-  cut(): void {
-    // The connection is the next request's by then.
-    if (!this.#done) this.#connection.owner.cut(this.#connection, this.delivery);
-  }
-  upgrade(headers?: HeadersInit): Upgrade {
-    return this.#connection.upgrade(this.request, headers);
-  }
-  get transferred(): Transferred | undefined {
-    return this.#connection.hijacked?.transferred;
-  }
-  get completed(): Promise<void> {
-    if (this.#done) return Promise.resolve();
-    return (this.#completed ??= Promise.withResolvers()).promise;
-  }
-  get signal(): AbortSignal {
-    if (this.#abort === undefined) {
-      this.#abort = new AbortController();
-      if (this.#done) return this.#abort.signal;
-      (this.#connection.watched ??= new Set()).add(this);
-      silenceLegacyAbort();
-      // The native loop looks whether the client is there only while something listens to this. It
-      // aborts after a complete answer too; by the microtask's turn we have heard of that.
-      const { request } = this;
-      onGone(
-        request,
-        (reason) => queueMicrotask(() => isWebSocket(request) || this.leave(reason)),
-      );
-    }
-    return this.#abort.signal;
-  }
-  /** The answer is complete. */
-  done(): void {
-    this.#done = true;
-    this.#completed?.resolve();
-    if (this.#abort) this.#connection.watched?.delete(this);
-  }
-  /** The client has left, unless the answer is complete. */
-  leave(reason?: unknown): void {
-    if (this.#done) return;
-    this.left = true;
-    // The native loop's own reason says less.
-    this.#abort?.abort(reason instanceof TypedError ? reason : gone());
-  }
 }

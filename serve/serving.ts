@@ -18,4 +18,6 @@ export { Workload } from "./workload.ts";
 import "../platform/libc.ts";
 import "../platform/peek.ts";
 import "../platform/websockets.ts";
+import "./connection.ts";
 import "./delivery.ts";
+import "./sweep.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Client, PING, rest } from "../support/client.ts";
-import { Daemon, project, run, TempFolder, until } from "../support/daemon.ts";
+import { until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
 Deno.test("Connections.stats counts connections by their states", async () => {
@@ -25,29 +25,6 @@ Deno.test("Connections.stats counts connections by their states", async () => {
   await until(async () => (await states()).idle === 1);
   client.close();
   await until(async () => (await states()).open === 0);
-});
-
-Deno.test("serve reads what came while the process stood still before it judges who is late", async () => {
-  const args = ["-H", "tcp://127.0.0.1:0", "--header-timeout", "0.5", "--idle-timeout", "0.5"];
-  await using daemon = Daemon.start(args);
-  const target = { hostname: "127.0.0.1", port: await daemon.port() };
-  await daemon.open();
-  for (const request of ["the first", "the next"]) {
-    const clients = await Promise.all(Array.from({ length: 24 }, () => Client.to(target)));
-    if (request === "the next") await Promise.all(clients.map((client) => client.ask(PING)));
-    // All that is known of them here is that they are accepted once one that came later is served.
-    const last = await Client.to(target);
-    await last.ask(PING);
-    last.close();
-    daemon.kill("SIGSTOP");
-    await Promise.all(clients.map((client) => client.send(PING)));
-    await new Promise((resolve) => setTimeout(resolve, 1_500)); // It is about this time.
-    daemon.kill("SIGCONT");
-    const answers = await Promise.allSettled(clients.map((client) => client.answer()));
-    const lost = answers.filter(({ status }) => status === "rejected").length;
-    assertEquals(lost, 0, `${request} requests of 24`);
-    clients.forEach((client) => client.close());
-  }
 });
 
 Deno.test("serveapi ends a client that sends no whole header within HeaderTimeout", async () => {
@@ -239,46 +216,6 @@ Deno.test("shutdown cuts what is not done when the drain is over", async () => {
   assertEquals(await served.ended, undefined);
 });
 
-Deno.test("a request whose client leaves aborts its job and disturbs no other", async () => {
-  await using served = await Served.open();
-  const gone = Promise.withResolvers<unknown>();
-  served.engine.register("wait", async (job) => {
-    job.signal.addEventListener("abort", () => gone.resolve(job.signal.reason));
-    await gone.promise;
-  });
-  served.router.job({ method: "GET", path: "/wait", job: "wait" });
-  const leaver = await Client.to(served.target);
-  await leaver.send("GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n");
-  const other = await Client.to(served.target);
-  await until(async () => (await served.stats()).requests === 1);
-  leaver.close();
-  assertEquals((await gone.promise as Error).name, "AbortError");
-  assertEquals((await other.ask(PING)).status, 200);
-  other.close();
-  await until(async () => (await served.stats()).open === 0);
-  // `stats` itself runs.
-  await until(() => served.engine.stats.running <= 2);
-});
-
-Deno.test("a program that has shut its engine down ends, whatever looked at its connections", async () => {
-  await using folder = await TempFolder.make();
-  await Deno.writeTextFile(
-    `${folder.path}/program.ts`,
-    `import { Served } from ${JSON.stringify(project("tests/support/served.ts"))};
-    const served = await Served.open({}, ["tcp://127.0.0.1:0"]);
-    await (await fetch(served.addresses[0].replace("tcp", "http") + "/_ping")).text();
-    await served.engine.shutdown();
-    await served.ended;
-    // It does not keep the process; if something else does, it is seen.
-    Deno.unrefTimer(setTimeout(() => console.log("still there"), 300));`,
-  );
-  const { code, stdout, stderr } = await run(Deno.execPath(), [
-    ...["run", "-A", "--no-check", "--no-lock", "--import-map", project("offline/import_map.json")],
-    `${folder.path}/program.ts`,
-  ]);
-  assertEquals([code, stdout], [0, ""], stderr);
-});
-
 Deno.test("serveapi at MaxConnections is not blocked for ever by clients that take no answer", async () => {
   await using served = await Served.open({ MaxConnections: "2", IdleTimeout: "0.2" });
   served.router.get("/big", () => new Response(new Uint8Array(32 * 1024 * 1024)));
@@ -307,46 +244,6 @@ Deno.test("shutdown waits for the rest of a header that has begun", async () => 
   assertEquals([answer.status, answer.last], [200, true]);
   client.close();
   await shutdown;
-});
-
-Deno.test("serveapi ends connections whose request body nobody reads, and frees their sockets", async () => {
-  await using served = await Served.open({ IdleTimeout: "0.2" });
-  served.engine.register("ignore", (job) => job.print("ignored"));
-  served.router.job({ method: "POST", path: "/ignore", job: "ignore" });
-  served.router.post("/plain", (c) => c.text("ignored"));
-  const sockets = () =>
-    [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
-      try {
-        return Deno.readLinkSync(`/proc/self/fd/${name}`).startsWith("socket:");
-      } catch {
-        return false; // The descriptor of this very listing.
-      }
-    }).length;
-  const before = sockets();
-  const clients: Client[] = [];
-  // PURGE stands for the methods that no route has, which may have a body as well.
-  for (
-    const line of [
-      "POST /ignore",
-      "POST /plain",
-      "POST /nowhere",
-      "POST /version",
-      "PURGE /version",
-    ]
-  ) {
-    for (let i = 0; i < 5; i++) {
-      const client = await Client.to(served.target);
-      await client.send(`${line} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n`);
-      assert((await client.answer()).status > 0);
-      clients.push(client);
-    }
-  }
-  for (const { text, after } of await Promise.all(clients.map(rest))) {
-    assertEquals(text, "");
-    // Left alone they end as well, but only when their sockets are collected, after half a minute.
-    assert(after < 10_000, `ended after ${after} ms`);
-  }
-  await until(() => sockets() <= before);
 });
 
 Deno.test("shutdown at a full limit ends idle connections as soon as without", async () => {
