@@ -72,19 +72,13 @@ export {
 } from "./listenbuffer.ts";
 export { type Builtins, type BuiltinsOptions, registerBuiltins } from "./builtins/builtins.ts";
 export { main };
-export {
-  type ApiStats,
-  type Fetcher,
-  type ListenerStats,
-  type RouterSource,
-  serve,
-  type ServeOptions,
-  type Serving,
-} from "./builtins/serveapi.ts";
+export { type RouterSource, serve, type ServeOptions, type Serving } from "./builtins/serveapi.ts";
 export type { ServeSettings } from "./builtins/settings.ts";
 export type { DaemonStats } from "./builtins/info.ts";
 export type { CertificateFiles } from "./serve/tls.ts";
 export type { ConnectionStats } from "./serve/connections.ts";
+export type { Fetcher } from "./serve/handler.ts";
+export type { ApiStats, ListenerStats } from "./serve/listeners.ts";
 export type {
   AnswerKind,
   AnswerSpec,

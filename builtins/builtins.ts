@@ -6,7 +6,8 @@
 
 import { registerEvents } from "./events.ts";
 import { registerInfo } from "./info.ts";
-import { type ApiStats, registerServeapi, type RouterSource } from "./serveapi.ts";
+import type { ApiStats } from "../serve/listeners.ts";
+import { registerServeapi, type RouterSource } from "./serveapi.ts";
 import { routerOptions } from "./settings.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Engine } from "../engine.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ApiStats } from "./serveapi.ts";
+import type { ApiStats } from "../serve/listeners.ts";
 import type { Engine, EngineStats } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { API_VERSION, MIN_API_VERSION, VERSION } from "../engine/version.ts";

@@ -8,38 +8,17 @@
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { type Logger, stderr } from "../engine/log.ts";
-import {
-  Activation,
-  ConnectionLimit,
-  ListenBuffer,
-  type ListenBufferStats,
-} from "../listenbuffer.ts";
+import { Activation, ConnectionLimit } from "../listenbuffer.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
-import type { Upgradable } from "../router/upgradable.ts";
 import { denoProblem } from "../platform/deno.ts";
-import {
-  descriptorLimit,
-  DESCRIPTORS,
-  descriptorsProblem,
-  permittedEnv,
-} from "../platform/descriptors.ts";
-import type { Serve } from "../platform/http.ts";
-import {
-  type Address,
-  bind,
-  formatAddress,
-  isLocal,
-  parseAddress,
-  parseAddresses,
-} from "../serve/addresses.ts";
+import { descriptorLimit, DESCRIPTORS, permittedEnv } from "../platform/descriptors.ts";
+import { bind, formatAddress, parseAddresses } from "../serve/addresses.ts";
 import type { Bound } from "../serve/bound.ts";
-import type { BrowserRules, Judge } from "../serve/browsers.ts";
-import type { Connections, ConnectionStats, Timeouts } from "../serve/connections.ts";
-import type { RequestHandler } from "../serve/handler.ts";
+import type { Fetcher, Inner } from "../serve/handler.ts";
+import type { ApiStats, Listeners, ListenersSettings, Place } from "../serve/listeners.ts";
 import type { RequestObserver } from "../serve/observe.ts";
-import type { Held, Takeover } from "../serve/takeover.ts";
+import type { Takeover } from "../serve/takeover.ts";
 import type { Tls } from "../serve/tls.ts";
-import type { Workload } from "../serve/workload.ts";
 import {
   checkedSettings,
   given,
@@ -48,17 +27,6 @@ import {
   type ServeSettings,
   serveSettings,
 } from "./settings.ts";
-
-/** Something with the `fetch` of a Hono app. */
-export interface Fetcher {
-  /** Answers a request; `env` is what the app finds in its context's `env`. */
-  fetch(request: Request, env?: unknown): Response | Promise<Response>;
-  /**
-   * The first segments of the paths with raw upgrades, as in the `upgrades` of a router. Default: those
-   * of the routers that are part of a Hono app by `route`.
-   */
-  readonly upgrades?: Pick<ReadonlySet<string>, "size" | "has">;
-}
 
 /** The app that is served, or what makes it once the addresses are bound. */
 export type RouterSource = Fetcher | Promise<Fetcher> | (() => Fetcher | Promise<Fetcher>);
@@ -159,24 +127,6 @@ export interface Apis {
   /** The counts of each running `serveapi`. */
   stats(): ApiStats[];
 }
-
-/** The counts of a running `serveapi`. */
-export interface ApiStats {
-  /** Where its gate stands. */
-  gate: Activation["state"];
-  /** At how many connections accepting pauses; undefined if at none. */
-  maxConnections?: number;
-  /** What its connections have in work together: requests, and bytes of answers that wait for clients. */
-  work: { requests: number; maxRequests: number; held: number };
-  /** Those of each address. */
-  listeners: ListenerStats[];
-}
-
-/** The counts of an address: what was accepted there, and what is served. */
-export type ListenerStats =
-  & { address: string }
-  & Omit<ListenBufferStats, "active">
-  & ConnectionStats;
 
 /** Registers `serveapi`, `acceptconnections` and `reload`. */
 export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
@@ -289,12 +239,18 @@ async function receiveSockets(): Promise<void> {
   passed.receiveSockets();
 }
 
-function timeoutsOf(settings: ServeSettings): Timeouts {
-  const { headerTimeout, idleTimeout, sendTimeout } = settings;
+/** The settings that can change while an API is served. */
+function listenersSettings(settings: ServeSettings): ListenersSettings {
+  const { headerTimeout, idleTimeout, sendTimeout, maxConnections, allowedHosts = [] } = settings;
   return {
-    header: headerTimeout ?? HEADER_TIMEOUT,
-    idle: idleTimeout ?? IDLE_TIMEOUT,
-    send: sendTimeout ?? SEND_TIMEOUT,
+    timeouts: {
+      header: headerTimeout ?? HEADER_TIMEOUT,
+      idle: idleTimeout ?? IDLE_TIMEOUT,
+      send: sendTimeout ?? SEND_TIMEOUT,
+    },
+    maxConnections,
+    allowedHosts,
+    cors: originsOf(settings),
   };
 }
 
@@ -322,20 +278,6 @@ const STOPPING = "STOPPING=1\nSTATUS=Draining connections";
 
 type ServingModule = typeof import("../serve/serving.ts");
 
-/** An address that is bound, as it was asked for, and how many clients are held there. */
-interface Placed {
-  place: Bound;
-  address: Address;
-  hold: number | undefined;
-}
-
-/** An address, who comes there, and who is served. */
-interface Listening extends Held {
-  connections: Connections;
-  /** Judges again by the settings that there are now. */
-  renew(): void;
-}
-
 /** One run of `serveapi`. */
 class Api {
   #job: Job;
@@ -344,32 +286,14 @@ class Api {
   /** The engine's gate, and the one that our listeners are behind: the same if they are. */
   #gate: Activation;
   #activation: Activation;
-  /** What is bound, and what of that is listened on, in the same order. */
-  #bound: Placed[] = [];
-  #listening: Listening[] = [];
+  #bound: Place[] = [];
   /** Loaded once all is bound. */
   #serving?: ServingModule;
-  #defaultLimit: () => ConnectionLimit | undefined;
-  /** Known once an address is bound. */
-  #limit: ConnectionLimit | undefined;
-  #sharedWorkload?: Workload;
-  #router?: Fetcher;
-  /** Its paths with raw upgrades. */
-  #upgradable?: Upgradable | undefined;
-  #upgradesOf?: (app: Fetcher) => Upgradable;
-  #native?: Serve | undefined;
-  #upgrades?: typeof import("../serve/upgrades.ts");
-  #loaded?: Promise<void>;
-  #warned = false;
-  /** Why this process may not look at what clients send, if it may not. */
-  #peekProblem: string | undefined;
-  /** How many connections there are descriptors for. */
-  #defaultMax?: number;
+  /** Those of all that is bound. */
+  #listeners?: Listeners;
+  #commonLimit: () => ConnectionLimit | undefined;
   #tls?: Tls;
-  #handler: RequestHandler = () => new Response(null, { status: 503 });
   #ended = Promise.withResolvers<void>();
-  /** How many listeners have clients that wait for a place. */
-  #pressure = 0;
   #stopped = false;
   /** What takes another daemon's place, and gives ours up; loaded only where it is wanted. */
   #takeover?: Takeover;
@@ -410,14 +334,9 @@ class Api {
       // There is nothing to wait for, yet a boot that fails ends this one too.
       activation.opened.catch((reason) => this.#abandon(reason));
     }
-    this.#defaultLimit = limit;
+    this.#commonLimit = limit;
     job.onStop((drain) => this.#stop(drain));
     globalThis.addEventListener("unload", this.#unload);
-  }
-
-  /** Shared by the listeners; made once one is bound, because to look at memory takes a while. */
-  get #workload(): Workload {
-    return this.#sharedWorkload ??= new this.#serving!.Workload(this.#settings);
   }
 
   /** Whether another process has taken the place of this one. */
@@ -431,19 +350,7 @@ class Api {
 
   /** Undefined until it serves. */
   get stats(): ApiStats | undefined {
-    if (!this.#serving) return undefined;
-    const listeners = this.#listening.map(({ place, buffer, connections }) => {
-      // Active there are those that are held, too; here each is in one state.
-      const { active: _, ...accepting } = buffer.stats;
-      return { address: place.address, ...accepting, ...connections.stats };
-    });
-    const { requests, maxRequests, held } = this.#workload;
-    return {
-      gate: this.#activation.state,
-      ...this.#limit && { maxConnections: this.#limit.max },
-      work: { requests, maxRequests, held },
-      listeners,
-    };
+    return this.#listeners?.stats;
   }
 
   /** Binds all addresses, or throws with those that were bound left to `close`. */
@@ -463,7 +370,11 @@ class Api {
     if (files) {
       // Loaded only where it is wanted.
       const { Tls } = await import("../serve/tls.ts");
-      const inner = { serve: this.#serve, accepted: this.#accepted };
+      const inner: Inner = {
+        serve: (...given) => this.#listeners!.serve(...given),
+        // Before there are listeners, its check of this Deno makes one, too.
+        accepted: (conn) => this.#listeners?.accepted(conn),
+      };
       this.#tls = await Tls.load(files, inner, job.engine.log);
     }
     const tls = this.#tls;
@@ -487,9 +398,19 @@ class Api {
     this.#serving = await import("../serve/serving.ts");
     if (this.#stopped) return;
     stderr.ready = this.#serving.writability(this.#serving.STDERR);
-    for (const each of this.#bound) this.#listen(each, this.#serving);
+    const { maxRequests, maxConnectionRequests } = this.#settings;
+    this.#listeners = new this.#serving.Listeners({
+      gate: this.#gate,
+      activation: this.#activation,
+      settings: listenersSettings(this.#settings),
+      workload: given({ maxRequests, maxConnectionRequests }),
+      tls,
+      commonLimit: this.#commonLimit(),
+      observers: this.#observers,
+      log: job.engine.log,
+    });
+    for (const place of this.#bound) this.#listeners.listen(place);
     this.#takeover?.bound();
-    this.#loaded = this.#loadUpgrades();
     // acceptconnections may have run before, or while we were at it.
     this.#gate.opened.then(() => this.publish()).catch((error) => {
       if (this.#gate.state === "open") job.engine.log("error", messageOf(error));
@@ -504,7 +425,7 @@ class Api {
     this.#takeover = await Takeover.prepare({
       path: handover.startsWith("/") ? handover : `${Deno.cwd()}/${handover}`,
       takeover,
-      listening: this.#listening,
+      listening: () => this.#listeners?.all ?? [],
       ...this.#tls && { tls: this.#tls },
       end: () => engine.shutdown(given({ drain })),
       log: engine.log,
@@ -517,165 +438,9 @@ class Api {
     await this.#takeover?.succeed();
   }
 
-  #listen({ place, address, hold }: Placed, serving: ServingModule): void {
-    const { admit, Connections, deepenQueue, judgePages, observed, Peers, tellRefused } = serving;
-    const job = this.#job;
-    if (place.hides) deepenQueue(place.listener as Deno.UnixListener);
-    const tcp = place.address.startsWith("tcp:");
-    const tls = tcp ? this.#tls : undefined;
-    if (tcp && !tls?.verifies && !isLocal(parseAddress(place.address))) {
-      job.engine.log(
-        "warn",
-        `${place.address}: whoever reaches this port from any machine may do all that the daemon can; nothing asks who they are`,
-      );
-    }
-    this.#limit ??= this.#findLimit();
-    const handler: RequestHandler = (request, info) => this.#handler(request, info);
-    const judging = () => tcp ? judgePages(this.#browserRules(place, address)) : () => undefined;
-    let judge: Judge = judging();
-    const peers = tcp ? undefined : new Peers();
-    const connections = new Connections({
-      handler: observed(
-        admit(handler, {
-          scheme: tls ? "https" : "http",
-          unix: !tcp,
-          ...tcp && { problemOf: (request, host) => judge(request, host) },
-        }),
-        this.#observers,
-      ),
-      onRefused: (...refused) => tellRefused(this.#observers, ...refused),
-      timeouts: timeoutsOf(this.#settings),
-      workload: this.#workload,
-      pressed: () => this.#pressure > 0 || (this.#limit?.full ?? false),
-      serve: tls?.serve ?? this.#serve,
-      upgradeProblem: () =>
-        `no raw upgrade is served here: ${
-          this.#upgradeProblem(place) ?? "the path was not given to router.upgradable"
-        }`,
-      ...peers && { peers },
-      log: job.engine.log,
-    });
-    const buffer = new ListenBuffer(place.listener, this.#activation, {
-      // Unix connections have to be found as they are accepted: later they cannot be told apart.
-      onAccept: (conn) => {
-        if (peers) peers.accepted(conn, this.#looks);
-        else if (this.#looks) this.#upgrades?.findDescriptor(conn);
-      },
-      ...given({ hold, maxConnections: this.#limit }),
-      onPressure: (pressed) => {
-        this.#pressure += pressed ? 1 : -1;
-        // A client of one address may take the place of an idle client of another.
-        if (pressed) this.#each((connections) => connections.makeRoom());
-      },
-      log: (level, message) => job.engine.log(level, `${place.address}: ${message}`),
-    });
-    const renew = () => void (judge = judging());
-    const asked = formatAddress(address);
-    this.#listening.push({ place, asked, buffer, connections, renew });
-  }
-
   /** What of other settings can be put in place while it serves. */
   change(settings: ServeSettings): void {
-    this.#settings = settings;
-    for (const { connections, renew } of this.#listening) {
-      connections.timeouts = timeoutsOf(settings);
-      renew();
-    }
-    this.#setMax();
-  }
-
-  /** At how many connections accepting pauses; asked once bound, because to look takes a while. */
-  #findLimit(): ConnectionLimit | undefined {
-    const { maxConnections } = this.#settings;
-    const limit = this.#defaultLimit();
-    if (maxConnections === undefined && !this.#tls?.verifies) return limit;
-    this.#gate.opened.then(() => this.#setMax(), () => {});
-    return new ConnectionLimit(this.#max);
-  }
-
-  #setMax(): void {
-    if (this.#limit) this.#limit.max = this.#max;
-  }
-
-  /**
-   * How many connections there may be. While the daemon boots some descriptors are left to it, whatever
-   * the setting says: it loads modules, and Deno ends with a panic where it has none left for that.
-   */
-  get #max(): number {
-    const { maxConnections = Infinity } = this.#settings;
-    if (maxConnections !== Infinity && this.#gate.state === "open") return maxConnections;
-    this.#defaultMax ??= this.#findMax();
-    return Math.min(maxConnections, this.#defaultMax);
-  }
-
-  /** As many connections as there are descriptors for. */
-  #findMax(): number {
-    const max = this.#defaultLimit()?.max ?? Infinity;
-    return Math.max(1, Math.floor(max / (this.#tls?.descriptors ?? 1)));
-  }
-
-  /** Whether connections are looked at, for raw upgrades; nothing is known of that before the boot. */
-  get #looks(): boolean {
-    if (this.#router && !this.#upgradable?.size) return false;
-    return this.#peekProblem === undefined;
-  }
-
-  /** Why raw upgrades are not served at a place, if they are not. */
-  #upgradeProblem(place: Bound): string | undefined {
-    const tls = place.address.startsWith("tcp:") && this.#tls;
-    return tls && !tls.verifies
-      ? "over TLS they need client certificates, --tlsverify (TlsVerify)"
-      : this.#peekProblem;
-  }
-
-  /** Says so, once, where routes ask for them. */
-  #warnOfUpgrades(): void {
-    if (this.#warned || !this.#upgradable?.size) return;
-    this.#warned = true;
-    const places = Map.groupBy(this.#listening, ({ place }) => this.#upgradeProblem(place));
-    places.delete(undefined);
-    for (const [problem, listening] of places) {
-      const addresses = listening.map(({ place }) => place.address).join(", ");
-      this.#job.engine.log("warn", `${addresses}: no raw upgrades are served: ${problem}`);
-    }
-  }
-
-  /** Told of each connection inside of another as it is accepted: later they cannot be told apart. */
-  readonly #accepted = (conn: Deno.Conn): void => {
-    if (this.#looks) this.#upgrades?.findDescriptor(conn);
-    else this.#upgrades?.skipDescriptor();
-  };
-
-  readonly #serve: Serve = (...given) => (this.#native ??= this.#serving!.nativeServe())(...given);
-
-  /** Loads what looks at connections: once bound, and before it is known whether a route asks for it. */
-  async #loadUpgrades(): Promise<void> {
-    // Now, because later there may be no descriptors left to find out with.
-    this.#peekProblem = descriptorsProblem();
-    try {
-      const { Upgrades } = await import("../router/upgradable.ts");
-      this.#upgradesOf = (app) => new Upgrades(app);
-      if (this.#peekProblem !== undefined) return;
-      this.#upgrades = await import("../serve/upgrades.ts");
-      this.#peekProblem = this.#upgrades.peekProblem();
-    } catch (error) {
-      this.#peekProblem = messageOf(error); // Held clients may have all the descriptors.
-    }
-  }
-
-  #browserRules(place: Bound, asked: Address): BrowserRules {
-    const { host } = parseAddress(place.address) as Address & { proto: "tcp" };
-    const { allowedHosts = [] } = this.#settings;
-    return given<BrowserRules>({
-      scheme: this.#tls ? "https" : "http",
-      // No other server's page can have a name that is in our certificate.
-      hosts: this.#tls ? undefined : [
-        host,
-        ...asked.proto === "tcp" ? [asked.host] : [],
-        ...allowedHosts,
-      ],
-      cors: originsOf(this.#settings),
-    });
+    this.#listeners?.change(listenersSettings(settings));
   }
 
   /** Reads the certificates anew, for connections from now on. Tells what was done. */
@@ -683,11 +448,7 @@ class Api {
     if (!this.#tls || this.#stopped) return;
     const { cert, otherAuthorities } = this.#tls.renew();
     // A client that was let in by another authority has to show a certificate again.
-    if (otherAuthorities) {
-      for (const { place, connections } of this.#listening) {
-        if (place.address.startsWith("tcp:")) connections.retire();
-      }
-    }
+    if (otherAuthorities) this.#listeners?.retire();
     await tell(`certificates: ${cert}`);
   }
 
@@ -699,55 +460,25 @@ class Api {
 
   /** Serves until the listeners have ended, by the engine's shutdown or a gate that failed. */
   async serve(router: Fetcher): Promise<void> {
-    const { checkAnswers, nativeServe } = this.#serving!;
-    this.#handler = checkAnswers((request, info) => router.fetch(request, info));
-    await this.#loaded;
-    this.#router = router;
-    this.#upgradable = router.upgrades ?? this.#upgradesOf?.(router);
-    this.#native = this.#upgrades?.upgrading(
-      nativeServe(),
-      () => this.#looks ? this.#upgradable : undefined,
-    );
-    this.#each((connections) => connections.prepare());
+    const listeners = this.#listeners!;
+    await listeners.prepare(router);
     this.#started = AbortSignal.timeout(START);
     this.#started.addEventListener("abort", this.#afterStart);
     if (this.#stopped) await this.close();
-    await Promise.all(this.#listening.map(({ buffer, connections }) => {
-      const release = () => buffer.release();
-      return buffer.forEach((connection) => connections.serve(connection, release));
-    }));
+    await listeners.run();
     if (this.#failure) throw this.#failure.reason;
     if (this.#stopped) await this.#ended.promise;
   }
 
   async publish(): Promise<void> {
-    this.#warnOfUpgrades();
+    this.#listeners?.warnOfUpgrades();
     for (const { place } of this.#bound) await place.publish();
   }
 
   async #stop(drain: number): Promise<void> {
     this.#stopped = true;
     const deadline = performance.now() + drain;
-    // A client that is in the kernel's queue was let in: it is accepted and served. Those that we
-    // hold behind a gate that never opened cannot be.
-    const accepted = Promise.all(this.#listening.map(async ({ place, buffer }) => {
-      await this.#unpublish(place);
-      // No client finds a socket whose path is gone, so there it is safe to wait a little.
-      const quiet = place.hides ? 20 : 0;
-      if (this.#activation.state === "open") await buffer.drain({ quiet, limit: drain });
-      else buffer.close();
-    }));
-    const drained = () =>
-      Promise.all(
-        this.#listening.map(({ connections }) =>
-          connections.drain(deadline - performance.now(), this.takenOver)
-        ),
-      );
-    // Only then, because a client that is told to close comes back at once; but where there is no
-    // room, those who wait can be let in only when others go.
-    if (this.#limit?.full) await drained();
-    await accepted;
-    await drained();
+    await this.#listeners?.drain(drain, (place) => this.#unpublish(place), this.takenOver);
     await this.#takeover?.drain(deadline - performance.now());
     this.#ended.resolve();
   }
@@ -765,20 +496,18 @@ class Api {
     this.#job.engine.log("warn", `${address}: cannot remove the file: ${messageOf(error)}`);
   }
 
-  #each(step: (connections: Connections) => void): void {
-    for (const { connections } of this.#listening) step(connections);
-  }
-
   #abandon(reason: unknown): void {
     this.#failure = { reason };
-    for (const { buffer } of this.#listening) buffer.close();
+    this.#listeners?.close();
   }
 
   async close(): Promise<void> {
-    for (const { buffer } of this.#listening) buffer.close();
-    for (const { place } of this.#bound.slice(this.#listening.length)) place.listener.close();
+    this.#listeners?.close();
+    // Those that were bound before another could not be.
+    const unused = this.#bound.slice(this.#listeners?.all.length ?? 0);
+    for (const { place } of unused) place.listener.close();
     for (const { place } of this.#bound) await this.#unpublish(place);
-    this.#each((connections) => connections.cutAll());
+    this.#listeners?.cutAll();
     await this.#takeover?.close();
     this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);

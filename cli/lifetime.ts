@@ -4,7 +4,7 @@
  * @module
  */
 
-import type { ApiStats } from "../builtins/serveapi.ts";
+import type { ApiStats } from "../serve/listeners.ts";
 import type { Engine } from "../engine.ts";
 import { after } from "../engine/time.ts";
 

@@ -8,7 +8,7 @@
 import style from "./page.css" with { type: "text" };
 import icon from "./icon.svg" with { type: "text" };
 import script from "./page.js" with { type: "text" };
-import type { ApiStats } from "../builtins/serveapi.ts";
+import type { ApiStats } from "../serve/listeners.ts";
 import type { EngineStats } from "../engine.ts";
 import { HONO } from "../router/hono.ts";
 import {

@@ -55,5 +55,16 @@ export interface Inner {
   accepted?(conn: Deno.Conn): void;
 }
 
+/** Something with the `fetch` of a Hono app. */
+export interface Fetcher {
+  /** Answers a request; `env` is what the app finds in its context's `env`. */
+  fetch(request: Request, env?: unknown): Response | Promise<Response>;
+  /**
+   * The first segments of the paths with raw upgrades, as in the `upgrades` of a router. Default: those
+   * of the routers that are part of a Hono app by `route`.
+   */
+  readonly upgrades?: Pick<ReadonlySet<string>, "size" | "has">;
+}
+
 /** Answers a request. */
 export type RequestHandler = (request: Request, info: RequestInfo) => Response | Promise<Response>;

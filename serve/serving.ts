@@ -5,19 +5,21 @@
  * @module
  */
 
-export { nativeServe } from "../platform/http.ts";
-export { Peers } from "../platform/peers.ts";
-export { deepenQueue, keepAlive } from "../platform/sockets.ts";
+export { keepAlive } from "../platform/sockets.ts";
 export { STDERR, writability } from "../platform/writability.ts";
-export { judgePages } from "./browsers.ts";
-export { Connections } from "./connections.ts";
-export { observed, tellRefused } from "./observe.ts";
-export { admit, checkAnswers } from "./requests.ts";
-export { Workload } from "./workload.ts";
+export { Listeners } from "./listeners.ts";
 
+import "../platform/http.ts";
 import "../platform/libc.ts";
 import "../platform/peek.ts";
+import "../platform/peers.ts";
 import "../platform/websockets.ts";
+import "./browsers.ts";
 import "./connection.ts";
+import "./connections.ts";
 import "./delivery.ts";
+import "./observe.ts";
+import "./raw_upgrades.ts";
+import "./requests.ts";
 import "./sweep.ts";
+import "./workload.ts";

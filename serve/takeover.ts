@@ -38,8 +38,8 @@ export interface TakeoverOptions {
   path: string;
   /** Whether to take over from the daemon that listens there. */
   takeover: boolean;
-  /** The addresses of this daemon, once they are bound. */
-  listening: readonly Held[];
+  /** The addresses of this daemon; none until they are bound. */
+  listening: () => readonly Held[];
   /** The TLS of tcp addresses, if they have it. */
   tls?: Tls;
   /** Drains and ends this daemon. Resolves when its jobs have ended. */
@@ -119,7 +119,7 @@ export class Takeover implements Succession {
   async #take({ address, fd, remoteAddr }: OfferedClient): Promise<void> {
     const { listening, log } = this.#options;
     try {
-      const { buffer } = listening.find(({ place }) => place.address === address) ?? {};
+      const { buffer } = listening().find(({ place }) => place.address === address) ?? {};
       const conn = await adoptConnection(fd, remoteAddr);
       skipDescriptor(); // Or it would be taken for that of the next accepted connection.
       if (buffer) buffer.take(conn);
@@ -132,7 +132,7 @@ export class Takeover implements Succession {
   }
 
   sockets(): GivenSocket[] {
-    return this.#options.listening.map(({ place, asked }) => {
+    return this.#options.listening().map(({ place, asked }) => {
       const { listener } = place;
       const fd = "fd" in listener ? listener.fd as number : descriptorOfListener(listener);
       if (fd === undefined) throw new Error(`${place.address}: its descriptor was not found`);
@@ -146,7 +146,7 @@ export class Takeover implements Succession {
     const clients: OfferedClient[] = [];
     const conns: Deno.Conn[] = [];
     const pairs: number[] = [];
-    for (const { place, buffer } of this.#options.listening) {
+    for (const { place, buffer } of this.#options.listening()) {
       place.handOver();
       const held = buffer.handOver();
       if (held.length === 0) continue;

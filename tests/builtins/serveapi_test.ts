@@ -8,7 +8,8 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import { registerBuiltins } from "../../builtins/builtins.ts";
-import { type Fetcher, serve } from "../../builtins/serveapi.ts";
+import { serve } from "../../builtins/serveapi.ts";
+import type { Fetcher } from "../../serve/handler.ts";
 import { Engine, JobError, TypedError } from "../../engine.ts";
 import { createRouter } from "../../router.ts";
 import { Authority } from "../support/certificates.ts";

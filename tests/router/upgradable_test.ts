@@ -1,6 +1,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { Hono } from "npm:hono@4.13.19";
-import { type Fetcher, serve } from "../../builtins/serveapi.ts";
+import { serve } from "../../builtins/serveapi.ts";
+import type { Fetcher } from "../../serve/handler.ts";
 import { createRouter, type Router } from "../../router.ts";
 import { Client, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";

@@ -7,7 +7,8 @@
 import { Engine, type JobError, type LogLevel } from "../../engine.ts";
 import { type Builtins, registerBuiltins } from "../../builtins/builtins.ts";
 import type { DaemonStats } from "../../builtins/info.ts";
-import { type ApiStats, type ListenerStats, serve } from "../../builtins/serveapi.ts";
+import { serve } from "../../builtins/serveapi.ts";
+import type { ApiStats, ListenerStats } from "../../serve/listeners.ts";
 import { readVariables, type ServeSettings, serveSettings } from "../../builtins/settings.ts";
 import { Env } from "../../engine/env.ts";
 import type { ConnectionStats } from "../../serve/connections.ts";
