@@ -13,7 +13,6 @@ import { createRouter } from "../../router.ts";
 import { Client, PING, rest } from "../support/client.ts";
 import { isPending, settle, TempFolder, until } from "../support/daemon.ts";
 import { portOf, Served } from "../support/served.ts";
-import { settings } from "../support/tls.ts";
 
 Deno.test("serveapi binds all addresses or none, and names the one that failed", async () => {
   await using folder = await TempFolder.make();
