@@ -6,6 +6,16 @@
 
 import { BODYLESS } from "./respond.ts";
 import type { AnswerKind, AnswerSpec, Route } from "./route.ts";
+import { checkMembers, type Members } from "./validation.ts";
+
+const MEMBERS: Members<AnswerSpec> = {
+  type: 1,
+  contentType: 1,
+  stream: 1,
+  headers: 1,
+  schema: 1,
+  description: 1,
+};
 
 /** An answer with all defaults filled in. */
 export interface Form extends AnswerSpec {
@@ -41,6 +51,7 @@ export function formsOf({ answers = {}, ...route }: Route): readonly [Form, ...F
   const forms = [...new Set([status, ...statuses])].map((each) => {
     const given = answers[each] ?? {};
     const answer = typeof given === "string" ? { type: given } : given;
+    checkMembers(`answer ${each}`, answer, MEMBERS);
     const { contentType, stream } = answer.type === undefined ? route : {} as Route;
     return form(each, { ...contentType && { contentType }, ...stream && { stream }, ...answer });
   });

@@ -16,7 +16,7 @@ export declare const kind: InputKind;
 interface RowInput<R extends Route> {
   /** The path's variables. */
   readonly params:
-    & Given<R["params"]>
+    & GivenParams<R["params"]>
     & Omit<Record<PathNames<R["path"]>, string>, keyof R["params"]>;
   /** The query parameters. */
   readonly query: Given<R["query"]>;
@@ -30,6 +30,12 @@ type Given<P> = P extends StandardSchema<unknown, infer Got> ? Got
   : P extends readonly (infer Name extends string)[] ? { readonly [N in Name]?: string }
   : P extends Fields ? { readonly [N in keyof P]: Value<P[N]> | Absent<P[N]> }
   : undefined;
+
+/** Variables of a path: unlike other parameters they are required if the row says nothing else. */
+type GivenParams<P> = P extends Fields
+  ? { readonly [N in keyof P]: Value<P[N]> | AbsentParam<P[N]> }
+  : unknown;
+type AbsentParam<P> = P extends { readonly required: false } ? Absent<P> : never;
 
 type Absent<P> = P extends { readonly default: unknown } | { readonly required: true } ? never
   : P extends "boolean" | { readonly type: "boolean" } ? never

@@ -15,11 +15,36 @@ import type { RequestBindings } from "./request.ts";
 import { BODYLESS, type Init, type RequestContext, respond } from "./respond.ts";
 import type { Route } from "./route.ts";
 import { Semaphore } from "./semaphore.ts";
-import { type Reading, RowReader, type Sent } from "./validation.ts";
+import { checkMembers, type Members, type Reading, RowReader, type Sent } from "./validation.ts";
 import { isWithin, overlap, type VersionRange, versionRange } from "./versions.ts";
 
 /** The methods that a row may have. */
 export const METHODS: readonly string[] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
+const MEMBERS: Members<Route> = {
+  method: 1,
+  path: 1,
+  job: 1,
+  params: 1,
+  query: 1,
+  headers: 1,
+  args: 1,
+  body: 1,
+  bodyLimit: 1,
+  stream: 1,
+  contentType: 1,
+  status: 1,
+  answers: 1,
+  errors: 1,
+  since: 1,
+  until: 1,
+  when: 1,
+  unavailable: 1,
+  timeout: 1,
+  concurrency: 1,
+  upgrade: 1,
+  summary: 1,
+  tags: 1,
+};
 const UPGRADES: readonly unknown[] = [undefined, "tcp", "websocket"];
 
 function isWhole(body: unknown): body is string | Uint8Array {
@@ -70,6 +95,7 @@ export class Row {
     this.route = route;
     this.path = path;
     try {
+      checkMembers("a row", route, MEMBERS);
       checkEnds(route, path);
       this.reader = new RowReader(route, variablesOf(path));
       this.#versions = versionRange(route);

@@ -13,6 +13,7 @@ import type {
   BlankSchema,
   Env,
   ErrorHandler,
+  HandlerResponse,
   Input,
   MergePath,
   MergeSchemaPath,
@@ -51,7 +52,7 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
    * @throws {TypeError} If the row is invalid, or one for the same requests exists. The message
    * names it.
    */
-  job<const R extends Route>(route: R): Typed<E, S & RowSchema<R, B>, B>;
+  job<const R extends Route>(route: R & Only<R>): Typed<E, S & RowSchema<R, B>, B>;
   /**
    * Declares that handlers of a path call `c.env.upgrade()`, so that connections are inspected for
    * upgrade requests before they are served. Rows with `upgrade: "tcp"` are declared by themselves.
@@ -80,7 +81,7 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
   /** Adds handlers for all methods. */
   all: RouteMethod<E, "all", S, B>;
   /** Adds handlers for some methods, to some paths. */
-  on<M extends string, const Q extends string, R = Response>(
+  on<M extends string, const Q extends string, R extends Answer = Response>(
     methods: M | M[],
     paths: Q | Q[],
     ...handlers: Answering<E, MergePath<B, Q>, BlankInput, R>[]
@@ -102,6 +103,8 @@ interface RouterMethods<E extends Env, S extends Schema, B extends string> {
   notFound(handler: NotFoundHandler<E>): Typed<E, S, B>;
 }
 
+// deno-lint-ignore no-explicit-any -- as Hono has it
+type Answer = HandlerResponse<any>;
 type Answering<E extends Env, P extends string, I extends Input, R> = (
   c: Context<E, P, I>,
   next: Next,
@@ -121,7 +124,7 @@ interface RouteMethod<
   S extends Schema,
   B extends string,
 > {
-  <Q extends string, I extends Input = BlankInput, R = Response>(
+  <Q extends string, I extends Input = BlankInput, R extends Answer = Response>(
     path: Q,
     handler: Answering<E, MergePath<B, Q>, I, R>,
   ): Typed<E, S & ToSchema<M, MergePath<B, Q>, I, Result<R>>, B>;
@@ -129,7 +132,7 @@ interface RouteMethod<
     Q extends string,
     I extends Input = BlankInput,
     I2 extends Input = I,
-    R = Response,
+    R extends Answer = Response,
     E2 extends Env = E,
   >(
     path: Q,
@@ -141,7 +144,7 @@ interface RouteMethod<
     I extends Input = BlankInput,
     I2 extends Input = I,
     I3 extends Input = I & I2,
-    R = Response,
+    R extends Answer = Response,
     E2 extends Env = E,
     E3 extends Env = E,
   >(
@@ -156,7 +159,7 @@ interface RouteMethod<
     I2 extends Input = I,
     I3 extends Input = I & I2,
     I4 extends Input = I & I2 & I3,
-    R = Response,
+    R extends Answer = Response,
     E2 extends Env = E,
     E3 extends Env = E,
     E4 extends Env = E,
@@ -177,6 +180,9 @@ interface UseMethod<E extends Env, S extends Schema, B extends string> {
     ...handlers: Before<E2, MergePath<B, Q>, AnyInput>[]
   ): Typed<E & E2, S, B>;
 }
+
+/** No other members than those of a row: what a type parameter infers is not checked for them. */
+type Only<R> = { readonly [K in Exclude<keyof R, keyof Route>]: never };
 
 /** The input and output of a row, for `hc`; none for a path that is not a literal type. */
 type RowSchema<R extends Route, B extends string> = string extends R["path"] ? BlankSchema

@@ -16,6 +16,7 @@ import type {
   Fields,
   Parameter,
   ParameterKind,
+  ParameterOptions,
   Route,
   SchemaIssue,
   StandardSchema,
@@ -99,6 +100,7 @@ export class RowReader {
         `body is "${this.body.type}", expected "stdin", "env" or "form"`,
       );
     }
+    if (this.body) checkMembers("body", this.body, BODY);
     const place = this.body?.type === "form" ? "form field" : "body field";
     this.#fields = fields(place, this.body?.fields);
     this.#renamed = new Set(
@@ -309,6 +311,47 @@ export function inFull(parameter: ParameterKind | Parameter): Parameter {
   return typeof parameter === "string" ? { type: parameter } : parameter;
 }
 
+/**
+ * Refuses members that a part of a row does not have, such as misspelled ones.
+ *
+ * @param known Its members: an object with all of them, so that the type tells of one left out.
+ * @throws {TypeError}
+ */
+export function checkMembers<T extends object>(
+  part: string,
+  given: T,
+  known: Readonly<Record<string, unknown>>,
+): void {
+  for (const name of Object.keys(given)) {
+    if (Object.hasOwn(known, name)) continue;
+    throw new TypeError(
+      `${part} has no "${name}", expected ${Object.keys(known).sort().join(", ")}`,
+    );
+  }
+}
+
+/** The members of type T, or of all the types that it may be. */
+export type Members<T> = { readonly [K in T extends unknown ? keyof T : never]: 1 };
+
+const OPTIONS: Members<ParameterOptions> = {
+  required: 1,
+  env: 1,
+  since: 1,
+  until: 1,
+  description: 1,
+};
+const NUMERIC = { ...OPTIONS, type: 1, default: 1, minimum: 1, maximum: 1 } as const;
+const PARAMETERS: { readonly [K in ParameterKind]: Members<Parameter & { type: K }> } = {
+  string: { ...OPTIONS, type: 1, default: 1, enum: 1, pattern: 1, minLength: 1, maxLength: 1 },
+  integer: NUMERIC,
+  number: NUMERIC,
+  boolean: { ...OPTIONS, type: 1, default: 1 },
+  json: { ...OPTIONS, type: 1, default: 1 },
+  list: { ...OPTIONS, type: 1, default: 1, enum: 1, minItems: 1, maxItems: 1 },
+  filters: { ...OPTIONS, type: 1, names: 1 },
+};
+const BODY: Members<Body> = { type: 1, fields: 1, required: 1, contentTypes: 1, mismatch: 1 };
+
 function fields(place: Place, declared: Fields | undefined, required = false): Field[] {
   if (declared === undefined) return [];
   return Object.entries(declared).map(([name, parameter]) =>
@@ -412,6 +455,7 @@ class Field {
         `${place} ${name} is "${kind}", expected one of ${Object.keys(NOUNS).join(", ")}`,
       );
     }
+    checkMembers(`${place} ${name}, ${NOUNS[kind]},`, parameter, PARAMETERS[kind]);
     this.name = name;
     this.env = parameter.env ?? name;
     this.isList = kind === "list";

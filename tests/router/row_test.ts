@@ -55,7 +55,7 @@ Deno.test("Router.job gives a job what was validated, typed by its row", async (
     const { params, query, headers, body } = job.input as InputOf<typeof route>;
     // Each of these lines is a type as well.
     const shop: string = params.shop;
-    const number: number | undefined = params.number;
+    const number: number = params.number;
     const dry: boolean = query.dry;
     const limit: number = query.limit;
     const by: "name" | "price" | undefined = query.by;
@@ -87,6 +87,21 @@ Deno.test("Router.job gives a job what was validated, typed by its row", async (
     item: "pear",
     count: undefined,
   });
+});
+
+Deno.test("Router.job types the variables of a path that its row declares nothing of", async () => {
+  const route = { method: "GET", path: "/a/:x/:y?", job: "typed", query: ["q"] } as const;
+  const { engine, router } = make();
+  engine.register("typed", (job) => {
+    const { params, query } = job.input as InputOf<typeof route>;
+    const x: string = params.x;
+    const q: string | undefined = query.q;
+    // @ts-expect-error -- no variable of the path
+    params.z;
+    return job.print(`${x} ${params.y} ${q}`);
+  });
+  router.job(route);
+  assertEquals(await (await router.request("/a/1/2?q=3")).text(), "1 2 3");
 });
 
 Deno.test("Router.job gives a job that nothing was said about no input", async () => {
@@ -312,6 +327,20 @@ Deno.test("Router.job refuses a row that says what cannot be", () => {
       [{ query: { a: "text" } }, 'query parameter a is "text", expected one of string, integer'],
       [{ params: { y: "string" } }, 'params has "y", expected one of x'],
       [{ body: "xml" }, "body is"],
+      [{ streaming: true }, 'a row has no "streaming", expected answers, args, body, bodyLimit, '],
+      [
+        { query: { a: { type: "string", minimum: 1 } } },
+        'query parameter a, a string, has no "minimum", expected default, description, enum, env, ',
+      ],
+      [
+        { params: { x: { type: "integer", min: 1 } } },
+        'path parameter x, an integer, has no "min"',
+      ],
+      [
+        { body: { type: "env", field: {} } },
+        'body has no "field", expected contentTypes, fields, ',
+      ],
+      [{ answers: { 200: { kind: "json" } } }, 'answer 200 has no "kind", expected contentType, '],
       [{ answers: { 600: "json" } }, "answer 600 is not a status, expected 200 to 599"],
       [{ answers: { 204: "json" } }, 'answer 204 is "json", expected none'],
       [{ answers: { 200: "xml" } }, 'answer 200 is "xml", expected one of json, lines'],

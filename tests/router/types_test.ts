@@ -42,6 +42,20 @@ function chained() {
     .job({ method: "DELETE", path: "/c/:d", job: "args" });
 }
 
+// What has to fail the check: each line below a comment that expects it.
+export function mistaken(router: Router) {
+  // @ts-expect-error -- no member of a row
+  router.job({ method: "GET", path: "/a", job: "a", streaming: true });
+  // @ts-expect-error -- no answer
+  router.get("/a", () => "text");
+  // @ts-expect-error -- no answer
+  router.post("/a", async (c) => await c.req.text());
+  // @ts-expect-error -- no answer, behind middleware
+  router.put("/a", (_c, next) => next(), () => ({ a: 1 }));
+  // @ts-expect-error -- no answer
+  router.on("GET", "/a", () => 1);
+}
+
 Deno.test("Router chains, with the types of its routes, variables and rows", async () => {
   const app = chained();
   const client = hc<typeof app>("http://localhost", {
