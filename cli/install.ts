@@ -50,13 +50,19 @@ export async function install(module: string, engine: Engine, router: Router): P
 
 /** The first line of an error's message, with the file and the line of its author. */
 function withPlace(error: unknown): string {
-  const line = oneLine(error);
+  const line = oneLine(error).replace(/\.$/, "") + reason(error);
   const { message = "", stack = "" } = isError(error) ? error : {};
   // Of a syntax error they are in the message, below the code that is meant.
   const places = `${message}\n${stack}`.matchAll(/(?:file|https?):\/\/[^\s()]+:\d+:\d+/g);
   const place = [...places].map(([place]) => place)
     .find((place) => !place.startsWith(new URL(".", import.meta.url).href));
   return place === undefined || line.includes(place) ? line : `${line}, at ${place}`;
+}
+
+/** The innermost reason, of those that Deno lists below a module that cannot be fetched. */
+function reason(error: unknown): string {
+  const reasons = isError(error) ? [...error.message.matchAll(/^\s+\d+: (.+)$/gm)] : [];
+  return reasons.map(([, text]) => `: ${text}`).at(-1) ?? "";
 }
 
 /** What Deno says of a name that only the module's own configuration tells the meaning of. */

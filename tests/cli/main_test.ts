@@ -101,6 +101,16 @@ const BAD_MODULES: [string, string, RegExp][] = [
   ["is missing", "./no/such/module.ts", /cannot load --install \.\/no\/such\/module\.ts, expected/],
   ["exports nothing", "data:text/javascript,", /exports no function install\(engine, router\)/],
   ["throws", installer("throw new Error('no disk\\nat all')"), /failed: no disk$/],
+  [
+    "is at no server",
+    "http://127.0.0.1:1/x.ts",
+    /cannot load .*'http:\/\/127\.0\.0\.1:1\/x\.ts' failed: Connection refused \(os error 111\)$/,
+  ],
+  [
+    "imports what is missing",
+    "data:text/javascript,import 'file:///no/such.ts'",
+    /Module not found "file:\/\/\/no\/such\.ts"(, at .*:1:8)?$/,
+  ],
   ["does not parse", "data:text/javascript,function", /cannot load/],
 ];
 for (const [what, module, message] of BAD_MODULES) {
