@@ -215,7 +215,8 @@ async function validate({ tls }: ServeSettings): Promise<number> {
     if (tls) {
       const { Tls } = await import("../serve/tls.ts");
       const { nativeServe } = await import("../platform/http.ts");
-      (await Tls.load(tls, { serve: nativeServe() }, () => {})).close();
+      const warn: Logger = (_level, message) => complain(`warning: ${message}`);
+      (await Tls.load(tls, { serve: nativeServe() }, warn)).close();
     }
   } catch (error) {
     return complain(error), 2;

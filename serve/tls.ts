@@ -136,6 +136,13 @@ export class Certificates {
     const key = readPem("key", files.key);
     const ca = files.ca === undefined ? undefined : readPem("certificate authority", files.ca);
     const certificate = parsed("certificate", files.cert, () => new X509Certificate(cert));
+    if (!isVersion3(certificate.raw)) {
+      throw new TypedError(
+        "bad parameter",
+        `TLS certificate ${files.cert}: it is of X.509 version 1, expected version 3: ` +
+          "sign it with a subjectAltName (openssl x509 -req -extfile)",
+      );
+    }
     if (ca !== undefined) {
       parsed("certificate authority", files.ca!, () => new X509Certificate(ca));
     }
@@ -153,6 +160,9 @@ export class Certificates {
         `TLS key ${files.key}: it does not match the certificate ${files.cert}`,
       );
     }
+    if (new Date(certificate.validFrom) > new Date()) {
+      this.#log("warn", `TLS certificate ${files.cert}: it is valid from ${certificate.validFrom}`);
+    }
     if (new Date(certificate.validTo) < new Date()) {
       this.#log("warn", `TLS certificate ${files.cert}: it expired on ${certificate.validTo}`);
     }
@@ -165,6 +175,13 @@ export class Certificates {
     }
     return { cert, key, ca };
   }
+}
+
+/** Whether a certificate tells its version (RFC 5280, 4.1), as those of version 1 do not. */
+function isVersion3(der: Uint8Array): boolean {
+  // The length of what a tag begins is in one byte, or in as many more as its lower bits tell.
+  const inside = (at: number) => at + 2 + (der[at + 1]! < 0x80 ? 0 : der[at + 1]! & 0x7f);
+  return der[inside(inside(0))] === 0xa0;
 }
 
 function derOf(key: KeyObject) {

@@ -157,6 +157,10 @@ Deno.test("--validate checks settings and certificates, and ends", async () => {
   };
   const tls = { hosts: [`unix://${folder.path}/s`], tls: true, tlscert: cert };
   assertEquals(await validate({ ...tls, tlskey: key }), [0, "configuration OK\n", ""]);
+  await Deno.chmod(key, 0o644);
+  const warned = await validate({ ...tls, tlskey: key });
+  assertEquals(warned.slice(0, 2), [0, "configuration OK\n"]);
+  assertMatch(warned[2], /^floodgate: warning: TLS key .*every user .* can read it, .*\n$/);
   const [code, stdout, stderr] = await validate({ ...tls, tlskey: other.key });
   assertEquals([code, stdout], [2, ""]);
   assertMatch(stderr, /^floodgate: .*key.*\n$/);

@@ -229,6 +229,7 @@ Deno.test("main says in one line what is wrong with TLS", async (t) => {
   const empty = authority.path("empty");
   await Deno.writeTextFile(empty, "");
   const { ca } = authority;
+  const old = await authority.signed("old", "/CN=localhost");
   const cases: [name: string, args: string[], code: number, message: RegExp][] = [
     ["no certificate", ["--tls"], 2, /^floodgate: --tls needs --tlscert/],
     ["no authority", flags(server).with(0, "--tlsverify"), 2, /--tlsverify needs --tlscacert/],
@@ -249,6 +250,7 @@ Deno.test("main says in one line what is wrong with TLS", async (t) => {
     ["another's key", flags({ ...server, key: client.key }), 1, /does not match the certificate/],
     ["no key in the file", flags({ ...server, key: server.cert }), 1, /expected one in PEM/],
     ["no certificate in the file", flags({ ...server, cert: empty }), 1, /expected one in PEM/],
+    ["version 1", flags(old), 1, /of X\.509 version 1, expected version 3: .*subjectAltName/],
     ["no authority in the file", flags(server, empty), 1, /authority .*expected one in PEM/],
   ];
   for (const [name, args, code, message] of cases) {

@@ -47,17 +47,17 @@ export class Authority implements AsyncDisposable {
       "-subj", subject, "-days", "2", "-keyout", pair.key, "-out", pair.cert);
     return pair;
   }
-  /** A certificate signed by the authority, valid for so many days. */
-  async signed(name: string, subject: string, extensions: string, days = 2): Promise<Pair> {
+  /** A certificate signed by the authority, valid for so many days; version 1 without extensions. */
+  async signed(name: string, subject: string, extensions?: string, days = 2): Promise<Pair> {
     const pair = { cert: this.path(`${name}.pem`), key: this.path(`${name}.key`) };
     const [request, config] = [this.path(`${name}.csr`), this.path(`${name}.ext`)];
-    await Deno.writeTextFile(config, extensions);
+    if (extensions) await Deno.writeTextFile(config, extensions);
     // deno-fmt-ignore
     await openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
       "-subj", subject, "-keyout", pair.key, "-out", request);
     // deno-fmt-ignore
     await openssl("x509", "-req", "-in", request, "-CA", this.ca, "-CAkey", this.path("ca.key"),
-      "-set_serial", String(++this.#made), "-days", String(days), "-extfile", config, "-out", pair.cert);
+      "-set_serial", String(++this.#made), "-days", String(days), ...extensions ? ["-extfile", config] : [], "-out", pair.cert);
     return pair;
   }
   /** A daemon's certificate, for this machine. */
