@@ -97,6 +97,11 @@ export async function parseFlags(
     },
     ({ flag }) => `--${flag}`,
   );
+  // Its handover socket is bound first, whose error would not be of what was given.
+  const folder = pidfile?.includes("/") ? pidfile.replace(/[^/]*$/, "") : ".";
+  if (pidfile !== undefined && !help && !version && !isFolder(folder)) {
+    throw bad(`--pidfile ${pidfile}: the directory ${folder} does not exist`);
+  }
   const addresses = hosts ?? (help || version ? [] : [defaultHost()]);
   parseAddresses(addresses);
   for (const address of serve.tls?.ca ? [] : addresses) {
@@ -362,33 +367,51 @@ function editDistance(a: string, b: string): number {
   return row.at(-1)!;
 }
 
+function isFolder(path: string): boolean {
+  try {
+    return Deno.statSync(path).isDirectory;
+  } catch (error) {
+    return !(error instanceof Deno.errors.NotFound); // Another problem is told of by who meets it.
+  }
+}
+
 /** Where `--help` tells what a flag is for, and how wide it is. */
-const COLUMN = 31;
-const WIDTH = 100;
+const COLUMN = 30;
+const WIDTH = 80;
+/** Its headings, by the first flag below each. */
+const HEADINGS: Readonly<Record<string, string>> = {
+  host: "Addresses and boot",
+  group: "Sockets",
+  tls: "TLS",
+  insecure: "Clients",
+  "header-timeout": "Limits",
+  pidfile: "Process and log",
+  "config-file": "Settings",
+};
 
 /** What `--help` prints. It names the default address and does not look for it, which takes permissions. */
 export function help(): string {
   const lines = FLAGS.map((setting) => {
     const { flag, letter, takes } = setting;
-    const name = `  ${letter ? `-${letter},` : "   "} --${flag}${takes ? ` ${takes}` : ""} `;
+    const name = `  ${letter ? `-${letter},` : "   "} --${flag}${takes ? ` ${takes}` : ""}`;
     const text = wrap(meaning(setting).replaceAll("`", ""), WIDTH - COLUMN);
-    const first = name.length <= COLUMN ? name.padEnd(COLUMN) + text.shift() : name;
-    return [first, ...text.map((line) => " ".repeat(COLUMN) + line)].join("\n");
+    const first = name.length < COLUMN ? name.padEnd(COLUMN) + text.shift() : name;
+    const heading = HEADINGS[flag] === undefined ? [] : ["", `${HEADINGS[flag]}:`];
+    return [...heading, first, ...text.map((line) => " ".repeat(COLUMN) + line)].join("\n");
   });
-  return `Usage: floodgate [FLAGS]
-       floodgate completion bash|zsh|fish
-
-Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.
-
-${lines.join("\n")}
-
-TIME is in seconds, or has a unit: 500ms, 1.5s, 2m, 1h. SIZE is in bytes, or has a unit: 64kB, 10MB
-(10 000 000 bytes), 16MiB (16 777 216 bytes).
-
-Each flag can also be given by the environment, as FLOODGATE_LOG_LEVEL for --log-level.
-
-Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates and
-settings again, SIGUSR1 writes the running jobs to the log.`;
+  const paragraphs = [
+    "Binds its sockets, boots, and then serves: clients that connect meanwhile are held, not refused.",
+    "TIME is in seconds, or has a unit: 500ms, 1.5s, 2m, 1h. SIZE is in bytes, or has a unit: 64kB, " +
+    "10MB (10 000 000 bytes), 16MiB (16 777 216 bytes).",
+    "Each flag can also be given by the environment, as FLOODGATE_LOG_LEVEL for --log-level.",
+    "Signals: SIGTERM and SIGINT drain and end, a second one at once. SIGHUP reads certificates and " +
+    "settings again, SIGUSR1 writes the running jobs to the log.",
+    "Exit status: 0 if it drained, 1 if the boot failed, 2 for wrong flags, 128 + N if a signal N " +
+    "ended it at once.",
+  ];
+  const [begin, ...end] = paragraphs.map((text) => wrap(text, WIDTH).join("\n"));
+  const usage = "Usage: floodgate [FLAGS]\n       floodgate completion bash|zsh|fish";
+  return [usage, `${begin}\n${lines.join("\n")}`, ...end].join("\n\n");
 }
 
 /** What a setting is for, with its default. */

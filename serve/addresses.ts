@@ -252,6 +252,19 @@ function bindTcp(address: Address & { proto: "tcp" }, options: BindOptions): Bou
           : "the port is in use, expected a free one, or 0 for any",
       );
     }
+    if (error instanceof Deno.errors.PermissionDenied && address.port > 0 && address.port < 1_024) {
+      throw new Error(
+        `ports below 1024 are not for this user, expected another one, CAP_NET_BIND_SERVICE, or a ` +
+          "socket of systemd (fd://)",
+        { cause: error },
+      );
+    }
+    if (error instanceof Deno.errors.AddrNotAvailable) {
+      throw new TypedError(
+        "bad parameter",
+        "this machine does not have the address, expected one of its own, or 0.0.0.0 or [::] for all",
+      );
+    }
     throw error;
   }
   const bound = formatTcp(listener.addr as Deno.NetAddr);

@@ -138,19 +138,24 @@ Deno.test("main writes its log as JSON with --log-format json", async () => {
   }
 });
 
-Deno.test("help has a line of at most 100 columns for each flag, its units, and no backticks", () => {
+Deno.test("help has a line of at most 80 columns for each flag, its units, and no backticks", () => {
   const lines = help().split("\n");
-  assertEquals(lines.filter((line) => line.length > 100), []);
+  assertEquals(lines.filter((line) => line.length > 80), []);
   assertEquals(lines.filter((line) => line.includes("`")), []);
   for (const [, { flag, letter, takes }] of ALL) {
     if (flag === undefined) continue;
-    const names = `${letter ? `-${letter},` : "   "} --${flag}${takes ? ` ${takes}` : ""} `;
-    assertEquals(lines.filter((line) => line.startsWith(`  ${names}`)).length, 1, names);
+    const names = `${letter ? `-${letter},` : "   "} --${flag}${takes ? ` ${takes}` : ""}`;
+    assertEquals(lines.filter((line) => `${line} `.startsWith(`  ${names} `)).length, 1, names);
   }
   assertStringIncludes(
     help(),
-    "--header-timeout TIME    How long a client's first request may take to arrive (default: 10s",
+    "--header-timeout TIME   How long a client's first request may take to\n" +
+      `${" ".repeat(30)}arrive (default: 10s; 0: no limit)\n`,
   );
+  const headings = lines.filter((line) => /^[A-Z].*:$/.test(line));
+  assertEquals(headings[0], "Addresses and boot:");
+  assertEquals(headings.length, 7);
+  assertEquals(lines.filter((line) => line.endsWith(" ")), []);
 });
 
 Deno.test("main prints its version and its help", async () => {
