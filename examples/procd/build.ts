@@ -6,7 +6,7 @@
  */
 
 import type { Job } from "../../mod.ts";
-import { applied } from "./instructions.ts";
+import { applied, command } from "./instructions.ts";
 import type { Config } from "./containers.ts";
 import { failure, print } from "./daemon.ts";
 import type { Image, ImageConfig, Images } from "./images.ts";
@@ -49,16 +49,80 @@ function substituted(text: string, variables: ReadonlyMap<string, string>): stri
   );
 }
 
+/** All instructions. */
+const INSTRUCTIONS = [
+  ...["ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL"],
+  ...["MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"],
+];
+
+/** An instruction and its arguments. */
+interface Step {
+  readonly text: string;
+  readonly name: string;
+  readonly rest: string;
+}
+
+/**
+ * The instructions of a Dockerfile up to the end of a stage; `""` for the last one.
+ *
+ * @throws {TypedError} ("bad parameter") If one is unknown, or the stage is.
+ */
+function stepsOf(text: string, target: string): Step[] {
+  const steps = instructionsOf(text).map((text) => {
+    const [, word = "", rest = ""] = /^(\S+)\s*(.*)$/s.exec(text) ?? [];
+    const name = word.toUpperCase();
+    if (INSTRUCTIONS.includes(name)) return { text, name, rest };
+    throw failure("bad parameter", `dockerfile parse error: unknown instruction: ${word}`);
+  });
+  const [first] = steps.filter(({ name }) => name !== "ARG");
+  if (first === undefined) {
+    throw failure("bad parameter", "the Dockerfile has no instructions, expected FROM");
+  }
+  if (first.name !== "FROM") {
+    throw failure("bad parameter", `no build stage in current context: ${first.name} before FROM`);
+  }
+  if (target === "") return steps;
+  const starts = [...steps.keys()].filter((i) => steps[i]!.name === "FROM");
+  const stage = starts.findIndex((i, n) =>
+    stageName(steps[i]!.rest) === target.toLowerCase() || String(n) === target
+  );
+  if (stage < 0) throw failure("bad parameter", `target stage "${target}" could not be found`);
+  return steps.slice(0, starts[stage + 1]);
+}
+
+/** The name that FROM gives its stage; undefined for none. */
+function stageName(from: string): string | undefined {
+  return /\sAS\s+(\S+)\s*$/i.exec(from)?.[1]?.toLowerCase();
+}
+
 /** Instructions whose arguments have variables substituted. */
-const SUBSTITUTES = ["ENV", "LABEL", "EXPOSE", "USER", "VOLUME", "WORKDIR", "STOPSIGNAL", "FROM"];
+const SUBSTITUTES = [
+  "ARG",
+  "ENV",
+  "LABEL",
+  "EXPOSE",
+  "USER",
+  "VOLUME",
+  "WORKDIR",
+  "STOPSIGNAL",
+  "FROM",
+];
 
 /** One build. */
 class Build {
   #life: Lifecycle;
   #images: Images;
   #job: Job;
+  /** The arguments that FROM and, once it declares them again, each stage has. */
+  #global = new Map<string, string>();
+  /** The arguments of the stage. */
   #args = new Map<string, string>();
   #image?: Image;
+  /** The names and the number of the stage. */
+  #names: string[] = [];
+  /** The images of earlier stages, by their names and numbers. */
+  #stages = new Map<string, Image>();
+  #count = 0;
 
   constructor(life: Lifecycle, job: Job) {
     this.#life = life;
@@ -69,16 +133,15 @@ class Build {
   /** Runs the instructions of a Dockerfile. */
   async run(text: string): Promise<Image> {
     const given = (this.#job.getenvJson("buildargs") ?? {}) as Record<string, string | null>;
-    const steps = instructionsOf(text);
-    if (steps.length === 0) {
-      throw failure("bad parameter", "the Dockerfile is empty, expected FROM");
-    }
-    for (const [i, step] of steps.entries()) {
-      await this.say(`Step ${i + 1}/${steps.length} : ${step}\n`);
-      const [, word = "", rest = ""] = /^(\S+)\s*(.*)$/s.exec(step) ?? [];
-      const name = word.toUpperCase();
-      const text = SUBSTITUTES.includes(name) ? substituted(rest, this.#variables()) : rest;
-      await this.#step(name, text, given);
+    const steps = stepsOf(text, this.#job.getenv("target"));
+    for (const [i, { text, name, rest }] of steps.entries()) {
+      await this.say(`Step ${i + 1}/${steps.length} : ${text}\n`);
+      const variables = this.#image && name !== "FROM" ? this.#variables() : this.#global;
+      await this.#step(
+        name,
+        SUBSTITUTES.includes(name) ? substituted(rest, variables) : rest,
+        given,
+      );
       if (this.#image) await this.say(` ---> ${this.#image.id.slice(7, 19)}\n`);
     }
     if (!this.#image) throw failure("bad parameter", "the Dockerfile has no FROM");
@@ -101,17 +164,21 @@ class Build {
 
   async #step(name: string, text: string, given: Record<string, string | null>): Promise<void> {
     if (name === "ARG") {
-      const [, arg = "", , other = ""] = /^(\w+)(=(.*))?$/s.exec(text) ?? [];
+      const [, arg = "", assigned, other = ""] = /^(\w+)(=(.*))?$/s.exec(text) ?? [];
       if (arg === "") throw failure("bad parameter", `ARG ${text}: expected NAME or NAME=VALUE`);
-      this.#args.set(arg, given[arg] ?? other.replace(/^(["'])(.*)\1$/s, "$2"));
+      const value = given[arg] ??
+        (assigned === undefined ? this.#global.get(arg) : undefined) ??
+        other.replace(/^(["'])(.*)\1$/s, "$2");
+      (this.#image ? this.#args : this.#global).set(arg, value);
       return;
     }
     if (name === "FROM") {
-      if (this.#image) {
-        throw failure("not implemented", "a second FROM: only one stage is built here");
-      }
+      for (const name of this.#names) this.#stages.set(name, this.#image!);
       const [from = ""] = text.split(/\s+/).filter((word) => !word.startsWith("--"));
-      this.#image = this.#images.find(from);
+      this.#image = this.#stages.get(from.toLowerCase()) ?? this.#images.find(from);
+      const stage = stageName(text);
+      this.#names = [String(this.#count++), ...stage === undefined ? [] : [stage]];
+      this.#args.clear();
       return;
     }
     if (!this.#image) throw failure("bad parameter", `no build stage: ${name} comes before FROM`);
@@ -131,9 +198,7 @@ class Build {
       );
       return;
     }
-    if (["ONBUILD", "SHELL"].includes(name)) {
-      throw failure("not implemented", `${name} is not done here`);
-    }
+    if (name === "ONBUILD") throw failure("not implemented", `${name} is not done here`);
     await this.#derive(applied(this.#image.document.config, `${name} ${text}`), `${name} ${text}`);
   }
 
@@ -144,11 +209,10 @@ class Build {
   /** Runs a command on this machine, in a container that is removed afterwards. */
   async #run(text: string): Promise<void> {
     const { containers } = this.#life;
-    const list = text.startsWith("[") ? JSON.parse(text) as string[] : undefined;
     const config: Config = {
       Image: this.#image!.id,
       Entrypoint: [],
-      Cmd: list ?? ["/bin/sh", "-c", text],
+      Cmd: command(text, this.#image!.document.config),
       Env: [...this.#args].map(([name, value]) => `${name}=${value}`),
     };
     const { container } = await containers.create("", config, {});

@@ -5,7 +5,7 @@
  * @module
  */
 
-import type { Job } from "../../mod.ts";
+import { type Job, TypedError } from "../../mod.ts";
 import {
   type Daemon,
   failure,
@@ -18,7 +18,7 @@ import {
   subject,
 } from "./daemon.ts";
 import { type Filters, labelled, named, some } from "./filters.ts";
-import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
+import { ARCHITECTURE, type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
 import { applied } from "./instructions.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
 import { newName } from "./names.ts";
@@ -179,15 +179,19 @@ const NOT_GIVEN: readonly [name: string, says: string][] = [
   ["CapDrop", "capabilities are the daemon's"],
   ["SecurityOpt", "security options are not applied"],
   ["ReadonlyRootfs", "the file system is this machine's, and can be written where the user may"],
+  ["Privileged", "a container has the rights of the daemon's user"],
+  ["GroupAdd", "groups are those of the user"],
   ["Tmpfs", "nothing is mounted"],
   ["Devices", "devices are this machine's"],
+  ["DeviceRequests", "devices are this machine's"],
+  ["Links", "names are resolved as this machine does"],
   ["Dns", "names are resolved as this machine does"],
   ["ExtraHosts", "names are resolved as this machine does"],
   ["Sysctls", "the kernel's parameters are this machine's"],
 ];
 
 /** The warnings for a client about settings that have no effect. */
-function warningsFor(config: Config, host: Record<string, unknown>): string[] {
+function warningsFor(config: Config, host: Record<string, unknown>, platform = ""): string[] {
   const asked = (value: unknown) =>
     Array.isArray(value)
       ? value.length > 0
@@ -207,6 +211,19 @@ function warningsFor(config: Config, host: Record<string, unknown>): string[] {
   const mode = String(host.NetworkMode ?? "");
   if (!["", "default", HOST].includes(mode)) {
     warnings.add(`Network ${mode} isolates nothing: the network is this machine's.`);
+  }
+  const driver = (host.LogConfig as { Type?: string } | undefined)?.Type ?? "";
+  if (!["", "local", "json-file"].includes(driver)) {
+    warnings.add(`Log driver ${driver} is ignored: docker logs reads what the driver local keeps.`);
+  }
+  if (((host.Mounts ?? []) as { Type?: string }[]).some(({ Type }) => Type === "tmpfs")) {
+    warnings.add("Mounts of type tmpfs are ignored: nothing is mounted.");
+  }
+  const [, wanted = ARCHITECTURE] = platform.split("/");
+  if (wanted !== ARCHITECTURE) {
+    warnings.add(
+      `Platform ${platform} is ignored: programs are this machine's, of ${ARCHITECTURE}.`,
+    );
   }
   if (config.Hostname) warnings.add("Hostname is only in the variable HOSTNAME.");
   return [...warnings];
@@ -316,6 +333,7 @@ export class Containers {
     given: Config,
     host: Record<string, unknown>,
     endpoints: Record<string, Partial<Endpoint>> = {},
+    platform = "",
   ): Promise<{ container: Container; warnings: string[] }> {
     if (!given.Image) throw failure("bad parameter", "no Image given");
     const image = this.images.find(given.Image);
@@ -329,8 +347,16 @@ export class Containers {
     if (config.StopSignal) signalOf(config.StopSignal);
     const restart = restartOf(host);
     const limits = limitsOf(host.LogConfig);
-    const networks = this.#endpoints(id, String(host.NetworkMode ?? ""), endpoints);
-    const mounts = await this.#mounts(config, host);
+    let networks: Record<string, Endpoint>;
+    let mounts: Mount[];
+    try {
+      networks = this.#endpoints(id, String(host.NetworkMode ?? ""), endpoints);
+      mounts = await this.#mounts(config, host);
+    } catch (error) {
+      // The docker CLI takes a 404 for that of the image, which it pulls then.
+      if (!(error instanceof TypedError) || error.kind !== "not found") throw error;
+      throw failure("bad parameter", error.message);
+    }
     await Deno.mkdir(this.daemon.filesOf(id), { recursive: true, mode: 0o755 });
     try {
       await this.#link(id, mounts);
@@ -381,7 +407,7 @@ export class Containers {
         return container;
       });
       await this.tell("create", container);
-      return { container, warnings: warningsFor(given, host) };
+      return { container, warnings: warningsFor(given, host, platform) };
     } catch (error) {
       await Deno.remove(this.daemon.folderOf(id), { recursive: true });
       throw error;
@@ -868,6 +894,12 @@ const FILTERS = [
   "volume",
 ];
 
+/** The values that some of the filters have. */
+const FILTER_VALUES = {
+  status: ["created", "restarting", "running", "removing", "paused", "exited", "dead"],
+  health: ["none", "starting", "healthy", "unhealthy"],
+};
+
 /** Registers the jobs that work on records. */
 export function registerContainers(containers: Containers): void {
   const { engine, store } = containers.daemon;
@@ -880,6 +912,7 @@ export function registerContainers(containers: Containers): void {
       configOf(job),
       (job.getenvJson("HostConfig") ?? {}) as Record<string, unknown>,
       networking?.EndpointsConfig,
+      job.getenv("platform"),
     );
     await print(job, { Id: container.id, Warnings: warnings });
   });
@@ -890,6 +923,14 @@ export function registerContainers(containers: Containers): void {
     }
     const exited = filters.get("exited")?.find((code) => !/^-?\d+$/.test(code));
     if (exited !== undefined) throw failure("bad parameter", `invalid filter exited=${exited}`);
+    for (const [name, values] of Object.entries(FILTER_VALUES)) {
+      const wrong = filters.get(name)?.find((value) => !values.includes(value));
+      if (wrong === undefined) continue;
+      throw failure(
+        "bad parameter",
+        `invalid filter '${name}=${wrong}', expected one of ${values.join(", ")}`,
+      );
+    }
     await print(
       job,
       await containers.list(filters, {

@@ -32,6 +32,8 @@ export interface ImageConfig {
   Healthcheck?: Healthcheck | undefined;
   ExposedPorts?: Record<string, unknown> | null | undefined;
   Volumes?: Record<string, unknown> | null | undefined;
+  /** The shell of commands that are a line, and no list. Default: /bin/sh -c. */
+  Shell?: string[] | null | undefined;
 }
 
 /** A step in an image's history. */
@@ -62,13 +64,15 @@ export interface Image {
   document: ImageDocument;
 }
 
-const ARCH = { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] as string ?? Deno.build.arch;
+/** The architecture of this machine, as images have it. */
+export const ARCHITECTURE: string = { x86_64: "amd64", aarch64: "arm64" }[Deno.build.arch] ??
+  Deno.build.arch;
 const OS = Deno.build.os as string;
 
 const HOST = "host:latest";
 /** The image of this machine: with a constant document, so that it has the same id everywhere. */
 const HOST_DOCUMENT: ImageDocument = {
-  architecture: ARCH,
+  architecture: ARCHITECTURE,
   os: OS,
   created: "2014-10-31T00:00:00Z",
   config: { Cmd: ["sh"] },
@@ -167,7 +171,7 @@ export class Images {
    */
   find(name: string): Image {
     const found = this.get(name);
-    if (!found) throw failure("not found", `No such image: ${name}`);
+    if (!found) throw failure("not found", `No such image: ${safeReference(name) ?? name}`);
     return found;
   }
 

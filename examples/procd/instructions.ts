@@ -8,10 +8,9 @@
 import { failure } from "./daemon.ts";
 import type { Healthcheck, ImageConfig } from "./images.ts";
 
-/** A JSON list, or a line for the shell. */
-function command(text: string): string[] {
-  const list = listOf(text);
-  return list ?? ["/bin/sh", "-c", text];
+/** The words of a command: a JSON list, or a line for the image's shell. */
+export function command(text: string, { Shell }: ImageConfig): string[] {
+  return listOf(text) ?? [...Shell ?? ["/bin/sh", "-c"], text];
 }
 
 function listOf(text: string): string[] | undefined {
@@ -93,9 +92,9 @@ export function applied(config: ImageConfig, instruction: string): ImageConfig {
   }
   switch (name.toUpperCase()) {
     case "CMD":
-      return { ...config, Cmd: command(text) };
+      return { ...config, Cmd: command(text, config) };
     case "ENTRYPOINT":
-      return { ...config, Entrypoint: command(text), Cmd: null };
+      return { ...config, Entrypoint: command(text, config), Cmd: null };
     case "ENV": {
       const given = pairs(text);
       const kept = (config.Env ?? []).filter((each) =>
@@ -121,6 +120,11 @@ export function applied(config: ImageConfig, instruction: string): ImageConfig {
     }
     case "STOPSIGNAL":
       return { ...config, StopSignal: text };
+    case "SHELL": {
+      const Shell = listOf(text);
+      if (!Shell?.length) throw failure("bad parameter", `SHELL ${text}: expected a JSON list`);
+      return { ...config, Shell };
+    }
     case "HEALTHCHECK":
       return { ...config, Healthcheck: healthcheck(text) };
     default:

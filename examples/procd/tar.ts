@@ -160,7 +160,7 @@ function parse(bytes: Uint8Array): { header: TarHeader; type: string } {
     }
     const digits = text(at, length).trim();
     if (!/^[0-7]*$/.test(digits)) {
-      throw malformed(`"${digits.slice(0, 20)}" is not an octal number`);
+      throw malformed(`${JSON.stringify(digits.slice(0, 20))} is not an octal number`);
     }
     return parseInt(digits || "0", 8);
   };

@@ -1,4 +1,4 @@
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Daemon, project } from "../../support/daemon.ts";
 import { NO_DOCKER, Procd } from "../../support/procd.ts";
 
@@ -67,7 +67,96 @@ CMD ["sh", "-c", "echo $GREETING, $NAME"]
     assertEquals(copy.code, 1);
     assertMatch(copy.stderr, /an image here holds no files/);
     assertMatch((await build("FROM host\nRUN exit 3\n")).stderr, /returned a non-zero code: 3/);
-    assertMatch((await build("FROM nothing\n")).stderr, /No such image: nothing/);
+    assertMatch((await build("FROM nothing\n")).stderr, /No such image: nothing:latest/);
+    assertMatch(
+      (await build("FORM host\n")).stderr,
+      /dockerfile parse error: unknown instruction: FORM/,
+    );
+    await procd.ok("tag", "host", "twice:1");
+    for (
+      const [args, message] of [
+        [["tag", "nothing", "x"], "No such image: nothing:latest"],
+        [["rmi", "nothing:2"], "No such image: nothing:2"],
+        [["load", "-i", "context/Dockerfile"], "x\\nx\\nx"],
+      ] as const
+    ) {
+      if (args[0] === "load") {
+        await Deno.writeTextFile(`${procd.folder}/context/Dockerfile`, "x\n".repeat(999));
+      }
+      const { code, stderr } = await procd.docker(...args);
+      assertEquals([code, stderr.trim().split("\n").length], [1, 1]);
+      assertStringIncludes(stderr, message);
+    }
+  },
+});
+
+Deno.test({
+  name: "docker build has stages, a target, arguments for all of them, and a shell",
+  ignore,
+  async fn() {
+    await using procd = await Procd.make();
+    await Deno.mkdir(`${procd.folder}/context`);
+    await Deno.writeTextFile(
+      `${procd.folder}/context/Dockerfile`,
+      `ARG BASE=host
+ARG ALL=w
+ARG WHO=\${ALL}orld
+FROM $BASE AS first
+ENV STAGE=1
+RUN echo unsaid: $WHO.
+FROM first AS Second
+ARG WHO
+ENV STAGE=\${STAGE}2
+CMD echo $STAGE, \${WHO-none}
+RUN echo said: $WHO.
+FROM 0
+SHELL ["/bin/sh", "-e", "-c"]
+CMD false; echo no
+`,
+    );
+    const build = (...args: string[]) => procd.docker("build", "-t", "built", ...args, "context");
+    const all = await build("--build-arg", "WHO=me");
+    assertEquals(all.code, 0, all.stderr);
+    assertMatch(all.stdout, /^unsaid: \.$/m);
+    assertMatch(all.stdout, /^said: me\.$/m);
+    assertEquals((await procd.docker("run", "--rm", "built")).code, 1);
+    const second = await build("--target", "second");
+    assertMatch(second.stdout, /^Step 11\/11 : RUN echo said: \$WHO\.$/m);
+    assertMatch(second.stdout, /^said: world\.$/m);
+    assertEquals(await procd.ok("run", "--rm", "built"), "12, none");
+    const none = await build("--target", "third");
+    assertMatch(none.stderr, /target stage "third" could not be found/);
+  },
+});
+
+Deno.test({
+  name: "docker run warns of what has no effect, and pulls nothing for a missing network",
+  ignore,
+  async fn() {
+    await using procd = await Procd.make();
+    const other = Deno.build.arch === "aarch64" ? "linux/amd64" : "linux/arm64";
+    for (
+      const [args, warning] of [
+        [["--platform", other], `Platform ${other} is ignored`],
+        [["--log-driver", "syslog"], "Log driver syslog is ignored"],
+        [["--log-driver", "json-file"], undefined],
+        [["--mount", "type=tmpfs,dst=/x"], "Mounts of type tmpfs are ignored"],
+        [["--privileged"], "Privileged is ignored"],
+        [["--gpus", "all"], "DeviceRequests is ignored"],
+      ] as const
+    ) {
+      const { code, stdout, stderr } = await procd.docker("run", "--rm", ...args, "host", "true");
+      assertEquals([code, stdout], [0, ""], stderr);
+      if (warning === undefined) assertEquals(stderr, "");
+      else assertStringIncludes(stderr, `WARNING: ${warning}`);
+    }
+    for (const option of ["--network=none-such", "--network=container:none-such"]) {
+      const { code, stderr } = await procd.docker("run", "--rm", option, "host", "true");
+      assertEquals(code, 125);
+      assertMatch(stderr, /^docker: Error response from daemon: .*none-such/);
+    }
+    const { stderr } = await procd.docker("ps", "--filter", "status=runing");
+    assertMatch(stderr, /invalid filter 'status=runing', expected one of created, /);
   },
 });
 
