@@ -37,7 +37,7 @@ export function upgrading(serve: Serve, routes: () => Upgradable | undefined): S
     if (!upgradable?.size) return serve(conn, ...rest);
     const descriptor = descriptorOf(conn);
     if (descriptor === undefined || !canPeek()) return serve(conn, ...rest);
-    return new Front(conn, descriptor, upgradable, serve, ...rest);
+    return new Front(conn, descriptor, serve, ...rest);
   };
 }
 
@@ -64,7 +64,6 @@ class Front implements Upgrading {
   constructor(
     conn: Deno.Conn,
     descriptor: Descriptor,
-    routes: Upgradable,
     serve: Serve,
     signal: Signal,
     handler: Handler,
@@ -75,16 +74,16 @@ class Front implements Upgrading {
     this.#descriptor = descriptor;
     signal.addEventListener("abort", () => this.#cut());
     const judge = (kind: number): Promise<void> => {
-      if (kind === INCOMPLETE) return this.#lookAgain(routes).then(judge);
+      if (kind === INCOMPLETE) return this.#lookAgain().then(judge);
       if (kind > 0) return this.#serveRaw(kind, handler, onError);
       this.once = kind === MAY_UPGRADE;
       this.#native = serve(conn, this, handler, onError, onListen);
       return this.#native.finished;
     };
-    const kind = this.#look(routes);
+    const kind = this.#look();
     // Most clients have sent their first request by the time they are accepted.
     const served = kind === NOTHING
-      ? untilReadable(conn).then(() => judge(this.#look(routes)))
+      ? untilReadable(conn).then(() => judge(this.#look()))
       : judge(kind);
     this.finished = served.then(
       () => this.#end(),
@@ -132,16 +131,16 @@ class Front implements Upgrading {
     else closeQuietly(this.#conn);
   }
 
-  #look(routes: Upgradable): number {
+  #look(): number {
     const count = peek(this.#descriptor.fd, window);
-    return count < 0 ? NOTHING : judgeHead(window, count, routes);
+    return count < 0 ? NOTHING : judgeHead(window, count);
   }
 
   /** Polls for the rest of a header: epoll does not report more data behind unread data. */
-  async #lookAgain(routes: Upgradable): Promise<number> {
+  async #lookAgain(): Promise<number> {
     for (const pause of PAUSES) {
       await new Promise<void>((resolve) => after(pause, resolve));
-      const kind = this.#look(routes);
+      const kind = this.#look();
       if (kind !== INCOMPLETE) return kind === NOTHING ? PASS : kind;
     }
     return PASS; // The native loop has its own timeout.
@@ -259,13 +258,13 @@ const [CONNECTION, UPGRADE] = ["connection".length, "upgrade".length];
  * upgrade. Clients in Python, Node and Java reuse one, and all of them send `Connection:
  * keep-alive`, which HTTP/1.1 does not need.
  */
-function judgeHead(bytes: Uint8Array, count: number, routes: Upgradable): number {
+function judgeHead(bytes: Uint8Array, count: number): number {
   let upgrade = false;
   let keeps = false;
   // On bytes: decoding them takes longer than everything else here.
   for (let at = bytes.indexOf(LF); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
     const first = (bytes[at + 1] ?? 0) | 0x20;
-    if (bytes[at + 1] === CR) return upgrade || keeps ? judgeText(bytes, at + 3, routes) : PASS;
+    if (bytes[at + 1] === CR) return upgrade || keeps ? judgeText(bytes, at + 3) : PASS;
     if (first === U) upgrade ||= bytes[at + 1 + UPGRADE] === COLON;
     else if (first === C && bytes[at + 1 + CONNECTION] === COLON) {
       let value = at + 2 + CONNECTION;
@@ -276,16 +275,15 @@ function judgeHead(bytes: Uint8Array, count: number, routes: Upgradable): number
   return count === HEAD ? PASS : count === 0 ? PASS : INCOMPLETE;
 }
 
-function judgeText(bytes: Uint8Array, length: number, routes: Upgradable): number {
+function judgeText(bytes: Uint8Array, length: number): number {
   const head = latin1.decode(bytes.subarray(0, length));
   const wanted = /\r\nupgrade:[ \t]*([^\r\n]*?)[ \t]*\r\n/i.exec(head)?.[1];
   if (wanted === undefined || /^(websocket|h2c)$/i.test(wanted)) {
     // Browsers do not ask for raw upgrades.
     const keeps = /\r\nconnection:[ \t]*keep-alive[ \t]*\r\n/i.test(head) &&
       !/\r\nsec-fetch-/i.test(head);
-    const segment = /^\S+ (?:\/v\d[\d.]*)?\/([^/?\s]*)/.exec(head)?.[1];
-    const near = routes.has("*") || (segment !== undefined && routes.has(segment));
-    return keeps && near ? MAY_UPGRADE : PASS;
+    // Whatever it asks for first: their pools give any idle connection to an upgrade.
+    return keeps ? MAY_UPGRADE : PASS;
   }
   return /\r\nconnection:[^\r\n]*\bupgrade\b/i.test(head) ? length : PASS;
 }

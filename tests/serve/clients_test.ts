@@ -169,6 +169,41 @@ const NODE_CLIENT = `
   asked.end();
 `;
 
+/** The same with a body and a pool of connections, from one that another path was asked for on. */
+const NODE_POOL = `
+  const [scheme, options] = JSON.parse(process.argv[1]);
+  const { Agent, request } = require(scheme);
+  const agent = new Agent({ keepAlive: true });
+  const ask = (path, rest) => request({ path, agent, ...options, ...rest });
+  ask("/_ping").on("response", (response) => {
+    response.resume().on("end", () => setImmediate(upgrade));
+  }).end();
+  function upgrade() {
+    const headers = { Connection: "Upgrade", Upgrade: "tcp", "Content-Length": 2 };
+    const asked = ask("/cat", { method: "POST", headers });
+    asked.on("response", ({ statusCode }) => {
+      console.log(statusCode);
+      process.exit();
+    });
+    asked.on("upgrade", (response, socket, head) => {
+      socket.on("data", (data) => process.stdout.write(data));
+      process.stdout.write(head);
+      socket.end("hello");
+    });
+    asked.end("{}");
+  }
+`;
+
+async function runNode(door: Door, program: string, more: Record<string, unknown>): Promise<void> {
+  const options = door.path !== undefined
+    ? { socketPath: door.path }
+    : { host: "localhost", port: door.port, ...tlsOf(door) };
+  const scheme = door.authority ? "https" : "http";
+  const given = JSON.stringify([scheme, { ...options, ...more }]);
+  const { code, stdout, stderr } = await run(NODE!, ["-e", program, given]);
+  assertEquals([code, stdout, stderr], [0, "hellobye", ""]);
+}
+
 const rawStreams: Record<string, Way> = {
   "Deno's": async (door) => {
     const { ca, cert, key } = tlsOf(door);
@@ -183,15 +218,8 @@ const rawStreams: Record<string, Way> = {
     await client.conn.closeWrite();
     assertEquals(await client.ended(), "hellobye");
   },
-  "Node's": async (door) => {
-    const options = door.path !== undefined
-      ? { socketPath: door.path }
-      : { host: "localhost", port: door.port, ...tlsOf(door) };
-    const scheme = door.authority ? "https" : "http";
-    const given = JSON.stringify([scheme, { ...options, agent: false }]);
-    const { code, stdout, stderr } = await run(NODE!, ["-e", NODE_CLIENT, given]);
-    assertEquals([code, stdout, stderr], [0, "hellobye", ""]);
-  },
+  "Node's": (door) => runNode(door, NODE_CLIENT, { agent: false }),
+  "Node's, from a pool": (door) => runNode(door, NODE_POOL, {}),
   "Go's, as the docker CLI": (door, { go }) => runGo(go, door, "docker"),
   "Go's, net/http": (door, { go }) => runGo(go, door, "http"),
 };
