@@ -213,7 +213,7 @@ function warningsFor(config: Config, host: Record<string, unknown>, platform = "
     warnings.add(`Network ${mode} isolates nothing: the network is this machine's.`);
   }
   const driver = (host.LogConfig as { Type?: string } | undefined)?.Type ?? "";
-  if (!["", "local", "json-file"].includes(driver)) {
+  if (!OWN_DRIVERS.includes(driver)) {
     warnings.add(`Log driver ${driver} is ignored: docker logs reads what the driver local keeps.`);
   }
   if (((host.Mounts ?? []) as { Type?: string }[]).some(({ Type }) => Type === "tmpfs")) {
@@ -345,6 +345,12 @@ export class Containers {
     if (name) this.checkFree(name);
     if (config.User) userOf(config.User);
     if (config.StopSignal) signalOf(config.StopSignal);
+    if (given.WorkingDir && !given.WorkingDir.startsWith("/")) {
+      throw failure(
+        "bad parameter",
+        `the working directory '${given.WorkingDir}' is invalid, it needs to be an absolute path`,
+      );
+    }
     const restart = restartOf(host);
     const limits = limitsOf(host.LogConfig);
     let networks: Record<string, Endpoint>;
@@ -803,9 +809,24 @@ export function restartOf(host: Record<string, unknown>): RestartPolicy {
   return { Name, MaximumRetryCount };
 }
 
+/** Log drivers that are what there is here. */
+const OWN_DRIVERS = ["", "local", "json-file"];
+/** Their options, of which the first two have an effect. */
+const LOG_OPTIONS = ["max-size", "max-file", "compress", "env", "env-regex", "labels", "tag"];
+
 /** Parses the limits of the log: `--log-opt max-size=10m --log-opt max-file=3`. */
 function limitsOf(given: unknown): LogLimits {
-  const { Config: options = {} } = (given ?? {}) as { Config?: Strings };
+  const { Type = "", Config } = (given ?? {}) as { Type?: string; Config?: Strings | null };
+  const options = Config ?? {};
+  const unknown = Object.keys(options).find((name) => !LOG_OPTIONS.includes(name));
+  if (unknown !== undefined && OWN_DRIVERS.includes(Type)) {
+    throw failure(
+      "bad parameter",
+      `unknown log opt '${unknown}' for ${Type || "local"} log driver, expected one of ${
+        LOG_OPTIONS.join(", ")
+      }`,
+    );
+  }
   const { "max-size": size, "max-file": files } = options;
   const [, number, unit = ""] = /^(\d+)([kmg]?)b?$/i.exec(size ?? "") ?? [];
   if (size !== undefined && (number === undefined || Number(number) === 0)) {

@@ -622,7 +622,7 @@ export function checkProgram(program: string, path: string, cwd: string): void {
     try {
       const { isFile, mode } = Deno.statSync(candidate);
       if (isFile && (mode! & 0o111) !== 0) return;
-      denied = true;
+      denied ||= isFile || program.includes("/"); // A folder in $PATH is no program.
     } catch (error) {
       if (
         !(error instanceof Deno.errors.NotFound || error instanceof Deno.errors.PermissionDenied ||

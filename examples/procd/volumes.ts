@@ -82,7 +82,7 @@ export class Volumes {
     if (name !== "" && !NAME.test(name)) {
       throw failure(
         "bad parameter",
-        `create ${name}: "${name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed`,
+        `create ${name}: "${name}" includes invalid characters for a local volume name, only "[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed: a folder of this machine needs its absolute path`,
       );
     }
     if (Object.keys(given.options ?? {}).length > 0) {

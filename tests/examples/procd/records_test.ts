@@ -150,6 +150,20 @@ Deno.test({
       if (warning === undefined) assertEquals(stderr, "");
       else assertStringIncludes(stderr, `WARNING: ${warning}`);
     }
+    for (
+      const [args, message] of [
+        [["-v", "some/folder:/x"], /includes invalid characters .* needs its absolute path$/m],
+        [["-w", "folder"], /the working directory 'folder' is invalid, .* an absolute path$/m],
+        [["--log-opt", "size=1m"], /unknown log opt 'size' for local log driver, .*max-size/],
+      ] as const
+    ) {
+      const { code, stderr } = await procd.docker("run", "--rm", ...args, "host", "true");
+      assertEquals(code, 125);
+      assertMatch(stderr, message);
+    }
+    const nothing = await procd.docker("run", "--rm", "host", "");
+    assertEquals(nothing.code, 127);
+    assertMatch(nothing.stderr, /exec: "": executable file not found in \$PATH$/m);
     for (const option of ["--network=none-such", "--network=container:none-such"]) {
       const { code, stderr } = await procd.docker("run", "--rm", option, "host", "true");
       assertEquals(code, 125);
