@@ -21,7 +21,7 @@ const NEVER: Skipped = [
     /^deno task (compile|bundle)|dist\/bundle/,
     "tests/build/build_test.ts runs it, as far as the network lets it",
   ],
-  [/^deno (task|test) /, "takes minutes, or runs this test"],
+  [/^deno (task |test .*\btests\/)/, "takes minutes, or runs this test"],
   [
     /^sudo /,
     "needs root and a running systemd; tests/examples/systemd_test.ts boots one with these units",
