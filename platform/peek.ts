@@ -32,15 +32,61 @@ const SYMBOLS = {
   getsockname: { parameters: ["i32", "pointer", "pointer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
 } as const;
-let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
-const libc = () => (library ??= Deno.dlopen("libc.so.6", SYMBOLS)).symbols;
-// A pointer that is kept takes half of the time of a buffer, which is looked up at each call.
-const pointers = new WeakMap<Uint8Array | Uint32Array, Deno.PointerValue>();
-function pointerTo(buffer: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Deno.PointerValue {
-  let pointer = pointers.get(buffer);
-  if (pointer === undefined) pointers.set(buffer, pointer = Deno.UnsafePointer.of(buffer));
-  return pointer;
+/** Memory that the C library is told of. */
+interface Memory {
+  /** Kept, because a call with a buffer, which is looked up each time, takes twice as long. */
+  readonly pointer: Deno.PointerValue;
+  /** A call with a number takes half as long again. */
+  readonly length: bigint;
 }
+function memoryOf(bytes: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Memory {
+  return { pointer: Deno.UnsafePointer.of(bytes), length: BigInt(bytes.byteLength) };
+}
+
+/** The library, and memory for what it tells. Of buffers, because V8 moves small arrays that have none. */
+class Libc {
+  readonly #calls = Deno.dlopen("libc.so.6", SYMBOLS).symbols;
+  readonly #numbers = new Uint32Array(new ArrayBuffer(8));
+  readonly #length = new Uint32Array(new ArrayBuffer(4));
+  readonly #name = new Uint8Array(new ArrayBuffer(SOCKADDR_UN));
+  readonly #numbersAt = memoryOf(this.#numbers).pointer;
+  readonly #lengthAt = memoryOf(this.#length).pointer;
+  readonly #nameAt = memoryOf(this.#name).pointer;
+
+  /** The number that the kernel gave a socket; 0 if it is none. */
+  cookieOf(fd: number): number {
+    if (!this.#option(fd, SO_COOKIE, 8)) return 0;
+    return this.#numbers[0]! + this.#numbers[1]! * 2 ** 32;
+  }
+  listens(fd: number): boolean {
+    return this.#option(fd, SO_ACCEPTCONN, 4) && this.#numbers[0] !== 0;
+  }
+  /** Reads an option of a socket, of so many bytes. False if the descriptor is no socket. */
+  #option(fd: number, option: number, size: number): boolean {
+    this.#length[0] = size;
+    return this.#calls.getsockopt(fd, SOL_SOCKET, option, this.#numbersAt, this.#lengthAt) === 0;
+  }
+  /** Whether a descriptor is that of a socket with this name. */
+  isNamed(fd: number, name: Uint8Array): boolean {
+    this.#length[0] = SOCKADDR_UN;
+    if (this.#calls.getsockname(fd, this.#nameAt, this.#lengthAt) !== 0) return false;
+    if (this.#length[0] !== name.length) return false;
+    for (let i = 0; i < name.length; i++) if (this.#name[i] !== name[i]) return false;
+    return true;
+  }
+  isOpen(fd: number): boolean {
+    return this.#calls.fcntl(fd, F_GETFD, 0) >= 0;
+  }
+  /** Another descriptor of the same; below 0 if there are none left. */
+  duplicate(fd: number): number {
+    return this.#calls.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  }
+  peek(fd: number, { pointer, length }: Memory): number {
+    return this.#calls.recv(fd, pointer, length, MSG_PEEK | MSG_DONTWAIT);
+  }
+}
+let library: Libc | undefined;
+const libc = () => library ??= new Libc();
 
 const MSG_PEEK = 0x02;
 const MSG_DONTWAIT = 0x40;
@@ -65,7 +111,8 @@ export function peekProblem(): string | undefined {
 /** Whether there is what {@linkcode peek} needs: to load it takes a descriptor. */
 export function canPeek(): boolean {
   try {
-    return libc() !== undefined;
+    libc();
+    return true;
   } catch {
     return false;
   }
@@ -118,6 +165,11 @@ export function findings(): Readonly<typeof finder.counts> {
   return finder.counts;
 }
 
+/** What is thought of a descriptor. */
+const OTHER = 0; // It is that of a connection that was found and looked at since, or of something else.
+const OPEN = 32; // It is that of a connection. Less by one for each look that it was still the same.
+const FREE = 255; // It was that of one that has ended.
+
 /**
  * Finds the descriptors of the connections that unix listeners accept. A descriptor is the lowest number
  * that was free at that time; which one has to be guessed, and a guess can be checked: an accepted socket has the
@@ -125,86 +177,110 @@ export function findings(): Readonly<typeof finder.counts> {
  * socket(7)). So the one that has the name and was not known is the newest.
  */
 class Finder {
-  /** The cookies of the sockets that were found, by descriptor; first those longest not looked at. */
-  #known = new Map<number, number>();
-  /** Descriptors of connections that have ended, in order. */
-  #free: number[] = [];
+  /** The cookies of the sockets that were found, by descriptor; 0 of others. */
+  #cookies = new Float64Array(64);
+  /** What is thought of each descriptor. */
+  #states = new Uint8Array(64);
   #highest = 2;
-  /** Whether the last one was one that had ended. */
+  /** None below it is free. */
+  #lowest = 0;
+  /** Behind the last that was found: those of one turn of the event loop ascend. */
+  #hand = 0;
+  /** Whether the last one was that of a connection of whose end we had not been told. */
   #late = false;
-  /** The names of the listeners, as getsockname(2) gives them, by path. */
-  #names = new Map<string, Uint8Array>();
-  /** Paths of whose connections each that there is is known. */
-  #current = new Set<string>();
-  /** How often the first guess was right, others were made, and all descriptors were looked through. */
-  readonly counts = { first: 0, more: 0, all: 0 };
+  /** The listeners, by path. */
+  #listeners = new Map<string, UnixListener>();
+  /** How many were asked for, looks that took, and how often all descriptors were looked through. */
+  readonly counts = { asked: 0, looks: 0, all: 0 };
 
   find(path: string): Descriptor | undefined {
-    let name = this.#names.get(path);
-    if (name === undefined) this.#names.set(path, name = nameOf(path));
-    const fd = this.#current.has(path) ? this.#guess(name) : this.#onlyOne(name);
-    this.#current.add(path);
+    let listener = this.#listeners.get(path);
+    if (listener === undefined) {
+      this.#listeners.set(path, listener = { name: nameOf(path), current: false });
+    }
+    const { name } = listener;
+    this.counts.asked++;
+    const fd = listener.current ? this.#guess(name) : this.#onlyOne(name);
+    listener.current = true;
     if (fd === undefined) return undefined;
-    if (fd > this.#highest) this.#highest = fd;
-    return { fd, cookie: this.#known.get(fd) };
+    this.#hand = fd + 1;
+    return { fd, cookie: this.#cookies[fd] };
   }
 
   skip(): void {
-    this.#current.clear();
+    for (const listener of this.#listeners.values()) listener.current = false;
   }
 
   /** A tcp connection has it. */
   occupy(fd: number): void {
-    if (fd === this.#free[0]) this.#free.shift();
-    else if (fd > this.#highest) this.#highest = fd;
+    this.#set(fd, OTHER, 0);
   }
 
-  release({ fd, cookie }: Descriptor): void {
+  release({ fd, cookie = 0 }: Descriptor): void {
     // Another may have it already, because what has ended is told later than it ends.
-    if (this.#known.get(fd) !== cookie) return;
-    this.#known.delete(fd);
-    const free = this.#free;
-    let at = free.length;
-    while (at > 0 && free[at - 1]! > fd) at--;
-    free.splice(at, 0, fd);
-    if (free.length > FREE) free.pop();
+    if (this.#cookies[fd] === cookie) this.#set(fd, FREE, 0);
+  }
+
+  #set(fd: number, state: number, cookie: number): void {
+    if (fd > this.#highest) this.#highest = fd;
+    if (fd >= this.#states.length) this.#grow(2 * fd);
+    this.#states[fd] = state;
+    this.#cookies[fd] = cookie;
+    if (state === FREE && fd < this.#lowest) this.#lowest = fd;
+  }
+  #grow(length: number): void {
+    const [cookies, states] = [this.#cookies, this.#states];
+    this.#cookies = new Float64Array(length);
+    this.#cookies.set(cookies);
+    this.#states = new Uint8Array(length);
+    this.#states.set(states);
   }
 
   #guess(name: Uint8Array): number | undefined {
+    const start = this.#hand <= this.#lowestFree() ? this.#hand : 0;
+    let found: number | undefined;
     // Under load the word that a connection has ended comes after another has its descriptor.
-    const first = this.#late ? this.#reused(name, 1) : this.#lowest(name);
-    if (first !== undefined) {
-      this.counts.first++;
-      return first;
+    if (this.#late) found = this.#reused(name, start, this.#lowest);
+    if (found === undefined) {
+      found = this.#unused(name);
+      this.#late = found === undefined;
+      found ??= this.#reused(name, start, this.#lowest) ?? this.#reused(name, 0, start);
     }
-    this.counts.more++;
-    this.#late = !this.#late;
-    const reused = this.#late ? undefined : this.#lowest(name);
-    return reused ?? this.#reused(name, TRIES) ?? this.#onlyOne(name);
+    return found ?? this.#any(name) ?? this.#onlyOne(name);
   }
 
-  /** It has the lowest of those that are free, as far as we know. */
-  #lowest(name: Uint8Array): number | undefined {
-    for (let i = 0; i < TRIES; i++) {
-      const freed = this.#free.length > 0;
-      const lowest = this.#free[0] ?? this.#highest + 1;
-      const isNew = this.#isNew(lowest, name);
-      if (!isNew && !isOpen(lowest)) return undefined;
-      // It is this one's, or no connection's.
-      if (freed) this.#free.shift();
-      else this.#highest = lowest;
-      if (isNew) return lowest;
-    }
+  /** The lowest descriptor that is free, as far as we know. */
+  #lowestFree(): number {
+    const free = this.#states.indexOf(FREE, this.#lowest);
+    return this.#lowest = free < 0 ? this.#highest + 1 : free;
   }
 
-  /** It has that of one that has ended, of which we have not been told yet: most likely of an old one. */
-  #reused(name: Uint8Array, tries: number): number | undefined {
-    for (const [fd, cookie] of this.#known) {
+  /** It has the lowest one that was free, which is known. */
+  #unused(name: Uint8Array): number | undefined {
+    while (true) {
+      const fd = this.#lowestFree();
       if (this.#isNew(fd, name)) return fd;
-      // Next time others come first.
-      this.#known.delete(fd);
-      this.#known.set(fd, cookie);
-      if (--tries === 0) return undefined;
+      if (!libc().isOpen(fd)) return undefined;
+      this.#set(fd, OTHER, 0);
+    }
+  }
+
+  /** It has a lower one, of a connection that has ended, which is not known yet. */
+  #reused(name: Uint8Array, from: number, to: number): number | undefined {
+    for (let fd = from; fd < to; fd++) {
+      const state = this.#states[fd]!;
+      if (state === OTHER) continue;
+      if (this.#isNew(fd, name)) return fd;
+      // One that stays is looked at no more, in the end.
+      this.#states[fd] = state - 1;
+      this.#hand = fd + 1;
+    }
+  }
+
+  /** It has that of one that had stayed. */
+  #any(name: Uint8Array): number | undefined {
+    for (let fd = 0; fd <= this.#highest; fd++) {
+      if (this.#cookies[fd] !== 0 && this.#isNew(fd, name)) return fd;
     }
   }
 
@@ -212,59 +288,26 @@ class Finder {
   #onlyOne(name: Uint8Array): number | undefined {
     this.counts.all++;
     // Only here can it be the listener's own, which is looked for once and known from then on.
-    const found = descriptors().filter((fd) => this.#isNew(fd, name) && !listens(fd));
-    this.#free = this.#free.filter((fd) => !found.includes(fd));
+    const found = descriptors().filter((fd) => this.#isNew(fd, name) && !libc().listens(fd));
     return found.length === 1 ? found[0] : undefined;
   }
 
   /** Whether a descriptor is that of a connection which was not known; it is from now on. */
   #isNew(fd: number, name: Uint8Array): boolean {
-    const cookie = cookieOf(fd);
-    if (cookie === undefined || this.#known.get(fd) === cookie || !isNamed(fd, name)) return false;
-    this.#known.delete(fd); // To be last.
-    this.#known.set(fd, cookie);
+    this.counts.looks++;
+    const cookie = libc().cookieOf(fd);
+    if (cookie === 0 || this.#cookies[fd] === cookie || !libc().isNamed(fd, name)) return false;
+    this.#set(fd, OPEN, cookie);
     return true;
   }
 }
-/** How many free descriptors are remembered, and how many guesses are made of a kind. */
-const FREE = 1_024;
-const TRIES = 6;
+/** A listener, and whether each of its connections is known. */
+interface UnixListener {
+  /** Its name, as getsockname(2) gives it. */
+  readonly name: Uint8Array;
+  current: boolean;
+}
 const finder = new Finder();
-
-// Of buffers, because V8 moves small arrays that have none of their own.
-const numbers = new Uint32Array(new ArrayBuffer(8));
-const length = new Uint32Array(new ArrayBuffer(4));
-const sockaddr = new Uint8Array(new ArrayBuffer(SOCKADDR_UN));
-
-/** Reads an option of a socket, of so many bytes, into `numbers`. False if the descriptor is no socket. */
-function readOption(fd: number, option: number, size: number): boolean {
-  length[0] = size;
-  return libc().getsockopt(fd, SOL_SOCKET, option, pointerTo(numbers), pointerTo(length)) === 0;
-}
-
-/** The number that the kernel gave a socket; undefined if it is none. */
-function cookieOf(fd: number): number | undefined {
-  return readOption(fd, SO_COOKIE, 8) ? numbers[0]! + numbers[1]! * 2 ** 32 : undefined;
-}
-
-function isOpen(fd: number): boolean {
-  return libc().fcntl(fd, F_GETFD, 0) >= 0;
-}
-
-/** Whether a descriptor is that of a socket with this name. */
-function isNamed(fd: number, name: Uint8Array): boolean {
-  length[0] = SOCKADDR_UN;
-  if (
-    libc().getsockname(fd, pointerTo(sockaddr), pointerTo(length)) !== 0 ||
-    length[0] !== name.length
-  ) return false;
-  for (let i = 0; i < name.length; i++) if (sockaddr[i] !== name[i]) return false;
-  return true;
-}
-
-function listens(fd: number): boolean {
-  return readOption(fd, SO_ACCEPTCONN, 4) && numbers[0] !== 0;
-}
 
 /** The sockaddr_un of a path. An abstract name begins with a zero byte, others end with one. */
 function nameOf(path: string): Uint8Array {
@@ -290,6 +333,8 @@ export function untilReadable(conn: Deno.Conn): Promise<unknown> {
   return core.read((conn as unknown as { [rid: symbol]: number })[core.internalRidSymbol]!, EMPTY);
 }
 
+const windows = new WeakMap<Uint8Array, Memory>();
+
 /**
  * Copies what a client has sent into `window`, and leaves it there for the next read.
  *
@@ -297,7 +342,9 @@ export function untilReadable(conn: Deno.Conn): Promise<unknown> {
  * connection is broken.
  */
 export function peek(fd: number, window: Uint8Array<ArrayBuffer>): number {
-  return libc().recv(fd, pointerTo(window), BigInt(window.length), MSG_PEEK | MSG_DONTWAIT);
+  let memory = windows.get(window);
+  if (memory === undefined) windows.set(window, memory = memoryOf(window));
+  return libc().peek(fd, memory);
 }
 
 /** What node:net's handles can that nothing else can: make a resource of a descriptor. */
@@ -313,7 +360,7 @@ interface TcpHandle {
  * @throws {Error} If there are no descriptors left, or this Deno has no way to do it.
  */
 export function duplicate(fd: number): Stream {
-  const copy = libc().fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  const copy = libc().duplicate(fd);
   if (copy < 0) throw new Error(`fcntl(${fd}, F_DUPFD_CLOEXEC) failed`);
   const { process } = globalThis as unknown as {
     process: { binding(name: "tcp_wrap"): { TCP: new (type: number) => TcpHandle } };

@@ -37,7 +37,14 @@ export function upgrading(serve: Serve, routes: () => Upgradable | undefined): S
     if (!upgradable?.size) return serve(conn, ...rest);
     const descriptor = descriptorOf(conn);
     if (descriptor === undefined || !canPeek()) return serve(conn, ...rest);
-    return new Front(conn, descriptor, serve, ...rest);
+    const kind = look(descriptor);
+    // Most clients have sent their first request by the time they are accepted, and it asks for none.
+    const served = kind === PASS
+      ? serve(conn, ...rest)
+      : new Front(conn, kind, descriptor, serve, ...rest);
+    const release = () => releaseDescriptor(descriptor);
+    served.finished.then(release, release);
+    return served;
   };
 }
 
@@ -63,6 +70,7 @@ class Front implements Upgrading {
 
   constructor(
     conn: Deno.Conn,
+    kind: number,
     descriptor: Descriptor,
     serve: Serve,
     signal: Signal,
@@ -80,26 +88,17 @@ class Front implements Upgrading {
       this.#native = serve(conn, this, handler, onError, onListen);
       return this.#native.finished;
     };
-    const kind = this.#look();
-    // Most clients have sent their first request by the time they are accepted.
     const served = kind === NOTHING
-      ? untilReadable(conn).then(() => judge(this.#look()))
+      ? untilReadable(conn).then(() => judge(look(descriptor)))
       : judge(kind);
+    // A connection that was taken back lives on by another descriptor, and the loop reports an error for it.
     this.finished = served.then(
-      () => this.#end(),
+      () => this.#hijacked?.ended,
       (error) => {
-        const ended = this.#end();
-        // The loop reports an error for a connection that was taken back from it.
-        if (ended) return ended;
+        if (this.#hijacked) return this.#hijacked.ended;
         throw error;
       },
     );
-  }
-
-  /** Releases the descriptor. A connection that was taken back lives on by another one. */
-  #end(): Promise<void> | undefined {
-    releaseDescriptor(this.#descriptor);
-    return this.#hijacked?.ended;
   }
 
   /** The only part of an abort signal that the native loop uses. */
@@ -131,16 +130,11 @@ class Front implements Upgrading {
     else closeQuietly(this.#conn);
   }
 
-  #look(): number {
-    const count = peek(this.#descriptor.fd, window);
-    return count < 0 ? NOTHING : judgeHead(window, count);
-  }
-
   /** Polls for the rest of a header: epoll does not report more data behind unread data. */
   async #lookAgain(): Promise<number> {
     for (const pause of PAUSES) {
       await new Promise<void>((resolve) => after(pause, resolve));
-      const kind = this.#look();
+      const kind = look(this.#descriptor);
       if (kind !== INCOMPLETE) return kind === NOTHING ? PASS : kind;
     }
     return PASS; // The native loop has its own timeout.
@@ -222,6 +216,7 @@ class Front implements Upgrading {
       this.#cancel?.();
       // By then the loop has closed its own descriptor.
       await this.#native!.finished.catch(() => {});
+      releaseDescriptor(this.#descriptor);
       await writeAll(stream, headOf(response));
       upgrade.take(stream, new AbortController());
     } catch (error) {
@@ -252,6 +247,11 @@ const PAUSES = [1, 2, 5, 10, 20, 50, 100, 200, 500];
 const [LF, CR, COLON, SPACE] = [10, 13, 58, 32];
 const [C, K, U] = [99, 107, 117];
 const [CONNECTION, UPGRADE] = ["connection".length, "upgrade".length];
+
+function look({ fd }: Descriptor): number {
+  const count = peek(fd, window);
+  return count < 0 ? NOTHING : judgeHead(window, count);
+}
 
 /**
  * Classifies the first bytes of a connection. The docker CLI opens a new connection for each

@@ -228,3 +228,43 @@ foreignTest(
     assertEquals([stderr, stdout], ["", '{"all":1,"unknown":0}\n']);
   },
 );
+
+foreignTest(
+  "findDescriptor finds connections at the first looks, though it is told late which have ended",
+  async () => {
+    await using folder = await TempFolder.make();
+    const module = new URL("../../platform/peek.ts", import.meta.url);
+    await Deno.writeTextFile(
+      `${folder.path}/look.ts`,
+      `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
+    const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
+    const idle = [];
+    let ended = [];
+    for (let turn = 0; turn < 50; turn++) {
+      const clients = [];
+      for (let i = 0; i < 40; i++) clients.push(await Deno.connect(unix.addr));
+      const accepted = [];
+      for (let i = 0; i < 40; i++) {
+        const conn = await unix.accept();
+        findDescriptor(conn);
+        accepted.push([conn, descriptorOf(conn)]);
+      }
+      // It is told of those that ended in the last turn when theirs are taken already.
+      for (const descriptor of ended) if (descriptor) releaseDescriptor(descriptor);
+      if (turn % 10 === 0) idle.push(...clients.splice(0, 20), ...accepted.splice(0, 20));
+      for (const client of clients) client.close();
+      for (const [conn] of accepted) conn.close();
+      ended = accepted.map(([, descriptor]) => descriptor);
+    }
+    console.log(JSON.stringify(findings()));
+    Deno.exit();`,
+    );
+    const { stdout, stderr } = await run(Deno.execPath(), [
+      ...["run", "-A", "--no-check", `${folder.path}/look.ts`],
+    ]);
+    assertEquals(stderr, "");
+    const { asked, looks, all } = JSON.parse(stdout);
+    assertEquals([asked, all], [2_000, 1]);
+    assert(looks < 3 * asked, `${asked} connections took ${looks} looks`);
+  },
+);
