@@ -512,7 +512,8 @@ class RawConnection implements UpgradedConnection {
   readonly #closed = Promise.withResolvers<void>();
   readonly #stream: Stream;
   readonly #left: AbortController;
-  readonly #buffer = new Uint8Array(CHUNK);
+  /** What is read into next. */
+  #buffer: Uint8Array<ArrayBuffer> | undefined;
   #readable?: ReadableStream<Uint8Array>;
   #writable?: WritableStream<Uint8Array>;
   #controller?: ReadableStreamDefaultController<Uint8Array>;
@@ -544,15 +545,7 @@ class RawConnection implements UpgradedConnection {
   get writable(): WritableStream<Uint8Array> {
     this.#forget();
     return this.#writable ??= new WritableStream<Uint8Array>({
-      write: async (chunk) => {
-        try {
-          await writeAll(this.#stream, chunk);
-          this.transferred.sent += chunk.length;
-        } catch (error) {
-          this.#break(error);
-          throw error;
-        }
-      },
+      write: (chunk) => this.#write(chunk),
       close: () => this.#endWriting(),
       abort: () => this.close(),
     });
@@ -577,16 +570,32 @@ class RawConnection implements UpgradedConnection {
 
   async #pull(): Promise<void> {
     try {
-      const count = await this.#stream.read(this.#buffer);
+      const buffer = this.#buffer ??= new Uint8Array(CHUNK);
+      const count = await this.#stream.read(buffer);
       if (this.#readEnded) return; // By leave().
       if (count !== null) {
         this.transferred.received += count;
-        return this.#controller!.enqueue(this.#buffer.slice(0, count));
+        // A copy of little holds no more than that; of much it would take longer than a new buffer.
+        const much = count > CHUNK / 4;
+        if (much) this.#buffer = undefined;
+        return this.#controller!.enqueue(much ? buffer.subarray(0, count) : buffer.slice(0, count));
       }
       this.#controller!.close();
       this.#endReading();
     } catch (error) {
       if (this.#readEnded) return;
+      this.#break(error);
+      throw error;
+    }
+  }
+
+  async #write(chunk: Uint8Array): Promise<void> {
+    try {
+      // Not by a function of its own, as above: at each await a part of a microsecond would go.
+      let sent = await this.#stream.write(chunk);
+      while (sent < chunk.length) sent += await this.#stream.write(chunk.subarray(sent));
+      this.transferred.sent += sent;
+    } catch (error) {
       this.#break(error);
       throw error;
     }
