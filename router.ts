@@ -150,6 +150,15 @@ const CORS = {
 };
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
+/** A mounted function, which Hono gives a copy of the request: a WebSocket takes the one that came. */
+function standingFor(fetch: Mounted): Mounted {
+  return (request: Request, ...rest: unknown[]) => {
+    const [env] = rest;
+    if (env instanceof RequestBindings && env.request !== request) standFor(request, env.request);
+    return fetch(request, ...rest);
+  };
+}
+type Mounted = Parameters<App["mount"]>[1];
 type Mounting = Parameters<App["mount"]> extends [unknown, ...infer Rest] ? Rest : never;
 
 /** Whether a response is a stream of server-sent events, which does not end by itself. */
@@ -248,8 +257,9 @@ class Dispatcher {
         ...BUILTINS.filter(({ path, job }) => this.#hasBuiltin(path) && this.#engine.has(job)),
       ],
       mount: (path: string, ...given: Mounting) => {
-        this.#upgrades.mount(mergePath(base, path), given[0]);
-        return mount.call(app, path, ...given);
+        const [fetch, ...rest] = given;
+        this.#upgrades.mount(mergePath(base, path), fetch);
+        return mount.call(app, path, standingFor(fetch), ...rest);
       },
       basePath: (path: string) =>
         this.#equip(basePath.call(app, path) as unknown as App, mergePath(base, path)),

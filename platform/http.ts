@@ -46,6 +46,8 @@ export interface Served {
 export interface ServedInfo {
   /** Resolves when the answer is complete, rejects if the client left before. */
   readonly completed: Promise<void>;
+  /** The answer to a malformed request, which runs no handler and is only reported. */
+  readonly refused?: Response;
 }
 /** Serves HTTP on a connection. */
 export type Serve<Info extends ServedInfo = ServedInfo> = (

@@ -118,6 +118,12 @@ export class UpgradeRequired extends TypeError {
   }
 }
 
+/** The error for a request that does not ask for a WebSocket. */
+export function noWebSocket(): UpgradeRequired {
+  const expected = "expected a WebSocket (Connection: Upgrade, Upgrade: websocket)";
+  return new UpgradeRequired(expected, 426);
+}
+
 /**
  * Checks that a request can become a WebSocket, with the subprotocol if one is given.
  *
@@ -129,10 +135,7 @@ export function requireWebSocket(
 ): void {
   const has = (name: string, token: string) =>
     headers.get(name)?.toLowerCase().split(/[\s,]+/).includes(token);
-  if (!has("upgrade", "websocket") || !has("connection", "upgrade")) {
-    const expected = "expected a WebSocket (Connection: Upgrade, Upgrade: websocket)";
-    throw new UpgradeRequired(expected, 426);
-  }
+  if (!has("upgrade", "websocket") || !has("connection", "upgrade")) throw noWebSocket();
   if (!headers.has("sec-websocket-key")) {
     throw new UpgradeRequired("expected a WebSocket, which has a Sec-WebSocket-Key", 400);
   }

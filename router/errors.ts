@@ -5,6 +5,7 @@
  */
 
 import { type ErrorKind, JobError, TypedError } from "../engine/errors.ts";
+import { noWebSocket } from "../platform/websockets.ts";
 
 /** The status of each kind of error. */
 export const STATUS_OF: Record<ErrorKind, number> = {
@@ -74,6 +75,7 @@ function answerOf(error: unknown): ErrorAnswer {
   if (typeof kind === "string" && Object.hasOwn(STATUS_OF, kind)) {
     return { status: STATUS_OF[kind], message: cause.message, retryAfter, cause };
   }
+  if (cause.message === NO_WEBSOCKET) cause = noWebSocket();
   if (isHttpException(cause)) {
     const { status, message, headers, res } = cause;
     return { status, message, headers, response: res && cause.getResponse(), cause };
@@ -90,8 +92,12 @@ interface HttpException extends Error {
   getResponse(): Response;
 }
 
-function isHttpException(error: Error): error is HttpException {
-  return "getResponse" in error && typeof error.getResponse === "function" &&
+/** What Hono's `upgradeWebSocket(c, events)` throws for a request that asks for no WebSocket. */
+const NO_WEBSOCKET = "Failed to upgrade WebSocket";
+
+function isHttpException(error: unknown): error is HttpException {
+  return error instanceof Error && "getResponse" in error &&
+    typeof error.getResponse === "function" &&
     "status" in error && typeof error.status === "number";
 }
 

@@ -242,6 +242,10 @@ export class Connection {
 
   #handle(request: Request, native: AnyInfo): Response | Promise<Response> {
     const { workload, counts } = this.owner;
+    if (native.refused) {
+      this.owner.onRefused(request, new Info(this, request, native.client), native.refused);
+      return native.refused;
+    }
     const first = this.state === "new";
     counts.requests++;
     if (this.retired !== Infinity) {

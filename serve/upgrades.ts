@@ -159,7 +159,10 @@ class Front implements Upgrading {
       if (!head.every((byte, i) => byte === seen[i])) throw new Error("not its descriptor");
       const left = new AbortController();
       const asked = RawRequest.parse(head, conn, left.signal);
-      if (asked instanceof Response) return await answer(conn, asked, "GET");
+      if (asked instanceof Response) {
+        await handler(standIn(head), { completed: Promise.resolve(), refused: asked });
+        return await answer(conn, asked, "GET");
+      }
       void this.#watch(asked, left);
       const completed = Promise.withResolvers<void>();
       completed.promise.catch(() => {});
@@ -369,6 +372,19 @@ class RawRequest {
       }
     };
     if (!await within(BODY_TIMEOUT, take())) throw new TypedError("timeout", "no body came");
+  }
+}
+
+/** For the log and the metrics: a request that has as much of a malformed one as can be had. */
+function standIn(head: Uint8Array): Request {
+  const [, method, target] = /^([!-~]{1,32}) (\/[!-~]*)?/.exec(latin1.decode(head)) ?? [];
+  const url = new URL("http://localhost/");
+  url.pathname = target?.split("?", 1)[0] ?? "/";
+  try {
+    return new Request(url, method === undefined ? {} : { method });
+  } catch (error) {
+    if (error instanceof TypeError) return new Request(url); // For a method such as TRACE.
+    throw error;
   }
 }
 

@@ -245,41 +245,55 @@ foreignTest("a request for a raw upgrade may come in pieces", async () => {
   }
 });
 
-foreignTest("a malformed request for a raw upgrade is refused, and runs no handler", async () => {
-  await using doors = await Doors.open();
-  const connections = echo(doors.served);
-  const header = (...lines: string[]) =>
-    [...lines, "Connection: Upgrade", "Upgrade: tcp", "", ""].join("\r\n");
-  const host = "Host: localhost";
-  const line = "POST /echo HTTP/1.1";
-  const refused: [string, number][] = [
-    [header(line, host, "Content-Length: 1", "Content-Length: 2"), 400],
-    [header(line, host, "Content-Length: -1"), 400],
-    [header(line, host, "Content-Length: 0x10"), 400],
-    [header(line, host, "Content-Length: 2000000"), 413],
-    [header(line, host, "Transfer-Encoding: chunked"), 411],
-    [header(line, host, "Transfer-Encoding: chunked", "Content-Length: 0"), 411],
-    [header(line, "Host: local host"), 400],
-    [header(line, "Host: a/b"), 400],
-    [header(line, "Host: a", "Host: b"), 400],
-    [header(line, host, "Bad Name: 1"), 400],
-    [header(line, host, " folded"), 400],
-    [header(line, host, "No-Colon"), 400],
-    [header("POST /echo HTTP/1.0", host), 400],
-    [header("POST echo HTTP/1.1", host), 400],
-    [header("POST /echo", host), 400],
-    [header("POST /ec ho HTTP/1.1", host), 400],
-    [header("GET /echo HTTP/1.1", host, "Content-Length: 1"), 400],
-    [header("TRACE /echo HTTP/1.1", host), 400],
-  ];
-  for (const [request, status] of refused) {
-    using client = await Client.to(doors.doors[1]!.target);
-    assertEquals((await client.ask(request)).status, status, request);
-    assertEquals(await client.ended(), "");
-  }
-  assertEquals(connections, []);
-  await doors.empty();
-});
+foreignTest(
+  "a malformed request for a raw upgrade is refused, runs no handler, and is observed",
+  async () => {
+    await using doors = await Doors.open();
+    const observed: (string | number)[] = [];
+    doors.served.builtins.observe({
+      times: () => false,
+      ended: ({ method, request, status }) =>
+        void observed.push(`${method} ${new URL(request.url).pathname}`, status),
+    });
+    const connections = echo(doors.served);
+    const header = (...lines: string[]) =>
+      [...lines, "Connection: Upgrade", "Upgrade: tcp", "", ""].join("\r\n");
+    const host = "Host: localhost";
+    const line = "POST /echo HTTP/1.1";
+    const refused: [string, number][] = [
+      [header(line, host, "Content-Length: 1", "Content-Length: 2"), 400],
+      [header(line, host, "Content-Length: -1"), 400],
+      [header(line, host, "Content-Length: 0x10"), 400],
+      [header(line, host, "Content-Length: 2000000"), 413],
+      [header(line, host, "Transfer-Encoding: chunked"), 411],
+      [header(line, host, "Transfer-Encoding: chunked", "Content-Length: 0"), 411],
+      [header(line, "Host: local host"), 400],
+      [header(line, "Host: a/b"), 400],
+      [header(line, "Host: a", "Host: b"), 400],
+      [header(line, host, "Bad Name: 1"), 400],
+      [header(line, host, " folded"), 400],
+      [header(line, host, "No-Colon"), 400],
+      [header("POST /echo HTTP/1.0", host), 400],
+      [header("POST echo HTTP/1.1", host), 400],
+      [header("POST /echo", host), 400],
+      [header("POST /ec ho HTTP/1.1", host), 400],
+      [header("GET /echo HTTP/1.1", host, "Content-Length: 1"), 400],
+      [header("TRACE /echo HTTP/1.1", host), 400],
+    ];
+    for (const [request, status] of refused) {
+      using client = await Client.to(doors.doors[1]!.target);
+      assertEquals((await client.ask(request)).status, status, request);
+      assertEquals(await client.ended(), "");
+      const [method, path] = request.split(/[ \r]/);
+      const described = `${method === "TRACE" ? "GET" : method} ${
+        path!.startsWith("/") ? path : "/"
+      }`;
+      assertEquals(observed.splice(0), [described, status]);
+    }
+    assertEquals(connections, []);
+    await doors.empty();
+  },
+);
 
 foreignTest("c.env.upgrade() explains what it cannot take over", async () => {
   await using doors = await Doors.open();
@@ -408,7 +422,15 @@ Deno.test("Hono's upgradeWebSocket works, with a subprotocol, and with middlewar
       onClose: ({ code, reason }) => void events.push(`close ${code} ${reason}`),
     }), { protocol: "two" }),
   );
+  const mounted = new Hono();
+  mounted.get("/ws", upgradeWebSocket(() => ({ onMessage: ({ data }, ws) => ws.send(data) })));
+  router.mount("/mounted", mounted.fetch);
   for (const { url } of doors.doors) {
+    const inner = await openSocket(`${url}/mounted/ws`);
+    const echoed = message(inner);
+    inner.send("in there");
+    assertEquals(await echoed, "in there");
+    inner.close();
     const socket = await openSocket(`${url}/ws`, ["two"]);
     assertEquals(socket.protocol, "two");
     const got = message(socket);
@@ -479,6 +501,10 @@ Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and n
     return upgradeTo(c.req.raw);
   });
   router.get("/hono", upgradeWebSocket(() => ({})));
+  router.get("/hono/two", (c) => upgradeWebSocket(c, {}));
+  const mounted = new Hono();
+  mounted.get("/ws", (c) => upgradeTo(c.req.raw));
+  router.mount("/mounted", mounted.fetch);
   router.job({ method: "GET", path: "/job", job: "cat", upgrade: "websocket" });
   const mine = new Hono();
   mine.get("/ws", (c) => upgradeTo(c.req.raw));
@@ -513,6 +539,8 @@ Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and n
   for (const target of targets.slice(0, 2)) {
     await ask(target, get("/async"), 426, wanted);
     await ask(target, get("/job"), 426, wanted);
+    await ask(target, get("/hono/two"), 426, wanted);
+    await ask(target, get("/mounted/ws"), 426, wanted);
     await ask(
       target,
       "POST /ws HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx",
