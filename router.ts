@@ -20,7 +20,7 @@ import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
 import type { Engine } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { addHeaders, standFor, staticBody } from "./platform/http.ts";
+import { addHeaders, sentHeaders, standFor, staticBody } from "./platform/http.ts";
 import type { Bindings } from "./router/bindings.ts";
 import { Bodies, type LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
@@ -612,7 +612,7 @@ const withoutBody: MiddlewareHandler = async (c, next) => {
   if (!c.finalized) return; // Reading c.res would create a response.
   const { res } = c;
   const body = staticBody(res);
-  const headers = new Headers(res.headers);
+  const headers = sentHeaders(res);
   if (body != null && !headers.has("content-length")) {
     const { length } = typeof body === "string" ? encoder.encode(body) : body;
     headers.set("Content-Length", String(length));

@@ -173,6 +173,31 @@ export function addHeaders(response: Response, headers: HeaderList): void {
   }
 }
 
+/** Headers that describe a body as it came, and not what `fetch` has decoded of it. */
+const ENCODED: readonly string[] = ["content-encoding", "content-length", "transfer-encoding"];
+
+/**
+ * A copy of the headers that an answer is sent with. One that `fetch` has decoded still has those of the
+ * encoded body: the native loop leaves them out, and for a copy it could not know.
+ */
+export function sentHeaders(response: Response): Headers {
+  const headers = new Headers(response.headers);
+  const inner = internalOf(response, "response") as { bodyDecoded?: boolean } | undefined;
+  if (inner?.bodyDecoded) { for (const name of ENCODED) headers.delete(name); }
+  return headers;
+}
+
+/** The same answer with another body. */
+export function withBody(response: Response, body: ReadableStream | null): Response {
+  const { status, statusText } = response;
+  const headers = sentHeaders(response);
+  return new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, {
+    status,
+    statusText,
+    headers,
+  });
+}
+
 /** The URL of a request, which the request itself does not keep: it may be given another. */
 export function urlOf(request: Request): string {
   const inner = internalOf(request, "request") as { url?: () => string } | undefined;

@@ -5,6 +5,7 @@
  */
 
 import type { Context } from "npm:hono@4.13.19";
+import { withBody } from "../platform/http.ts";
 import type { Bindings } from "./bindings.ts";
 
 /** Hono's context of a request. */
@@ -73,5 +74,5 @@ export function endingAt(stopping: AbortSignal, response: Response): Response {
   }, { highWaterMark: 0 });
   stopping.addEventListener("abort", stop);
   if (stopping.aborted) stop();
-  return new Response(body, response);
+  return withBody(response, body);
 }

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Reads, type StaticBody, watchReads } from "../platform/http.ts";
+import { type Reads, sentHeaders, type StaticBody, watchReads } from "../platform/http.ts";
 
 /** In pieces of at most this many bytes an answer is given to the loop, so that it can be seen to move. */
 const PIECE = 65_536;
@@ -183,7 +183,7 @@ class Pieces<Info> extends Delivery<Info> {
     account: Account<Info>,
   ) {
     super(info, last, account);
-    const headers = new Headers(response.headers);
+    const headers = sentHeaders(response);
     if (body === undefined) this.#source = response.body!.getReader();
     else {
       const bytes = typeof body === "string" ? encoder.encode(body) : body;

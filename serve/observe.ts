@@ -4,7 +4,7 @@
  * @module
  */
 
-import { staticBody, type Transferred } from "../platform/http.ts";
+import { staticBody, type Transferred, withBody } from "../platform/http.ts";
 import { UpgradeRequired } from "../platform/websockets.ts";
 import type { Described } from "../router/bindings.ts";
 import type { RequestHandler, RequestInfo } from "./handler.ts";
@@ -181,5 +181,5 @@ function counted(response: Response, exchange: Exchange): Response {
     },
     cancel: (reason) => source.cancel(reason),
   }, { highWaterMark: 0 });
-  return new Response(body, response);
+  return withBody(response, body);
 }

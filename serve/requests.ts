@@ -6,7 +6,7 @@
  */
 
 import { API_VERSION, VERSION } from "../engine/version.ts";
-import { headerOf, setUrl, staticBody, urlOf } from "../platform/http.ts";
+import { headerOf, setUrl, staticBody, urlOf, withBody } from "../platform/http.ts";
 import { hostname } from "./addresses.ts";
 import type { RequestHandler } from "./handler.ts";
 
@@ -127,7 +127,7 @@ function checked(request: Request, answer: unknown): Response {
     !answer.headers.has("content-length");
   // The native loop says that no body is one of no bytes. Of a stream it says nothing.
   return bare && !BODYLESS.includes(answer.status)
-    ? new Response(new ReadableStream({ start: (controller) => controller.close() }), answer)
+    ? withBody(answer, new ReadableStream({ start: (controller) => controller.close() }))
     : answer;
 }
 

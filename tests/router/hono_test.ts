@@ -486,3 +486,57 @@ Deno.test("Router answers as Hono's app does on Deno.serve, over tcp, unix, --tl
     assertEquals(served.lines.filter((line) => line.startsWith("error ")), []);
   }
 });
+
+Deno.test("Router answers as Hono's app does on Deno.serve where no middleware runs", async () => {
+  await using stack = new AsyncDisposableStack();
+  // Answers that `fetch` decodes, one that does not end by itself, and one that it leaves as it is.
+  const upstream = stack.use(
+    Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
+      const text = new Blob(["data: fetched\n\n"]).stream();
+      const type = { "Content-Type": url.endsWith("events") ? "text/event-stream" : "text/plain" };
+      return url.endsWith("plain") ? new Response(text, { headers: type }) : new Response(
+        text.pipeThrough(new CompressionStream("gzip")),
+        { headers: { ...type, "Content-Encoding": "gzip" } },
+      );
+    }),
+  );
+  const build = (app: Hono) => {
+    app.notFound((c) => c.text("nothing here", 404));
+    app.get(
+      "/fetched/:what",
+      (c) => fetch(`http://127.0.0.1:${upstream.addr.port}/${c.req.param("what")}`),
+    );
+  };
+  const app = new Hono();
+  build(app);
+  const yardstick = stack.use(
+    Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, app.fetch),
+  );
+  // Observers count bytes as they pass.
+  for (const observed of [false, true]) {
+    await using served = await Served.bind({}, ["tcp://127.0.0.1:0"], { builtins: false });
+    if (observed) served.builtins.observe({ times: () => false, ended() {} });
+    build(served.router as unknown as Hono);
+    await served.accept();
+    const { port } = served.target as Deno.ConnectOptions;
+    for (const method of ["GET", "HEAD"]) {
+      for (
+        const path of [
+          "/fetched/gzip",
+          "/fetched/events",
+          "/fetched/plain",
+        ]
+      ) {
+        using client = Deno.createHttpClient({});
+        const asked = { path, init: { method } };
+        const expected = await ask(`http://127.0.0.1:${yardstick.addr.port}`, client, asked);
+        const answer = await ask(`http://127.0.0.1:${port}`, client, asked);
+        for (const name of OURS) delete answer.headers[name];
+        for (const each of [answer, expected]) each.told = { length: undefined };
+        // In the copy that Hono makes for HEAD, although GET has none.
+        if (method === "HEAD") delete expected.headers["content-encoding"];
+        assertEquals([method, path, answer], [method, path, expected]);
+      }
+    }
+  }
+});
