@@ -437,6 +437,7 @@ class Dispatcher {
     const first: MiddlewareHandler[] = [];
     if (env.method === "HEAD") first.push(withoutBody);
     if (env.parent !== undefined) first.push(inherit);
+    if (found.length === 1 && first.length > 0) first.push(answered);
     const { problem } = env;
     if (problem === undefined) return { first };
     return {
@@ -621,6 +622,12 @@ const withoutBody: MiddlewareHandler = async (c, next) => {
   res.body?.cancel().catch(() => {});
   c.res = undefined;
   c.res = new Response(null, { status: res.status, statusText: res.statusText, headers });
+};
+
+/** Middleware before a handler that Hono would run without any: what does not answer is not found. */
+const answered: MiddlewareHandler = async (c, next) => {
+  await next();
+  if (!c.finalized) c.res = await c.notFound();
 };
 
 /** Middleware of a routed router: shares variables and the cached body with the outer app. */

@@ -32,6 +32,8 @@ import { timeout } from "npm:hono@4.13.19/timeout";
 import { endTime, startTime, timing } from "npm:hono@4.13.19/timing";
 import { appendTrailingSlash, trimTrailingSlash } from "npm:hono@4.13.19/trailing-slash";
 import { validator } from "npm:hono@4.13.19/validator";
+import { Engine } from "../../engine.ts";
+import { createRouter } from "../../router.ts";
 import { Authority } from "../support/certificates.ts";
 import { TempFolder } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
@@ -506,6 +508,9 @@ Deno.test("Router answers as Hono's app does on Deno.serve where no middleware r
       "/fetched/:what",
       (c) => fetch(`http://127.0.0.1:${upstream.addr.port}/${c.req.param("what")}`),
     );
+    app.get("/silent", () => undefined as never);
+    app.get("/silent/later", () => Promise.resolve(undefined as never));
+    app.get("/silent/next", (_c, next) => next());
   };
   const app = new Hono();
   build(app);
@@ -525,6 +530,9 @@ Deno.test("Router answers as Hono's app does on Deno.serve where no middleware r
           "/fetched/gzip",
           "/fetched/events",
           "/fetched/plain",
+          "/silent",
+          "/silent/later",
+          "/silent/next",
         ]
       ) {
         using client = Deno.createHttpClient({});
@@ -538,5 +546,19 @@ Deno.test("Router answers as Hono's app does on Deno.serve where no middleware r
         assertEquals([method, path, answer], [method, path, expected]);
       }
     }
+  }
+});
+
+Deno.test("Router answers as Hono's app does where it is routed in another app", async () => {
+  const ask = async (inner: Hono, method: string) => {
+    inner.get("/silent", () => undefined as never);
+    const outer = new Hono().route("/in", inner).notFound((c) => c.text("nothing here", 404));
+    const { status } = await outer.request("/in/silent", { method });
+    return status;
+  };
+  for (const method of ["GET", "HEAD"]) {
+    const router = createRouter(new Engine({ log: () => {} }), { builtins: false });
+    assertEquals([method, await ask(router as unknown as Hono, method)], [method, 404]);
+    assertEquals([method, await ask(new Hono(), method)], [method, 404]);
   }
 });
