@@ -618,10 +618,10 @@ function tlsFiles(
  */
 export function checkedSettings<T extends ServeSettings>(settings: T): T {
   const checked = { ...settings } as Record<string, unknown>;
-  for (const [name, setting] of ALL) {
+  for (const [name, value] of Object.entries(settings)) {
+    if (value === undefined || !Object.hasOwn(SETTINGS, name)) continue;
+    const setting: Setting = SETTINGS[name as Name];
     const { kind, list } = setting;
-    const value = checked[name];
-    if (value === undefined) continue;
     if (kind.number) {
       const { unit, least, whole } = kind.number;
       if (typeof value !== "number" || !(value >= least) || whole && !Number.isInteger(value)) {

@@ -34,6 +34,9 @@ import {
   refuseProfiles,
 } from "./settings.ts";
 
+/** For how long once booted nothing is done that can wait, in milliseconds: the first clients come. */
+const START = 1_000;
+
 /**
  * Runs the daemon as the command line does, until it is told to stop.
  *
@@ -108,6 +111,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
   let served: Promise<void> | undefined;
   let releasePidfile = () => {};
+  let quiet: AbortSignal | undefined;
   try {
     const serving = await serve(engine, {
       ...flags.serve,
@@ -176,7 +180,8 @@ export async function main(args: readonly string[]): Promise<number> {
     await Promise.race([boot(), ...ends]);
     hanging?.cancel();
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
-    fetchStdCli();
+    quiet = AbortSignal.timeout(START);
+    quiet.addEventListener("abort", fetchStdCli);
     // What a script that deploys waits for.
     if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
     if (exitIdleTime !== undefined) {
@@ -196,6 +201,7 @@ export async function main(args: readonly string[]): Promise<number> {
     else complain(error);
     return 1;
   } finally {
+    quiet?.removeEventListener("abort", fetchStdCli);
     surviving();
     stop();
     releasePidfile();

@@ -49,18 +49,14 @@ export interface ProgramSettings {
   debug: boolean;
 }
 
-/** The settings that have a flag, by it and by its letter. */
-const BY_FLAG = new Map<string, Setting & { flag: string }>();
-for (const [, setting] of ALL) {
-  const { flag, letter } = setting;
-  if (flag === undefined) continue;
-  BY_FLAG.set(flag, { ...setting, flag });
-  if (letter !== undefined) BY_FLAG.set(letter, { ...setting, flag });
-}
-/** The same, each once, in the order of `--help`. */
-export const FLAGS: readonly (Setting & { flag: string })[] = [
-  ...new Map([...BY_FLAG.values()].map((setting) => [setting.flag, setting])).values(),
-];
+/** The settings that have a flag, in the order of `--help`. */
+export const FLAGS: readonly (Setting & { flag: string })[] = ALL.map(([, setting]) => setting)
+  .filter((setting): setting is Setting & { flag: string } => setting.flag !== undefined);
+/** The same by their flags and by their letters. */
+const BY_FLAG: ReadonlyMap<string, Setting & { flag: string }> = new Map([
+  ...FLAGS.map((setting) => [setting.flag, setting] as const),
+  ...FLAGS.map((setting) => [setting.letter ?? setting.flag, setting] as const),
+]);
 /** Flags that say what the program is to do, and not how the daemon is. */
 const COMMANDS = ["help", "version", "validate"];
 
@@ -150,9 +146,18 @@ export function refuseProfiles(address: string): void {
   );
 }
 
+/** What the variables of the environment begin with that stand for flags. */
+const PREFIX = "FLOODGATE_";
+
 /** The variable of the environment that stands for a flag. */
 export function variableOf(flag: string): string {
-  return `FLOODGATE_${flag.toUpperCase().replaceAll("-", "_")}`;
+  return PREFIX + flag.toUpperCase().replaceAll("-", "_");
+}
+
+/** Whether a variable may stand for a flag. Most starts have none, and spare asking for each. */
+function mayBeInEnvironment(): boolean {
+  if (Deno.permissions.querySync({ name: "env" }).state !== "granted") return true;
+  return Object.keys(Deno.env.toObject()).some((name) => name.startsWith(PREFIX));
 }
 
 /**
@@ -163,15 +168,16 @@ export function variableOf(flag: string): string {
  */
 async function gather(args: ReadonlyMap<string, string[]>): Promise<ReadonlyMap<string, Given>> {
   const given = new Map<string, Given>();
-  for (const { flag, list } of FLAGS) {
-    const texts = args.get(flag);
+  for (const [flag, texts] of args) {
+    given.set(flag, { texts, written: (text) => `--${flag} ${text}` });
+  }
+  for (const { flag, list } of mayBeInEnvironment() ? FLAGS : []) {
+    if (given.has(flag) || COMMANDS.includes(flag)) continue;
     const name = variableOf(flag);
-    const value = texts || COMMANDS.includes(flag) ? undefined : permittedEnv(name)?.trim();
-    if (texts) given.set(flag, { texts, written: (text) => `--${flag} ${text}` });
-    else if (value) {
-      const texts = list ? value.split(/\s+/) : [value];
-      given.set(flag, { texts, written: (text) => `${name}=${text}` });
-    }
+    const value = permittedEnv(name)?.trim();
+    if (!value) continue;
+    const texts = list ? value.split(/\s+/) : [value];
+    given.set(flag, { texts, written: (text) => `${name}=${text}` });
   }
   const [path] = given.get("config-file")?.texts ?? [];
   if (path === undefined) return given;
@@ -208,10 +214,14 @@ function agree({ kind }: Setting, some: readonly string[], others: readonly stri
 /** The texts that were given, by flag. */
 async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
   const parseArgs = await loadParseArgs();
+  const written = canonical(args);
+  // The parser is told of those flags only that are there: a start has few of them.
+  const flags = [...new Set(written.map((arg) => arg.split("=", 1)[0]!.slice(2)))]
+    .flatMap((name) => BY_FLAG.get(name) ?? []);
   const named = (takes: boolean) =>
-    FLAGS.filter((setting) => (setting.takes !== undefined) === takes).map(({ flag }) => flag);
+    flags.filter((setting) => (setting.takes !== undefined) === takes).map(({ flag }) => flag);
   const texts = named(true);
-  const parsed = parseArgs(canonical(args), {
+  const parsed = parseArgs(written, {
     boolean: named(false),
     string: texts,
     collect: texts,
@@ -226,7 +236,7 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
     },
   }) as Record<string, unknown>;
   const given = new Map<string, string[]>();
-  for (const { flag } of FLAGS) {
+  for (const { flag } of flags) {
     const value = parsed[flag] as string[] | boolean;
     const values = Array.isArray(value) ? value : value ? ["1"] : [];
     if (values.includes("")) throw bad(`--${flag} needs a value`);
