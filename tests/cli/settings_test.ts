@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { ALL } from "../../builtins/settings.ts";
 import { help, parseFlags } from "../../cli/settings.ts";
-import { Daemon, installer, project, TempFolder } from "../support/daemon.ts";
+import { Daemon, installer, project, TempFolder, until } from "../support/daemon.ts";
 
 const WRONG: [string, string[], number, RegExp][] = [
   ["an address with no protocol", ["-H", "foo"], 2, /"foo": expected tcp:\/\/HOST:PORT, unix:/],
@@ -228,4 +228,23 @@ Deno.test("main boots, and handlers import, while JSR does not answer", async ()
   using _asking = await jsr.accept();
   const response = await fetch(`http://127.0.0.1:${await daemon.port()}/late`);
   assertEquals(await response.text(), "late");
+});
+
+Deno.test("main asks for @std/cli through a proxy where there is one", async () => {
+  await using folder = await TempFolder.make();
+  const asked: string[] = [];
+  await using proxy = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, ({ url }) => {
+    asked.push(url);
+    return new Response(null, { status: 404 });
+  });
+  await using _daemon = Daemon.start(["-H", "tcp://127.0.0.1:0"], {
+    env: {
+      DENO_DIR: `${folder.path}/cache`,
+      // No network but the proxy's knows this name (RFC 6761, 6.4).
+      JSR_URL: "http://jsr.invalid/",
+      http_proxy: `http://127.0.0.1:${proxy.addr.port}/`,
+    },
+  });
+  await until(() => asked.length > 0);
+  assertEquals(asked[0], "http://jsr.invalid/@std/cli/meta.json");
 });
