@@ -37,11 +37,7 @@ export function upgrading(serve: Serve, routes: () => Upgradable | undefined): S
     if (!upgradable?.size) return serve(conn, ...rest);
     const descriptor = descriptorOf(conn);
     if (descriptor === undefined || !canPeek()) return serve(conn, ...rest);
-    const kind = look(descriptor);
-    // Most clients have sent their first request by the time they are accepted, and it asks for none.
-    const served = kind === PASS
-      ? serve(conn, ...rest)
-      : new Front(conn, kind, descriptor, serve, ...rest);
+    const served = new Front(conn, descriptor, serve, ...rest);
     const release = () => releaseDescriptor(descriptor);
     served.finished.then(release, release);
     return served;
@@ -70,7 +66,6 @@ class Front implements Upgrading {
 
   constructor(
     conn: Deno.Conn,
-    kind: number,
     descriptor: Descriptor,
     serve: Serve,
     signal: Signal,
@@ -88,6 +83,8 @@ class Front implements Upgrading {
       this.#native = serve(conn, this, handler, onError, onListen);
       return this.#native.finished;
     };
+    const kind = look(descriptor);
+    // Most clients have sent their first request by the time they are accepted.
     const served = kind === NOTHING
       ? untilReadable(conn).then(() => judge(look(descriptor)))
       : judge(kind);

@@ -185,6 +185,30 @@ foreignTest(
   },
 );
 
+foreignTest(
+  "a later request of a client that was held with its first one can ask for a raw upgrade",
+  async () => {
+    await using folder = await TempFolder.make();
+    await using served = await Served.bind({}, ["tcp://127.0.0.1:0", `unix://${folder.path}/s`]);
+    echo(served);
+    const targets: Target[] = [served.target, { transport: "unix", path: `${folder.path}/s` }];
+    const clients = await Promise.all(targets.map((target) => Client.to(target)));
+    // By the time that they are let in, it is known what they ask for.
+    for (const client of clients) await client.send(PING);
+    await until(async () => (await served.stats()).listeners.every(({ held }) => held === 1));
+    await served.accept();
+    for (const client of clients) {
+      assertEquals((await client.answer()).status, 200);
+      await client.send(upgradeOf("/echo").replace(/Content-Length: 0\r\n/, ""));
+      await client.sees(/^HTTP\/1\.1 101 UPGRADED\r\n[^]*\r\n\r\n$/);
+      client.rest = "";
+      await client.send("abc");
+      await client.sees(/^abc$/);
+      client.close();
+    }
+  },
+);
+
 foreignTest("a later request on a connection can ask for a raw upgrade", async () => {
   await using doors = await Doors.open();
   echo(doors.served);
@@ -423,7 +447,10 @@ Deno.test("Hono's upgradeWebSocket works, with a subprotocol, and with middlewar
     }), { protocol: "two" }),
   );
   const mounted = new Hono();
-  mounted.get("/ws", upgradeWebSocket(() => ({ onMessage: ({ data }, ws) => ws.send(data) })));
+  mounted.get(
+    "/ws",
+    upgradeWebSocket(() => ({ onMessage: ({ data }, ws) => ws.send(data as string) })),
+  );
   router.mount("/mounted", mounted.fetch);
   for (const { url } of doors.doors) {
     const inner = await openSocket(`${url}/mounted/ws`);
