@@ -101,6 +101,8 @@ export type {
   SchemaIssue,
   SchemaResult,
   StandardSchema,
+  Upgrade,
+  UpgradedConnection,
 } from "./router.ts";
 
 /**

@@ -419,7 +419,7 @@ export const SETTINGS = {
   validate: {
     flag: "validate",
     kind: boolean,
-    help: "Check the settings and the certificates, print what is wrong, and exit",
+    help: "Check the settings, the certificates and the group, print what is wrong, and exit",
   },
   version: {
     flag: "version",

@@ -215,9 +215,10 @@ function version(): string {
   return `floodgate ${VERSION} (${build}${time}API ${API_VERSION}, Deno ${Deno.version.deno})`;
 }
 
-/** Checks what parsing has not: whether the certificates can be used. */
-async function validate({ tls }: ServeSettings): Promise<number> {
+/** Checks what parsing has not: whether the certificates can be used, and whether the group exists. */
+async function validate({ tls, group }: ServeSettings): Promise<number> {
   try {
+    if (group !== undefined) await (await import("../serve/unix.ts")).groupId(group);
     if (tls) {
       const { Tls } = await import("../serve/tls.ts");
       const { nativeServe } = await import("../platform/http.ts");

@@ -416,7 +416,12 @@ function giveTo(path: string, gid: number, group?: string): void {
   }
 }
 
-async function groupId(group: string): Promise<number> {
+/**
+ * The number of a group.
+ *
+ * @throws {TypedError} ("bad parameter") If there is no such group.
+ */
+export async function groupId(group: string): Promise<number> {
   if (/^\d+$/.test(group) && Number(group) <= MAX_GID) return Number(group);
   const lines = await groups(group);
   for (const line of lines.split("\n")) {

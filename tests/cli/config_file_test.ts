@@ -165,5 +165,9 @@ Deno.test("--validate checks settings and certificates, and ends", async () => {
   assertEquals([code, stdout], [2, ""]);
   assertMatch(stderr, /^floodgate: .*key.*\n$/);
   assertEquals((await validate({ ...tls, tlskey: key, hosts: ["unix://a"] }))[0], 2);
+  assertEquals(
+    await validate({ hosts: tls.hosts, group: "no such" }),
+    [2, "", 'floodgate: there is no group "no such"\n'],
+  );
   assertEquals(folder.names().includes("s"), false);
 });
