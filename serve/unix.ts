@@ -248,6 +248,9 @@ async function makePrivateFolder(
     try {
       Deno.mkdirSync(path, { mode: 0o700 });
     } catch (error) {
+      if (error instanceof Deno.errors.PermissionDenied) {
+        throw new Error(`this user may not write in ${folder}`, { cause: error });
+      }
       if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
     }
     const opened = held?.open(own);

@@ -530,6 +530,22 @@ Deno.test("main refuses a folder that others can write in, where it may not use 
   }
 });
 
+Deno.test("main names a folder that its user may not write in", {
+  ignore: Deno.uid() !== 0 || await missing("setpriv", ["--version"]),
+}, async () => {
+  await using folder = await TempFolder.make();
+  await Deno.chmod(folder.path, 0o755);
+  await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`], {
+    through: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"],
+    env: { DENO_DIR: `${folder.path}/none`, HOME: folder.path },
+  });
+  assertEquals((await daemon.status).code, 1);
+  assertEquals(
+    daemon.stderr,
+    `floodgate: cannot listen on unix://${folder.path}/s: this user may not write in ${folder.path}\n`,
+  );
+});
+
 Deno.test("main tells what a socket is that its user may not connect to", {
   ignore: Deno.uid() !== 0 || await missing("setpriv", ["--version"]),
 }, async () => {
