@@ -33,14 +33,10 @@ import type { Upgrading } from "./handler.ts";
  */
 export function upgrading(serve: Serve, routes: () => Upgradable | undefined): Serve {
   return (conn, ...rest) => {
-    const upgradable = routes();
-    if (!upgradable?.size) return serve(conn, ...rest);
+    if (!routes()?.size) return serve(conn, ...rest);
     const descriptor = descriptorOf(conn);
     if (descriptor === undefined || !canPeek()) return serve(conn, ...rest);
-    const served = new Front(conn, descriptor, serve, ...rest);
-    const release = () => releaseDescriptor(descriptor);
-    served.finished.then(release, release);
-    return served;
+    return new Front(conn, descriptor, serve, ...rest);
   };
 }
 
@@ -57,6 +53,10 @@ class Front implements Upgrading {
   #native?: Served;
   /** Cancels the native loop's serving of the connection. */
   #cancel?: () => void;
+  /** Whether its client speaks HTTP/1.0. */
+  #tooOld = false;
+  /** Whether it was closed before the native loop got it. */
+  #over = false;
   /** Whether it has a request that was parsed here. */
   #answering = false;
   /** The raw upgrade of the request in work. */
@@ -76,26 +76,39 @@ class Front implements Upgrading {
     this.#conn = conn;
     this.#descriptor = descriptor;
     signal.addEventListener("abort", () => this.#cut());
+    const pass = () => {
+      this.#native = serve(conn, this, handler, onError, onListen);
+      return this.#native.finished;
+    };
     const judge = (kind: number): Promise<void> => {
       if (kind === INCOMPLETE) return this.#lookAgain().then(judge);
       if (kind > 0) return this.#serveRaw(kind, handler, onError);
       this.once = kind === MAY_UPGRADE;
-      this.#native = serve(conn, this, handler, onError, onListen);
-      return this.#native.finished;
+      this.#tooOld = kind === TOO_OLD;
+      return pass();
     };
+    // Most clients have sent their first request by the time they are accepted, and it asks for none.
     const kind = look(descriptor);
-    // Most clients have sent their first request by the time they are accepted.
-    const served = kind === NOTHING
+    const served = kind === PASS
+      ? pass()
+      : kind === NOTHING
       ? untilReadable(conn).then(() => judge(look(descriptor)))
       : judge(kind);
-    // A connection that was taken back lives on by another descriptor, and the loop reports an error for it.
     this.finished = served.then(
-      () => this.#hijacked?.ended,
+      () => this.#end(),
       (error) => {
-        if (this.#hijacked) return this.#hijacked.ended;
+        const ended = this.#end();
+        // The loop reports an error for a connection that was taken back from it.
+        if (ended) return ended;
         throw error;
       },
     );
+  }
+
+  /** Releases the descriptor. A connection that was taken back lives on by another one. */
+  #end(): Promise<void> | undefined {
+    releaseDescriptor(this.#descriptor);
+    return this.#hijacked?.ended;
   }
 
   /** The only part of an abort signal that the native loop uses. */
@@ -111,6 +124,7 @@ class Front implements Upgrading {
 
   /** Prepares the upgrade that the handler of the request in work asks for. */
   upgrade(headers?: HeadersInit): RawUpgrade {
+    if (this.#tooOld) throw new TypedError("bad parameter", "expected a request of HTTP/1.1");
     return this.#upgrade ??= new RawUpgrade(headers);
   }
 
@@ -124,17 +138,23 @@ class Front implements Upgrading {
   #cut(): void {
     if (this.#hijacked) this.#hijacked.cut();
     else if (this.#native) this.#cancel?.();
-    else closeQuietly(this.#conn);
+    else {
+      this.#over = true;
+      closeQuietly(this.#conn);
+    }
   }
 
   /** Polls for the rest of a header: epoll does not report more data behind unread data. */
   async #lookAgain(): Promise<number> {
-    for (const pause of PAUSES) {
+    // A client that never sends the rest is cut when its time for a header is over.
+    for (let i = 0; !this.#over; i++) {
+      const pause = PAUSES[Math.min(i, PAUSES.length - 1)]!;
       await new Promise<void>((resolve) => after(pause, resolve));
+      if (this.#over) break; // The descriptor may be another's.
       const kind = look(this.#descriptor);
       if (kind !== INCOMPLETE) return kind === NOTHING ? PASS : kind;
     }
-    return PASS; // The native loop has its own timeout.
+    return PASS;
   }
 
   /** Serves a request that asks for a raw upgrade; `length` is that of its header. */
@@ -216,7 +236,6 @@ class Front implements Upgrading {
       this.#cancel?.();
       // By then the loop has closed its own descriptor.
       await this.#native!.finished.catch(() => {});
-      releaseDescriptor(this.#descriptor);
       await writeAll(stream, headOf(response));
       upgrade.take(stream, new AbortController());
     } catch (error) {
@@ -240,6 +259,8 @@ const INCOMPLETE = -1;
 const MAY_UPGRADE = -2;
 /** The client has sent nothing yet. */
 const NOTHING = -3;
+/** It asks for one by HTTP/1.0, in which that means nothing (RFC 9110, 7.8). */
+const TOO_OLD = -4;
 
 /** Delays between polls for the rest of a header, in milliseconds. */
 const PAUSES = [1, 2, 5, 10, 20, 50, 100, 200, 500];
@@ -261,10 +282,16 @@ function look({ fd }: Descriptor): number {
 function judgeHead(bytes: Uint8Array, count: number): number {
   let upgrade = false;
   let keeps = false;
+  let start = 0;
+  while (start < count && (bytes[start] === CR || bytes[start] === LF)) start++;
   // On bytes: decoding them takes longer than everything else here.
-  for (let at = bytes.indexOf(LF); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
+  for (let at = bytes.indexOf(LF, start); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
+    // Behind `count` are those of another client.
+    if (bytes[at + 1] === CR && at + 2 < count) {
+      return upgrade || keeps ? judgeText(bytes, at + 3) : PASS;
+    }
+    if (bytes[at + 1] === LF && at + 1 < count) return PASS; // The native loop refuses such lines.
     const first = (bytes[at + 1] ?? 0) | 0x20;
-    if (bytes[at + 1] === CR) return upgrade || keeps ? judgeText(bytes, at + 3) : PASS;
     if (first === U) upgrade ||= bytes[at + 1 + UPGRADE] === COLON;
     else if (first === C && bytes[at + 1 + CONNECTION] === COLON) {
       let value = at + 2 + CONNECTION;
@@ -276,7 +303,7 @@ function judgeHead(bytes: Uint8Array, count: number): number {
 }
 
 function judgeText(bytes: Uint8Array, length: number): number {
-  const head = latin1.decode(bytes.subarray(0, length));
+  const head = textOf(bytes.subarray(0, length));
   const wanted = /\r\nupgrade:[ \t]*([^\r\n]*?)[ \t]*\r\n/i.exec(head)?.[1];
   if (wanted === undefined || /^(websocket|h2c)$/i.test(wanted)) {
     // Browsers do not ask for raw upgrades.
@@ -285,7 +312,14 @@ function judgeText(bytes: Uint8Array, length: number): number {
     // Whatever it asks for first: their pools give any idle connection to an upgrade.
     return keeps ? MAY_UPGRADE : PASS;
   }
-  return /\r\nconnection:[^\r\n]*\bupgrade\b/i.test(head) ? length : PASS;
+  if (!/\r\nconnection:[^\r\n]*\bupgrade\b/i.test(head)) return PASS;
+  return HTTP_1_0.test(head) ? TOO_OLD : length;
+}
+const HTTP_1_0 = /^[^\r\n]* HTTP\/1\.0\r\n/;
+
+/** A header, without the empty lines that a client may send before it (RFC 9112, 2.2). */
+function textOf(head: Uint8Array): string {
+  return latin1.decode(head).replace(/^[\r\n]+/, "");
 }
 
 /** The longest body of a request that asks for a raw upgrade, in bytes. */
@@ -300,20 +334,26 @@ class RawRequest {
   readonly hasBody: boolean;
   readonly #conn: Stream;
   #left: number;
+  /** Whether the client waits for a word before it sends the body. */
+  #expects: boolean;
 
   private constructor(request: RequestInit & { url: string }, conn: Stream, length: number) {
     const { url, ...init } = request;
     this.#conn = conn;
     this.#left = length;
+    this.#expects = new Headers(init.headers).has("expect");
     this.hasBody = length > 0;
     this.request = new Request(url, { ...init, body: this.hasBody ? this.#body() : null });
   }
 
   /** Parses a header; returns the response if it is malformed. */
   static parse(head: Uint8Array, conn: Stream, signal: AbortSignal): RawRequest | Response {
-    const [line, ...lines] = latin1.decode(head).slice(0, -4).split("\r\n");
-    const [, method, target] = /^(\S+) (\/\S*) HTTP\/1\.1$/.exec(line!) ?? [];
+    const [line, ...lines] = textOf(head).slice(0, -4).split("\r\n");
+    // To proxies, and so to servers, the whole URL may be sent (RFC 9112, 3.2.2).
+    const [, method, authority, path] =
+      /^(\S+) (?:[Hh][Tt]{2}[Pp]:\/\/([^\s/?#]+))?(\/\S*)? HTTP\/1\.1$/.exec(line!) ?? [];
     if (method === undefined || !TOKEN.test(method)) return bad();
+    if (authority === undefined && path === undefined) return bad();
     const headers = new Headers();
     for (const each of lines) {
       const colon = each.indexOf(":");
@@ -331,10 +371,12 @@ class RawRequest {
     if (!/^\d{1,15}$/.test(length)) return bad();
     const host = headers.get("host") ?? "localhost";
     if (!URL.canParse(`http://${host}/`) || /[\s/?#@\\,]/.test(host)) return bad();
+    if (authority !== undefined && authority.toLowerCase() !== host.toLowerCase()) return bad();
     const body = Number(length);
     if (body > BODY) return bad(413);
     if (body > 0 && (method === "GET" || method === "HEAD")) return bad();
-    const url = `http://${host}${target}`;
+    if (!/^100-continue$/i.test(headers.get("expect") ?? "100-continue")) return bad(417);
+    const url = `http://${host}${path ?? "/"}`;
     try {
       return new RawRequest({ url, method, headers, signal }, conn, body);
     } catch (error) {
@@ -354,6 +396,8 @@ class RawRequest {
     }, { highWaterMark: 0 });
   }
   async #take(): Promise<Uint8Array<ArrayBuffer> | undefined> {
+    if (this.#expects) await writeAll(this.#conn, CONTINUE);
+    this.#expects = false;
     const buffer = new Uint8Array(Math.min(this.#left, CHUNK));
     const count = await this.#conn.read(buffer);
     if (count === null) return undefined;
@@ -398,7 +442,15 @@ const CHUNK = 65_536;
 const LINGER = 1_000;
 
 const encoder = new TextEncoder();
-const REASONS: Record<number, string> = { 101: "UPGRADED", 200: "OK" };
+const CONTINUE = encoder.encode("HTTP/1.1 100 Continue\r\n\r\n");
+const REASONS: Record<number, string> = {
+  101: "UPGRADED",
+  200: "OK",
+  400: "Bad Request",
+  411: "Length Required",
+  413: "Content Too Large",
+  417: "Expectation Failed",
+};
 
 /** The head of an answer, as it goes over the wire. */
 function headOf(

@@ -269,6 +269,97 @@ foreignTest("a request for a raw upgrade may come in pieces", async () => {
   }
 });
 
+foreignTest("a request for a raw upgrade may be written as HTTP allows", async () => {
+  await using doors = await Doors.open();
+  echo(doors.served);
+  const up = ["Connection: Upgrade", "Upgrade: tcp", "Content-Length: 0"];
+  const of = (line: string, ...lines: string[]) =>
+    [line, "Host: localhost", ...lines, "", ""].join("\r\n");
+  const request = of("POST /echo HTTP/1.1", ...up);
+  const ways = {
+    "as it is": [request],
+    "behind empty lines": ["\r\n\r\n" + request],
+    "in absolute form": [of("POST HTTP://LOCALHOST/echo HTTP/1.1", ...up)],
+    "in odd case": [
+      of("POST /echo HTTP/1.1", "CONNECTION:uPgRaDe", "upgrade:\tTcP", "CONTENT-length:0"),
+    ],
+    "with other tokens": [
+      of("POST /echo HTTP/1.1", "Connection: keep-alive, Upgrade", "Upgrade: a/2, tcp"),
+    ],
+    "with a long header": [of("POST /echo HTTP/1.1", `X-Long: ${"a".repeat(15_000)}`, ...up)],
+    "with a pause of more than a second": [request.slice(0, 30), 1_200, request.slice(30)],
+    // Where the first piece ends, the end of the other client's header is still in the buffer.
+    "with a pause where another client's header has ended": [
+      of("POST /echo HTTP/1.1"),
+      5,
+      of("POST /echo HTTP/1.1").slice(0, -2),
+      50,
+      [...up, "", ""].join("\r\n"),
+    ],
+  };
+  for (const [way, given] of Object.entries(ways)) {
+    for (const { target } of doors.doors) {
+      const pieces: (string | number)[] = [...given];
+      if (way.includes("another")) {
+        using other = await Client.to(target);
+        assertEquals((await other.ask(pieces.shift() as string)).status, 400);
+        pieces.shift();
+      }
+      using client = await Client.to(target);
+      for (const piece of pieces) {
+        if (typeof piece === "string") await client.send(piece);
+        else await new Promise((resolve) => setTimeout(resolve, piece));
+      }
+      // What is behind the header belongs to the stream.
+      await client.send("abc");
+      await client.conn.closeWrite();
+      assertMatch(await client.ended(), /^HTTP\/1\.1 101 [^]*\r\n\r\nabc$/, way);
+    }
+  }
+  await doors.empty();
+});
+
+foreignTest("HTTP/1.0 knows no upgrades", async () => {
+  await using doors = await Doors.open();
+  const connections = echo(doors.served);
+  const up = "Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n";
+  for (const { target } of doors.doors) {
+    using pinging = await Client.to(target);
+    await pinging.send(`GET /_ping HTTP/1.0\r\n${up}`);
+    assertMatch(await pinging.ended(), /^HTTP\/1\.0 200 /);
+    using asking = await Client.to(target);
+    await asking.send(`POST /echo HTTP/1.0\r\n${up}`);
+    assertMatch(await asking.ended(), /^HTTP\/1\.0 400 [^]*expected a request of HTTP\/1\.1/);
+  }
+  assertEquals(connections, []);
+});
+
+foreignTest("a client that expects 100-continue sends its body before a raw upgrade", async () => {
+  await using doors = await Doors.open();
+  echo(doors.served);
+  const { router } = doors.served;
+  router.upgradable("/read");
+  router.post("/read", async (c) => {
+    const body = await c.req.text();
+    const { response, connection } = c.env.upgrade({ "Upgrade": body });
+    connection.then(({ readable, writable }) => readable.pipeTo(writable));
+    return response;
+  });
+  for (const { target } of doors.doors) {
+    for (const path of ["/read", "/echo"]) {
+      using client = await Client.to(target);
+      await client.send(upgradeOf(path, "tcp", "Expect: 100-continue").slice(0, -"tcp".length));
+      await client.sees(/^HTTP\/1\.1 100 Continue\r\n\r\n$/);
+      await client.send("tcpabc");
+      await client.conn.closeWrite();
+      assertMatch(await client.ended(), /\r\nHTTP\/1\.1 101 [^]*\r\n\r\nabc$/);
+    }
+    using other = await Client.to(target);
+    assertEquals((await other.ask(upgradeOf("/echo", "x", "Expect: a miracle"))).status, 417);
+  }
+  await doors.empty();
+});
+
 foreignTest(
   "a malformed request for a raw upgrade is refused, runs no handler, and is observed",
   async () => {
@@ -297,8 +388,10 @@ foreignTest(
       [header(line, host, "Bad Name: 1"), 400],
       [header(line, host, " folded"), 400],
       [header(line, host, "No-Colon"), 400],
-      [header("POST /echo HTTP/1.0", host), 400],
       [header("POST echo HTTP/1.1", host), 400],
+      [header("POST  HTTP/1.1", host), 400],
+      [header("POST http://other/echo HTTP/1.1", host), 400],
+      [header("POST https://localhost/echo HTTP/1.1", host), 400],
       [header("POST /echo", host), 400],
       [header("POST /ec ho HTTP/1.1", host), 400],
       [header("GET /echo HTTP/1.1", host, "Content-Length: 1"), 400],
