@@ -123,7 +123,7 @@ export class LimitedBody implements BodyGuard {
   #source: BodySource | undefined;
   /** What handlers read piece by piece. */
   #stream: ReadableStream<Chunk> | undefined;
-  #controller: ReadableStreamDefaultController<Chunk> | undefined;
+  #controller: ReadableByteStreamController | undefined;
   /** What a handler reads as a whole. */
   #all: { resolve(all: Chunk): void; reject(error: unknown): void } | undefined;
   /** What has come of that: in one buffer, or in pieces. */
@@ -184,7 +184,8 @@ export class LimitedBody implements BodyGuard {
   /** Gives a stream of it that is read no further than it may be. */
   wrap(source: BodySource): ReadableStream<Chunk> {
     this.#begin(source);
-    return this.#stream = new ReadableStream<Chunk>({
+    return this.#stream = new ReadableStream({
+      type: "bytes",
       pull: (controller) => {
         this.#controller = controller;
         if (!this.#waiting) this.#next();
@@ -193,7 +194,7 @@ export class LimitedBody implements BodyGuard {
         this.#stopWaiting();
         return this.#source!.cancel(reason);
       },
-    }, { highWaterMark: 0 });
+    });
   }
 
   /**
@@ -286,11 +287,15 @@ export class LimitedBody implements BodyGuard {
     try {
       this.#check(this.#size);
       this.#hold(value.length);
+      // A stream of bytes takes no empty chunk, and takes the buffers of others away.
+      if (this.#all === undefined && value.length > 0) {
+        const own = this.#source instanceof NativeSource ? value : value.slice();
+        return this.#controller!.enqueue(own);
+      }
     } catch (error) {
       return this.#fail(error);
     }
-    if (this.#all === undefined) return this.#controller!.enqueue(value);
-    if (this.#buffer === undefined) this.#chunks.push(value);
+    if (this.#all !== undefined && this.#buffer === undefined) this.#chunks.push(value);
     this.#next();
   };
 
@@ -303,7 +308,11 @@ export class LimitedBody implements BodyGuard {
 
   #end(): void {
     this.#ended = true;
-    if (this.#all === undefined) return this.#controller!.close();
+    if (this.#all === undefined) {
+      this.#controller!.close();
+      this.#controller!.byobRequest?.respond(0); // A reader with a buffer of its own waits on.
+      return;
+    }
     const { resolve } = this.#all;
     this.#all = undefined;
     resolve(this.#buffer ?? joined(this.#chunks, this.#size));

@@ -806,3 +806,33 @@ Deno.test("Bodies looks at slow ones when connections are looked at, and takes n
   assertEquals((await Promise.all(timed)).map(({ status }) => status), [408, 408, 408]);
   assertEquals(clock.timers, 0);
 });
+
+Deno.test("Router gives handlers a body that a reader with a buffer of its own can read", async () => {
+  await using served = await Served.open();
+  served.router.post("/", async (c) => {
+    const reader = c.req.raw.body!.getReader({ mode: "byob" });
+    let length = 0;
+    for (;;) {
+      const { value, done } = await reader.read(new Uint8Array(1_000));
+      if (done) return c.text(`${length}`);
+      length += value.length;
+    }
+  });
+  const post = `POST / HTTP/1.1\r\nHost: localhost\r\n`;
+  using client = await Client.to(served.target);
+  for (const size of [5, 200_000]) {
+    const body = "x".repeat(size);
+    await client.send(`${post}Content-Length: ${size}\r\n\r\n${body}`);
+    assertEquals((await client.answer()).body, `${size}`);
+    await client.send(
+      `${post}Transfer-Encoding: chunked\r\n\r\n${size.toString(16)}\r\n${body}\r\n0\r\n\r\n`,
+    );
+    assertEquals((await client.answer()).body, `${size}`);
+  }
+  // A body that did not come over a connection may have chunks without a byte.
+  const chunk = new Uint8Array(7);
+  const body = ReadableStream.from([new Uint8Array(), chunk, new Uint8Array()]);
+  const response = await served.router.request("/", { method: "POST", body });
+  assertEquals(await response.text(), "7");
+  assertEquals(chunk.length, 7); // It stays its owner's.
+});
