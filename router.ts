@@ -594,9 +594,8 @@ class Dispatcher {
       for (const [name, value] of answer.headers) headers.set(name, value);
       response = new Response(answer.body, { status: answer.status, headers });
     }
-    const { completed } = env;
     if (staticBody(response) !== undefined) env.release();
-    else if (completed) completed.then(() => env.release(true), () => env.release(true));
+    else env.completed?.then(() => env.release(true), () => env.release(true));
     return response;
   }
 
