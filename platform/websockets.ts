@@ -9,7 +9,14 @@
 
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
-import { type Hijacked, internalOf, originalOf, type Serve, type Served } from "./http.ts";
+import {
+  type Hijacked,
+  innerRequest,
+  originalOf,
+  partOf,
+  type Serve,
+  type Served,
+} from "./http.ts";
 
 /** The part of Deno's core that is used here. */
 interface Core {
@@ -66,7 +73,7 @@ const CONTEXT = Symbol("context");
 
 /** To be called with each request before its handler. */
 export function markServed(request: Request): void {
-  const native = internalOf(request, "request") as Native | undefined;
+  const native = innerRequest(request) as Native | undefined;
   if (native === undefined) return;
   native[SERVED] = true;
   if (current === undefined) return;
@@ -85,7 +92,7 @@ interface Native {
 }
 /** The internal part of a request; undefined if it was made or served elsewhere. */
 function nativeOf(request: Request): Native | undefined {
-  const native = internalOf(request, "request") as Partial<Native> | undefined;
+  const native = innerRequest(request) as Partial<Native> | undefined;
   if (!native?.[SERVED] || typeof native._wantsUpgrade !== "function") return undefined;
   return native as Native;
 }
@@ -325,7 +332,7 @@ class KeptSocket implements Hijacked {
     if (this.#socket.readyState === WebSocket.OPEN) this.#socket.close(GOING_AWAY, "Going Away");
   }
   cut(): void {
-    const resource = internalOf(this.#socket, "[[rid]]");
+    const resource = partOf(this.#socket, "[[rid]]");
     if (this.#state !== "open") this.abandon();
     else if (typeof resource === "number") core!.tryClose(resource);
     this.#end();
