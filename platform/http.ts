@@ -209,7 +209,7 @@ const ENCODED: readonly string[] = ["content-encoding", "content-length", "trans
  */
 export function sentHeaders(response: Response): Headers {
   const headers = new Headers(response.headers);
-  const inner = internalOf(response, "response") as { bodyDecoded?: boolean } | undefined;
+  const inner = innerResponse(response) as { bodyDecoded?: boolean } | undefined;
   if (inner?.bodyDecoded) { for (const name of ENCODED) headers.delete(name); }
   return headers;
 }
