@@ -415,7 +415,8 @@ export class Engine {
    * @returns A function that removes the handler.
    */
   onShutdown(handler: () => unknown, options: ShutdownOptions = {}): () => void {
-    // What its stack says is made when it is asked for, which takes the source maps of all files in it.
+    // What its stack says is made when it is asked for, which takes the source maps of all files in
+    // it.
     const here = new Error();
     const entry = {
       handler,

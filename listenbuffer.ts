@@ -45,7 +45,7 @@ export class Activation {
     this.#state = "open";
     this.#gate.resolve();
   }
-  /** Makes everyone who waits, and who will, fail for this reason. Nothing if it is open or failed. */
+  /** Rejects all who wait, now or later, with this reason. Nothing if it is open or has failed. */
   fail(reason: unknown): void {
     if (this.#state !== "shut") return;
     this.#state = "failed";
@@ -140,13 +140,19 @@ export interface ListenBufferStats {
   held: number;
   /** Accepted connections that have not been released. */
   active: number;
-  /** Connections that were closed unserved: the gate failed, or the listener was closed before it opened. */
+  /**
+   * Connections that were closed unserved: the gate failed, or the listener was closed before it
+   * opened.
+   */
   refused: number;
   /** Errors of accepting. None of them ended it. */
   acceptErrors: number;
 }
 
-/** How many connections are held by default: more than fit a kernel's queue, less than hurt (28 KiB each). */
+/**
+ * How many connections are held by default: more than fit a kernel's queue, less than hurt (28 KiB
+ * each).
+ */
 export const HOLD = 16_384;
 /** The shortest and the longest wait for something that accepting lacks, in milliseconds. */
 const BACKOFF = { first: 5, last: 1_000 };
@@ -159,13 +165,15 @@ const FULL_PAUSE = 20;
 /** Errors this close together, in milliseconds, are one burst: logged once. */
 const BURST = 1_000;
 /**
- * Errors of accept(2) that deserve a wait: what it lacks has to be freed first, or another process has
- * shut the socket that we share. Every other one is that of a client that has left before it was
- * accepted (ENOTCONN, ECONNABORTED), or a network error of its connection, which Linux passes on: the
- * next client is not to wait for it.
+ * Errors of accept(2) that deserve a wait: what it lacks has to be freed first, or another process
+ * has shut the socket that we share. Every other one is that of a client that has left before it
+ * was accepted (ENOTCONN, ECONNABORTED), or a network error of its connection, which Linux passes
+ * on: the next client is not to wait for it.
  */
 const WAITS = new Set(["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EINVAL", "EBADF", "ENOTSOCK"]);
-/** After so many other errors in a row the event loop has its turn, so that no error can block it. */
+/**
+ * After so many other errors in a row the event loop has its turn, so that no error can block it.
+ */
 const ROW = 512;
 
 /**
@@ -251,12 +259,12 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   }
 
   /**
-   * Calls `take` with each connection once the gate is open. The same as a loop, with fewer promises: a
-   * connection a request takes 3 to 6 % less time.
+   * Calls `take` with each connection once the gate is open. The same as a loop, with fewer
+   * promises: a connection a request takes 3 to 6 % less time.
    *
    * @param take Must not throw. It is the only consumer: there is no `accept` besides it.
-   * @returns A promise that resolves once the listener is closed, and rejects with the gate's reason if it
-   * failed.
+   * @returns A promise that resolves once the listener is closed, and rejects with the gate's
+   * reason if it failed.
    */
   forEach(take: (connection: T) => void): Promise<void> {
     const ended = Promise.withResolvers<void>();
@@ -283,8 +291,8 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
    *
    * @param options `quiet`: for how long no client may have come, in milliseconds, for the queue to
    * count as empty; default 0, a turn of the event loop. Longer is safer where no new clients can
-   * come, and futile where they always do: without it, it takes at most 1 s, unless there is no room
-   * for those who wait. `limit`: the longest it may take in any case; default 10 000.
+   * come, and futile where they always do: without it, it takes at most 1 s, unless there is no
+   * room for those who wait. `limit`: the longest it may take in any case; default 10 000.
    */
   async drain(options: { quiet?: number; limit?: number } = {}): Promise<void> {
     const { quiet = 0, limit = 10_000 } = options;
@@ -311,8 +319,8 @@ export class ListenBuffer<T extends { close(): void } = Deno.Conn, A = Deno.Addr
   }
 
   /**
-   * Stops accepting, for another process that accepts from the same socket from now on. A client that
-   * is being accepted at this moment still comes out, and then the listener counts as closed.
+   * Stops accepting, for another process that accepts from the same socket from now on. A client
+   * that is being accepted at this moment still comes out, and then the listener counts as closed.
    *
    * @returns The connections that are held, which are the caller's from now on.
    */

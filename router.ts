@@ -286,7 +286,7 @@ class Dispatcher {
 
   #handle(app: App, route: Route, rowOf: () => Row): void {
     const { method, path } = route;
-    // A row that matches every request does without `next`, so that Hono need not look for it.
+    // Without `next` in a row that matches every request, Hono does not prepare it.
     const handler = isForAll(route)
       ? (c: RequestContext) => this.#run(c, rowOf())
       : (c: RequestContext, next: Next) => this.#run(c, rowOf(), next);
@@ -391,8 +391,8 @@ class Dispatcher {
     }
     if (!(answer instanceof Promise)) {
       const response = this.#finish(env, answer, started);
-      // After one that is given at once the native loop would close the connection, in front of a client
-      // that is still sending.
+      // After an answer that is given at once the native loop closes the connection, while the
+      // client is still sending.
       return env.body?.incomplete ? Promise.resolve(response) : response;
     }
     return answer.then(
@@ -522,7 +522,7 @@ class Dispatcher {
   /** The answer to a request that failed. Of an internal error only the log has more than an id. */
   #failed(error: unknown, env: RequestBindings, c?: RequestContext): Response {
     let answer = toHttp(error);
-    env.told = answer.cause;
+    env.reported = answer.cause;
     const { response } = answer;
     if (response) return c ? c.newResponse(response.body, response as never) : response;
     const headers: Record<string, string> = { ...answer.headers };
@@ -572,7 +572,7 @@ class Dispatcher {
       response = endingAt(this.#engine.stopping, response);
     }
     if (response !== env.made) addHeaders(response, this.#headerList);
-    const id = env.toldId;
+    const id = env.loggedId;
     if (id !== undefined) addHeaders(response, [["x-request-id", id]]);
     if (this.#options.logging) {
       this.#engine.log("info", `${env.method} ${env.path} ${response.status}`, {
@@ -586,7 +586,7 @@ class Dispatcher {
   #finishBody(env: RequestBindings, body: LimitedBody, response: Response): Response {
     const { problem } = body;
     // A handler has caught the body's error and answered something else: the client gets the error.
-    if (problem !== undefined && env.told !== problem) {
+    if (problem !== undefined && env.reported !== problem) {
       const headers = new Headers(response.headers);
       for (const name of CONTENT_HEADERS) headers.delete(name);
       response.body?.cancel();

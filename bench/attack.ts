@@ -1,8 +1,8 @@
 /**
- * What an attacker does who has read SECURITY.md, done to a daemon:
- * `deno task attack [--daemon COMMAND] [NAME ...]`. COMMAND runs a build in place of mod.ts. It takes less
- * than two minutes, goes to this machine only, and ends with status 1 if an attack succeeded. The
- * table it prints is the one in SECURITY.md. Needs openssl and curl.
+ * What an attacker does who has read SECURITY.md, done to a daemon: `deno task attack [--daemon
+ * COMMAND] [NAME ...]`. COMMAND runs a build in place of mod.ts. It takes less than two minutes,
+ * goes to this machine only, and ends with status 1 if an attack succeeded. The table it prints is
+ * the one in SECURITY.md. Needs openssl and curl.
  *
  * @module
  */

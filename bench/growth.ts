@@ -1,6 +1,7 @@
 /**
  * How cost grows with the number of routes, of listeners for events, and of registered jobs, within
- * one process and without sockets: `deno run -A bench/growth.ts`, or as a part of `deno task bench`.
+ * one process and without sockets: `deno run -A bench/growth.ts`, or as a part of `deno task
+ * bench`.
  *
  * @module
  */

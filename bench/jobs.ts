@@ -1,8 +1,8 @@
 /**
- * What a job costs by itself: prints the nanoseconds and the bytes of `engine.job(name, ...args)` and
- * `run()` with a handler that writes one line that nobody reads. The bytes are right only with a young
- * generation that is large enough for no collection to fall between two looks at the heap, and the time
- * only without:
+ * What a job costs by itself: prints the nanoseconds and the bytes of `engine.job(name, ...args)`
+ * and `run()` with a handler that writes one line that has no reader. The bytes are right only with
+ * a young generation that is large enough for no collection to fall between two looks at the heap,
+ * and the time only without:
  *
  * ```sh
  * deno run -A bench/jobs.ts
@@ -14,7 +14,7 @@
 
 import { createLogger, Engine } from "../engine.ts";
 
-// As in the other contender, nobody wants the lines "+job" and "-job".
+// As in the other contender, no logger takes the lines "+job" and "-job".
 const engine = new Engine({ log: createLogger({ level: "warn" }) });
 engine.register("echo", (job) => void job.print("hello\n"));
 

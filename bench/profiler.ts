@@ -1,11 +1,12 @@
 /**
  * What the profiler costs a daemon, by two measures.
  *
- * The instructions of a job by itself, without a profiler, with one that nobody uses, and while jobs are
- * watched: counted by valgrind, and so the same on a busy machine. After that the CPU time of a daemon
- * for a request with `--debug`, while the page watches, and while a profile is taken, against a daemon
- * without: in turns of a second on one core (A B B A), and the median of the ratios. The first line
- * compares two daemons that are the same. Needs wrk, taskset and Linux; the first part valgrind.
+ * The instructions of a job by itself, without a profiler, with one that no client uses, and while
+ * jobs are watched: counted by valgrind, and so the same on a busy machine. After that the CPU time
+ * of a daemon for a request with `--debug`, while the page watches, and while a profile is taken,
+ * against a daemon without: in turns of a second on one core (A B B A), and the median of the
+ * ratios. The first line compares two daemons that are the same. Needs wrk, taskset and Linux; the
+ * first part valgrind.
  *
  *     deno run -A bench/profiler.ts [ROUNDS]
  *
@@ -81,7 +82,7 @@ async function jobs(mode: string, counts: string): Promise<void> {
   if (mode !== "none") await attachProfiler(router, engine);
   const run = async (count: number) => {
     for (let i = 0; i < count; i++) {
-      // Whoever looks is forgotten after a minute, and this may take longer.
+      // A client's interest in jobs expires after a minute, and this may take longer.
       if (mode === "watched" && i % 10_000 === 0) await router.request("/debug/pprof/jobs");
       await engine.job("echo", "one", "two").run();
     }

@@ -1,7 +1,8 @@
 /**
- * A restart under load, of a daemon by `--takeover` and of nginx and Caddy by their own reload, under the
- * same clients: `deno task takeover`. Bounded: some two minutes, on this machine only; it ends with status 1
- * if the daemon lost a request. nginx and Caddy are left out where they are not installed.
+ * A restart under load, of a daemon by `--takeover` and of nginx and Caddy by their own reload,
+ * under the same clients: `deno task takeover`. Bounded: some two minutes, on this machine only; it
+ * ends with status 1 if the daemon lost a request. nginx and Caddy are left out where they are not
+ * installed.
  *
  * @module
  */
@@ -61,7 +62,9 @@ const OURS: Kind[] = [
 /** What became of the requests. */
 class Clients {
   ok = 0;
-  /** Kept connections that were closed while a request was on its way: HTTP lets a client ask again. */
+  /**
+   * Kept connections that were closed while a request was on its way: HTTP lets a client ask again.
+   */
   retried = 0;
   readonly failed = new Map<string, number>();
   #stopped = false;

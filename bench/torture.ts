@@ -1,6 +1,6 @@
 /**
- * What kills other servers, done to a daemon: `deno task torture [NAME ...]`. Bounded: it takes less
- * than two minutes, goes to this machine only, and ends with status 1 if anything was lost.
+ * What kills other servers, done to a daemon: `deno task torture [NAME ...]`. Bounded: it takes
+ * less than two minutes, goes to this machine only, and ends with status 1 if anything was lost.
  *
  * @module
  */

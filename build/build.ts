@@ -55,7 +55,9 @@ async function honoName(folder: string): Promise<string> {
   return name;
 }
 
-/** Puts that name in its imports as a literal: only what a literal names becomes part of a bundle. */
+/**
+ * Puts that name in its imports as a literal: only what a literal names becomes part of a bundle.
+ */
 async function spellImports(folder: string): Promise<void> {
   const name = await honoName(folder);
   for (const part of ["router", "profiler"]) {

@@ -35,7 +35,7 @@ export class AccessLog implements RequestObserver {
     this.#said.set(exchange, {
       user: info.client?.subject ?? (info.peer && userName(info.peer.uid)),
       path: url.slice(url.indexOf("/", url.indexOf("://") + 3)),
-      // HTTP/2 has no Host header. HTTP/1.0 and 1.1 cannot be told apart.
+      // HTTP/2 has no Host header. Deno does not say which of HTTP/1.0 and 1.1 a request has.
       protocol: headerOf(request, "host") === null ? "HTTP/2" : "HTTP/1.1",
       userAgent: headerOf(request, "user-agent"),
       referer: headerOf(request, "referer"),

@@ -42,8 +42,8 @@ export interface Builtins {
  * @throws {TypeError} If the engine has a job of one of these names already.
  */
 export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}): Builtins {
-  // A stalled reader of its log must not stop a daemon. Until serveapi has loaded what tells whether
-  // a write would block, a thread writes.
+  // A stalled reader of its log must not stop a daemon. Until serveapi has loaded what tells
+  // whether a write would block, a thread writes.
   stderr.ready = () => undefined;
   const activation = new Activation();
   engine.register("true", () => {});

@@ -248,7 +248,7 @@ export class Metrics implements RequestObserver {
   #exposeProcess(out: Exposition): void {
     out.histogram(
       "floodgate_event_loop_delay_seconds",
-      "How late the event loop was, looked at ten times a second.",
+      "How late the event loop was, measured ten times a second.",
       [[{}, this.#eventLoop]],
     );
     const { rss, heapTotal, heapUsed, external } = Deno.memoryUsage();

@@ -15,8 +15,8 @@ type Suggest = (name: string) => string;
  *
  * @param settings The settings that may be in it, by name.
  * @returns The texts of those that are.
- * @throws {TypedError} ("bad parameter") If it cannot be read, is no JSON object, or has something in
- * it that is no setting, or no value of one.
+ * @throws {TypedError} ("bad parameter") If it cannot be read, is no JSON object, or has something
+ * in it that is no setting, or no value of one.
  */
 export async function readConfigFile(
   path: string,

@@ -10,7 +10,8 @@ import type { Router } from "../router.ts";
 import { oneLine } from "./process.ts";
 
 /**
- * Runs a module's `install`. What that returns, if it can be disposed of, is at the engine's shutdown.
+ * Runs a module's `install`. What that returns, if it can be disposed of, is at the engine's
+ * shutdown.
  *
  * @throws {Error} If it cannot be loaded, exports no such function, or fails.
  */
@@ -69,7 +70,9 @@ function reason(error: unknown): string {
 const UNMAPPED =
   /not a dependency and not in import map|not prefixed with|not find .* in the node_modules/;
 
-/** How a module's own deno.json or package.json is made to count: Deno reads those of the program. */
+/**
+ * How a module's own deno.json or package.json is made to count: Deno reads those of the program.
+ */
 function configHint(error: unknown, url: string): string {
   if (!UNMAPPED.test(oneLine(error))) return "";
   for (let folder = url; /^file:\/\/\/./.test(folder);) {

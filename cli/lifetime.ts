@@ -1,5 +1,6 @@
 /**
- * How long a daemon may take to boot, and how long it stays where no client comes.
+ * How long a daemon may take to boot (`--boot-timeout`), and when an idle one ends
+ * (`--exit-idle-time`).
  *
  * @module
  */
@@ -9,7 +10,7 @@ import type { Engine } from "../engine.ts";
 import { after } from "../engine/time.ts";
 
 /**
- * Rejects once a boot has made no progress for so long.
+ * A promise that rejects once a boot has made no progress for too long.
  *
  * @param milliseconds From now, and from each {@linkcode Engine.progress}, which may ask for more.
  */
@@ -18,7 +19,7 @@ export function hangingBoot(
   milliseconds: number,
 ): { failed: Promise<never>; cancel: () => void } {
   const { promise: failed, reject } = Promise.withResolvers<never>();
-  failed.catch(() => {}); // The boot may have ended by then.
+  failed.catch(() => {}); // If the boot has ended by then, it is not awaited any more.
   let last = "nothing was said of its progress";
   let cancelTimer = () => {};
   const wait = (patience: number) => {
@@ -44,14 +45,14 @@ export function hangingBoot(
   };
 }
 
-/** How often it is looked whether the daemon is idle, as a share of the time that it has to be. */
-const LOOKS = 4;
-/** The longest pause between two looks, in milliseconds. */
+/** How many times in the idle time it is checked whether the daemon is idle. */
+const CHECKS = 4;
+/** The longest pause between two checks, in milliseconds. */
 const LONGEST_PAUSE = 5_000;
 
 /**
- * Calls back once no client has been connected and no job has run for so long, unless the engine is told
- * to stop before. Of what came and went between two looks, clients count.
+ * Calls `idle` once no client has been connected and no job has run for `milliseconds`, unless the
+ * engine is stopping. A client that came and went between two checks counts, a job does not.
  */
 export function whenIdle(
   engine: Engine,
@@ -72,6 +73,6 @@ export function whenIdle(
       clearInterval(timer);
       idle();
     }
-  }, Math.min(Math.max(milliseconds / LOOKS, 1), LONGEST_PAUSE));
+  }, Math.min(Math.max(milliseconds / CHECKS, 1), LONGEST_PAUSE));
   engine.stopping.addEventListener("abort", () => clearInterval(timer), { once: true });
 }

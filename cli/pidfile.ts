@@ -1,5 +1,5 @@
 /**
- * The pidfile: a file that tells which process the daemon is, and that no other is it.
+ * The pidfile: it has the daemon's process id, and its lock keeps a second daemon from starting.
  *
  * @module
  */
@@ -7,19 +7,19 @@
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { complain, oneLine } from "./process.ts";
 
-/** What a pidfile may be long, in bytes: a number and a line end. */
+/** The longest pidfile, in bytes: a number and a line end. */
 const LONGEST = 16;
 
 /**
- * Writes the pidfile, and holds it (flock(2)) for as long as the process lives. It is written under
- * another name and linked into place: it is there whole or not at all, and of two that start at once
- * one has it. What is there and is no pidfile is left alone: it is neither read to its end, nor
- * followed, nor changed.
+ * Writes the pidfile, and locks it (flock(2)) for as long as the process lives. It is written under
+ * another name and linked into place, so that it is never there in part, and one of two daemons
+ * that start at once gets it. A file that is no pidfile is neither read to its end, nor followed,
+ * nor changed.
  *
  * @param takeover Take the place of a process that lives.
- * @returns What removes it again, if it is still ours.
- * @throws {TypedError} ("conflict") If another process has it, or something else is there; {Error} if
- * it cannot be written.
+ * @returns A function that removes it, if it is still ours.
+ * @throws {TypedError} ("conflict") If another process has it, or another kind of file is there;
+ * {Error} if it cannot be written.
  */
 export function writePidfile(path: string, takeover: boolean): () => void {
   const cut = path.lastIndexOf("/") + 1;
@@ -61,7 +61,7 @@ function write(file: Deno.FsFile, text: string): void {
   }
 }
 
-/** Puts our file in its place. False if what was there has changed meanwhile. */
+/** Moves our file to its path. False if the file there has changed meanwhile. */
 function put(temporary: string, path: string, own: Deno.FileInfo, takeover: boolean): boolean {
   try {
     Deno.linkSync(temporary, path);
@@ -73,7 +73,7 @@ function put(temporary: string, path: string, own: Deno.FileInfo, takeover: bool
   const conflict = (problem: string) => new TypedError("conflict", problem);
   const found = lstat(path);
   if (found === undefined) return false;
-  // To open what is no file can wait for ever (fifo(7)), and its owner can make of a file what he likes.
+  // To open a fifo(7) can block for ever, and another user may change a file that passed the check.
   if (!found.isFile) throw conflict("something that is no file is there, and was left alone");
   if (found.uid !== own.uid && found.uid !== 0) {
     throw conflict(`a file of user ${found.uid} is there, and was left alone`);
@@ -87,7 +87,7 @@ function put(temporary: string, path: string, own: Deno.FileInfo, takeover: bool
     );
   }
   if (!takeover) {
-    // A daemon of ours holds its file, and so does one that is about to replace it.
+    // A running daemon has its file locked, and so has one that is about to replace it.
     const free = other.tryLockSync(true);
     const running = isRunning(pid);
     if (!free) {
@@ -128,7 +128,10 @@ function lstat(path: string): Deno.FileInfo | undefined {
   }
 }
 
-/** What the program is called that runs as a process, in brackets; false if none does, and undefined if we may not look. */
+/**
+ * The name of the program that runs as this process, in brackets; false if none runs, undefined
+ * without the permission to read /proc.
+ */
 function isRunning(pid: string): string | false | undefined {
   if (Number(pid) === Deno.pid) return false;
   try {

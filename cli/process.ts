@@ -1,6 +1,6 @@
 /**
- * What a daemon is to the system as a process: what it prints, its signals, and errors that no
- * handler has caught.
+ * The daemon as a process of the system: its output, its signals, and errors that no handler
+ * caught.
  *
  * @module
  */
@@ -16,8 +16,8 @@ export function oneLine(error: unknown): string {
 }
 
 /**
- * What the program says on standard output. A reader that stalls does not stop it: a thread writes, until
- * {@linkcode writeAtOnce}.
+ * Standard output. A thread writes, until {@linkcode writeAtOnce}, so that a reader that stalls
+ * does not stop the daemon.
  */
 const stdout = new LineWriter(Deno.stdout, () => undefined);
 
@@ -37,10 +37,10 @@ export function complain(problem: unknown): void {
   writeToStderr(`floodgate: ${printable(oneLine(problem))}\n`);
 }
 
-/** How long the end waits for readers of what was written last, in milliseconds. */
+/** How long {@linkcode flush} waits for the readers, in milliseconds. */
 const FLUSH = 1_000;
 
-/** Waits, but not for long, until all that was written is out. */
+/** Waits until all that was written has been read, but not longer than `FLUSH`. */
 export async function flush(): Promise<void> {
   await Promise.all([stdout.flush(FLUSH), stderr.flush(FLUSH)]);
 }
@@ -48,9 +48,9 @@ export async function flush(): Promise<void> {
 const SIGNALS = { SIGINT: 2, SIGTERM: 15 } as const;
 
 /**
- * What else ends a process where it has no listener, and nothing is left for us to do then but to
- * remove our files (signal(7)). Not those that the processor sends, nor SIGABRT: systemd sends that
- * to a daemon whose event loop hangs, and which could not listen.
+ * The other signals that end a process by default (signal(7)): the daemon removes its files and
+ * ends. Not those that the processor raises, nor SIGABRT, which systemd sends to a daemon whose
+ * event loop hangs: no listener would run.
  */
 const DEADLY = Deno.build.os !== "linux" ? {} : {
   SIGQUIT: 3,
@@ -65,8 +65,9 @@ const DEADLY = Deno.build.os !== "linux" ? {} : {
 };
 
 /**
- * The first signal to end drains, the second ends the process with the status a shell expects of it.
- * SIGHUP reads again what can change. Any other that ends a process does so, and leaves no file.
+ * The first SIGINT or SIGTERM drains, the second ends the process with the status that a shell
+ * expects (128 and the number). SIGHUP runs the job `reload`. Other deadly signals end the process
+ * at once, and leave no file.
  */
 export function listenToSignals(engine: Engine, drain: () => number): () => void {
   const end = (name: string, number: number) => {
@@ -83,7 +84,7 @@ export function listenToSignals(engine: Engine, drain: () => number): () => void
   ]);
   listeners.push(["SIGHUP", () => {
     if (engine.stopping.aborted) return;
-    // What goes wrong is in the log, and the daemon goes on as it was.
+    // If it fails, the log says why, and the daemon goes on with the settings it had.
     engine.job("reload").run().catch((error) =>
       engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
     );
@@ -97,18 +98,18 @@ export function listenToSignals(engine: Engine, drain: () => number): () => void
   };
 }
 
-/** The most jobs that are told of one by one. */
+/** The most jobs that are listed one by one. */
 const MOST_LISTED = 1_000;
 
-/** Until how many milliseconds after its start Deno does not listen for SIGUSR1: 500, with a margin. */
+/** Deno listens for SIGUSR1 from 500 ms after its start on; in milliseconds, with a margin. */
 const DENO_DEAF = 400;
 
 /**
- * Writes the running jobs to the log at SIGUSR1, in place of what Deno does then: from half a second after
- * its start on it opens a debugger. Made first of all that a program does.
+ * Writes the running jobs to the log at SIGUSR1. Deno would open its debugger at that signal, from
+ * half a second after its start on. The program creates this before all else.
  */
 export class UserSignal {
-  /** Whose jobs are listed; until it is set the signal does nothing. */
+  /** The engine whose jobs are listed; until it is set, the signal does nothing. */
   engine: Engine | undefined;
   #diverted?: Promise<void>;
   #late: AbortSignal;
@@ -123,8 +124,8 @@ export class UserSignal {
   }
 
   /**
-   * Keeps the debugger shut from now on. It is done by itself before Deno listens, and better earlier, but
-   * not before the sockets are bound: it takes 2 ms.
+   * Keeps the debugger shut from now on. A timer does so before Deno listens. It is called once the
+   * sockets are bound, because it takes 2 ms.
    */
   divert(): Promise<void> {
     return this.#divert();
@@ -154,7 +155,7 @@ export class UserSignal {
 const DEBUGGER_OPENED =
   "Deno opened its debugger on 127.0.0.1:9229 for a moment, expected Linux and --allow-ffi";
 
-/** A rejection that no handler awaits must not end a daemon that other clients rely on. */
+/** Logs errors that no code caught, in place of Deno's default, which is to end the process. */
 export function surviveErrors(engine: Engine): () => void {
   const onRejection = (event: PromiseRejectionEvent) => {
     event.preventDefault();

@@ -1,5 +1,6 @@
 /**
- * Reading the settings again while the daemon runs: what can be changed is, and what cannot is said.
+ * Reading the settings again while the daemon runs: what can be changed is, and what cannot is
+ * said.
  *
  * @module
  */

@@ -23,7 +23,7 @@ import { descriptorsProblem, permittedEnv } from "../platform/descriptors.ts";
 import type { RouterOptions } from "../router.ts";
 import { exposureProblem, isLocal, parseAddress, parseAddresses } from "../serve/addresses.ts";
 
-/** What the program is told. */
+/** The settings of the program. */
 export interface ProgramSettings {
   addresses: string[];
   install: string[];
@@ -31,7 +31,7 @@ export interface ProgramSettings {
   router: RouterOptions;
   /** How long requests may take to finish when it ends, in milliseconds. */
   drain: number;
-  /** Where the daemon's health is told of. */
+  /** The addresses of `/livez`, `/readyz` and `/metrics`. */
   health: string[];
   /** How long a boot may make no progress, in milliseconds. */
   bootTimeout: number;
@@ -137,7 +137,7 @@ export async function parseFlags(
   };
 }
 
-/** Profiles show what is in memory, and take time: they are for this machine, or for known clients. */
+/** Refuses `--debug` at addresses that clients without a certificate can reach from elsewhere. */
 export function refuseProfiles(address: string): void {
   if (isLocal(parseAddress(address))) return;
   throw bad(
@@ -161,8 +161,8 @@ function mayBeInEnvironment(): boolean {
 }
 
 /**
- * All that was given, by flag: on the command line; by the environment, where there is no flag and this
- * process may look; and by a file, where there is neither.
+ * All settings that were given, by flag. The command line goes before the environment, which is
+ * read where permissions allow, and that before the file.
  *
  * @throws {TypedError} ("bad parameter") If the file disagrees with a flag or a variable.
  */
@@ -250,8 +250,8 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
 }
 
 /**
- * The arguments in the one form in which parsers differ in nothing: `--flag` and `--flag=VALUE`. A value
- * that begins with a dash, as a number may, is a value, and letters may stand together: `-Dl warn`.
+ * The arguments as `--flag` and `--flag=VALUE` only, which every parser reads alike. A value may
+ * begin with a dash, as a number does, and letters may stand together: `-Dl warn`.
  */
 function canonical(args: readonly string[]): string[] {
   const written: string[] = [];
@@ -300,19 +300,19 @@ const STD_CLI = "jsr:@std/cli@^1/parse-args";
 const PATIENCE = 1_000;
 
 /**
- * The parser of @std/cli where it is in Deno's cache. Where it is not, no start waits for a network, which
- * may not reach JSR at all: the stand-in, which the tests hold to the same behaviour, does what it would.
+ * The parser of @std/cli if it is in Deno's cache, else the stand-in: a start must not wait for a
+ * network, and some do not reach JSR. Tests hold both to the same behaviour.
  */
 async function loadParseArgs(): Promise<typeof parseArgs> {
   const cli = stdCliIsCached() ? await loadStdCli() : undefined;
   return cli?.parseArgs ?? parseArgs;
 }
 
-/** @std/cli; undefined where its download broke off, and Deno asks for the rest. */
+/** @std/cli; undefined if it does not load in time, as where an earlier download broke off. */
 function loadStdCli(): Promise<{ parseArgs: typeof parseArgs } | undefined> {
   return new Promise((resolve) => {
     import(STD_CLI).then(resolve, () => resolve(undefined));
-    // Not by setTimeout, which takes longer to load than all that binds a socket.
+    // Not `setTimeout`: it loads `node:timers`, which takes longer than to bind a socket.
     AbortSignal.timeout(PATIENCE).addEventListener("abort", () => resolve(undefined));
   });
 }
@@ -335,7 +335,7 @@ export async function fetchStdCli(): Promise<void> {
     await (await fetch(url, { signal: AbortSignal.timeout(JSR_PATIENCE) })).body?.cancel();
     await import(STD_CLI);
   } catch {
-    // Some networks do not reach JSR. The stand-in does as well.
+    // Some networks do not reach JSR. The stand-in is used there.
   }
 }
 
@@ -345,21 +345,21 @@ function behindProxy(): boolean {
     .some((name) => Deno.env.get(name) || Deno.env.get(name.toLowerCase()));
 }
 
-/** Whether DEBUG asks for what --debug does, where we may look. */
+/** Whether DEBUG is set as `--debug`, if permissions allow to read it. */
 function debugFromEnvironment(): boolean {
   const env = new Env();
   env.set("DEBUG", permittedEnv("DEBUG") ?? "");
   return env.getBool("DEBUG");
 }
 
-/** Where a daemon listens that was not told: where its user's sockets are. */
+/** The address without `--host`: where the sockets of the daemon's user are. */
 function defaultHost(): string {
   const folder = Deno.env.get("XDG_RUNTIME_DIR") || (Deno.uid() === 0 ? "/run" : undefined);
   if (folder) return `unix://${folder.replace(/\/+$/, "")}/floodgate.sock`;
   return `unix://${Deno.env.get("TMPDIR") || "/tmp"}/floodgate-${Deno.uid()}.sock`;
 }
 
-/** What was most likely meant by a name that is none. */
+/** What the user most likely meant by an unknown name. */
 function suggestion(
   name: string,
   names: readonly string[],
@@ -391,11 +391,11 @@ function isFolder(path: string): boolean {
   try {
     return Deno.statSync(path).isDirectory;
   } catch (error) {
-    return !(error instanceof Deno.errors.NotFound); // Another problem is told of by who meets it.
+    return !(error instanceof Deno.errors.NotFound); // Binding reports any other problem.
   }
 }
 
-/** Where `--help` tells what a flag is for, and how wide it is. */
+/** The column in which `--help` describes flags, and its width. */
 const COLUMN = 30;
 const WIDTH = 80;
 /** Its headings, by the first flag below each. */
@@ -409,7 +409,7 @@ const HEADINGS: Readonly<Record<string, string>> = {
   "config-file": "Settings",
 };
 
-/** What `--help` prints. It names the default address and does not look for it, which takes permissions. */
+/** What `--help` prints. It describes the default address: to find it takes permissions. */
 export function help(): string {
   const lines = FLAGS.map((setting) => {
     const { flag, letter, takes } = setting;

@@ -1,6 +1,8 @@
 import { Env } from "./env.ts";
 
-/** A source that can be read as a whole, faster than as a stream: a Request has one, or a Response. */
+/**
+ * A source that can be read as a whole, faster than as a stream: a Request has one, or a Response.
+ */
 type Whole = Pick<Body, "body" | "bodyUsed" | "text">;
 
 /** A job's input stream: one source, or none. */

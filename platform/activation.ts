@@ -27,7 +27,10 @@ let inherited: { sockets: Inherited[]; problem?: string } | undefined;
 /** A passed socket, for the listener that has taken it. */
 export interface Taken {
   readonly fd: number;
-  /** Closes the descriptor, for an owner of another one of the same socket. No other job gets it then. */
+  /**
+   * Closes the descriptor, for an owner of another one of the same socket. No other job gets it
+   * then.
+   */
   close(): void;
   /** Leaves it to others, unless it was closed. */
   giveBack(): void;
@@ -36,9 +39,11 @@ export interface Taken {
 /**
  * Takes the sockets that systemd has passed and that fit `which`, so that no other job does.
  *
- * @param which As it is written after `fd://`: nothing or `*` for all that are not taken yet, the number
- * of a descriptor, or a name (FileDescriptorName= of systemd.socket(5)), which several may have.
- * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are taken.
+ * @param which As it is written after `fd://`: nothing or `*` for all that are not taken yet, the
+ * number of a descriptor, or a name (FileDescriptorName= of systemd.socket(5)), which several may
+ * have.
+ * @throws {TypedError} ("bad parameter") If there are none that fit; ("conflict") if they are
+ * taken.
  */
 export function takeInherited(which: string): Taken[] {
   const { sockets, problem } = receiveSockets();
@@ -95,7 +100,9 @@ function list(sockets: Inherited[]): string {
 /** What systemd says of the sockets; the last is of newer releases, and of no use here. */
 const VARIABLES = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
 
-/** Reads what systemd says of the sockets, and keeps it and them from our children: none is meant. */
+/**
+ * Reads what systemd says of the sockets, and keeps it and them from our children: none is meant.
+ */
 function receive(): NonNullable<typeof inherited> {
   const [pid, count, names] = VARIABLES.map((name) => {
     const value = permittedEnv(name);

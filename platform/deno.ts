@@ -7,7 +7,9 @@
 /** The oldest Deno that the daemon runs on. Those before stall some requests, or lose some. */
 export const OLDEST_DENO = "2.9.6";
 
-/** What is wrong with a release of Deno, by default this one, if anything, and how to get another. */
+/**
+ * What is wrong with a release of Deno, by default this one, if anything, and how to get another.
+ */
 export function denoProblem(version = Deno.version.deno): string | undefined {
   if (isFrom(OLDEST_DENO, version)) return undefined;
   return `Deno ${version} is too old, expected ${OLDEST_DENO} or newer: ` +
@@ -28,9 +30,9 @@ function isFrom(release: string, version: string): boolean {
 const STD_CLI = "d28345c0850ac020d03e4341e629d574a81a47929c0f2bd6da0196822f1c9134";
 
 /**
- * Whether Deno's cache knows @std/cli; undefined where this process may not look. To import what is not
- * there is no way to find out: as long as a registry does not answer, each import of what is not in the
- * module graph waits for it, that of `--install` too.
+ * Whether Deno's cache knows @std/cli; undefined where this process may not look. To import what is
+ * not there is no way to find out: as long as a registry does not answer, each import of what is
+ * not in the module graph waits for it, that of `--install` too.
  */
 export function stdCliIsCached(): boolean | undefined {
   // One question for all variables: each costs 0.1 ms of a start.

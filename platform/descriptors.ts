@@ -1,6 +1,6 @@
 /**
- * What the process has and may have: its descriptors, as Linux lists them in /proc, which Deno keeps
- * from a process that has not all permissions, and its memory.
+ * What the process has and may have: its descriptors, as Linux lists them in /proc, which Deno
+ * keeps from a process that has not all permissions, and its memory.
  *
  * @module
  */
@@ -16,8 +16,8 @@ export function foreignFunctionsProblem(): string | undefined {
 }
 
 /**
- * Why the process's descriptors cannot be looked at, if they cannot. They are listed in /proc, which Deno
- * opens only to a process with all permissions. Never prompts.
+ * Why the process's descriptors cannot be read, if they cannot. They are listed in /proc, which
+ * Deno opens only to a process with all permissions. Never prompts.
  */
 export function descriptorsProblem(): string | undefined {
   const problem = foreignFunctionsProblem();
@@ -58,8 +58,8 @@ export function descriptorLimit(): number | undefined {
 const TICKS = 100;
 
 /**
- * When the process was started, in seconds since 1970, and how many seconds of processor time it has
- * had; undefined where {@linkcode descriptorsProblem} is.
+ * When the process was started, in seconds since 1970, and how many seconds of processor time it
+ * has had; undefined where {@linkcode descriptorsProblem} is.
  */
 export function processTimes(): { started: number; cpu: number } | undefined {
   if (descriptorsProblem()) return undefined;
@@ -93,9 +93,9 @@ export function descriptors(): { fd: number; target: string }[] {
 const ASSUMED = 1_024 ** 3;
 
 /**
- * The bytes of memory that the process can have: the machine's, or the least that a control group it is
- * in allows (memory.max of cgroups(7), which `MemoryMax=` of systemd and containers set). Where the
- * process may not look, 1 GiB.
+ * The bytes of memory that the process can have: the machine's, or the least that a control group
+ * it is in allows (memory.max of cgroups(7), which `MemoryMax=` of systemd and containers set).
+ * Where the process may not look, 1 GiB.
  */
 export function memoryLimit(): number {
   const machine = Deno.permissions.querySync({ name: "sys", kind: "systemMemoryInfo" }).state ===
@@ -122,8 +122,8 @@ function limitOf(group: string): number {
   try {
     text = Deno.readTextFileSync(`${group}/memory.max`).trim();
   } catch {
-    // The topmost has no such file, in a container those outside are not seen, and where it cannot be
-    // read it sets no limit that we could know of.
+    // The topmost has no such file, in a container those outside are not seen, and where it cannot
+    // be read it sets no limit that we could know of.
     return Infinity;
   }
   return text === "max" ? Infinity : Number(text);

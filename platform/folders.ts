@@ -1,5 +1,5 @@
 /**
- * Folders by their descriptors, so that no one can put another in their place.
+ * Folders by their descriptors, so that no other user can put another in their place.
  *
  * @module
  */

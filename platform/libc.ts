@@ -50,9 +50,10 @@ const SIGACTION_LENGTH = 152;
 const SOCKADDR_LENGTH = 110;
 
 /**
- * An int that Deno takes for a structure with an int in it. To the C library they are the same (the ABIs of
- * x86-64 and AArch64 pass both in one register), and to Deno not: for functions of mere numbers it loads a
- * compiler and makes machine code of its own, which takes 3 ms and 2.5 MiB, for a handful of calls.
+ * An int that Deno takes for a structure with an int in it. To the C library they are the same (the
+ * ABIs of x86-64 and AArch64 pass both in one register), and to Deno not: for functions of mere
+ * numbers it loads a compiler and makes machine code of its own, which takes 3 ms and 2.5 MiB, for
+ * a handful of calls.
  */
 const INT = { struct: ["i32"] } as const;
 const int = (value: number) => Int32Array.of(value);
@@ -100,7 +101,9 @@ export interface Credentials {
   gid: number;
 }
 
-/** A struct msghdr of one struct iovec and one struct cmsghdr, with room for descriptors (cmsg(3)). */
+/**
+ * A struct msghdr of one struct iovec and one struct cmsghdr, with room for descriptors (cmsg(3)).
+ */
 class Message {
   readonly header = new BigUint64Array(7);
   #control: DataView<ArrayBuffer>;
@@ -150,8 +153,8 @@ export interface SignalAction {
 }
 
 /**
- * The library, from its first use on until the process ends: to look up all symbols takes longer than most
- * calls, and what is used once is used again. Every Deno for Linux is linked with it.
+ * The library, from its first use on until the process ends: to look up all symbols takes longer
+ * than most calls, and what is used once is used again. Every Deno for Linux is linked with it.
  */
 let library: Deno.DynamicLibrary<typeof SYMBOLS> | undefined;
 
@@ -183,7 +186,9 @@ export class Libc {
     event.setBigUint64(offset, data, true);
     return this.#library.symbols.epoll_ctl(int(epoll), EPOLL_CTL_ADD, fd, event) === 0;
   }
-  /** A unix socket that is connected to the listener at a path; undefined where none listens there. */
+  /**
+   * A unix socket that is connected to the listener at a path; undefined where none listens there.
+   */
   async connectUnix(path: string): Promise<number | undefined> {
     const name = new Uint8Array(SOCKADDR_LENGTH);
     new DataView(name.buffer).setUint16(0, AF_UNIX, true);
@@ -221,7 +226,9 @@ export class Libc {
     const count = this.#library.symbols.recvmsg(int(fd), message.header, MSG_CMSG_CLOEXEC);
     return Number(count) < 0 ? undefined : [Number(count), message.take()];
   }
-  /** Waits, on a thread of its own, until something can be read; false after so many milliseconds. */
+  /**
+   * Waits, on a thread of its own, until something can be read; false after so many milliseconds.
+   */
   async readable(fd: number, milliseconds: number): Promise<boolean> {
     const poll = new DataView(new ArrayBuffer(8));
     poll.setInt32(0, fd, true);
@@ -275,8 +282,9 @@ export class Libc {
     return time[0]! * 1_000_000n + time[1]! / 1_000n;
   }
   /**
-   * Opens a folder as a place to name files in (O_PATH), and gives its descriptor; undefined if there
-   * is none. With `within`, a descriptor, it is one in that folder, and no symbolic link is followed.
+   * Opens a folder as a place to name files in (O_PATH), and gives its descriptor; undefined if
+   * there is none. With `within`, a descriptor, it is one in that folder, and no symbolic link is
+   * followed.
    */
   openFolder(path: string, within?: number): number | undefined {
     const flags = O_PATH | O_DIRECTORY | O_CLOEXEC | (within === undefined ? 0 : O_NOFOLLOW);
@@ -381,8 +389,8 @@ export class Libc {
     return result === 0 ? value[0] : undefined;
   }
   /**
-   * Lets the kernel ask whether the other end of a tcp socket is still there (tcp(7)). What is accepted from
-   * a socket that listens has its options. Nothing where that is set already.
+   * Lets the kernel ask whether the other end of a tcp socket is still there (tcp(7)). What is
+   * accepted from a socket that listens has its options. Nothing where that is set already.
    *
    * @param idle After how many seconds in which nothing came.
    * @param interval After how many more without an answer it asks again.

@@ -11,8 +11,9 @@ import { permittedEnv } from "./descriptors.ts";
 import { monotonicMicroseconds } from "./sockets.ts";
 
 /**
- * Tells systemd about the daemon's state, where systemd asked for it by NOTIFY_SOCKET (sd_notify(3)).
- * What goes wrong is logged, once for each thing that is wrong: a daemon is not worse for it.
+ * Tells systemd about the daemon's state, where systemd asked for it by NOTIFY_SOCKET
+ * (sd_notify(3)). What goes wrong is logged, once for each thing that is wrong: a daemon is not
+ * worse for it.
  *
  * @param state Such as `READY=1`; several are separated by line ends. They arrive in the order in
  * which they were given.

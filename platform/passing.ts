@@ -53,8 +53,8 @@ export class AcceptedPassage extends Passage implements Disposable {
   /**
    * Accepts from a listener, which has no other accept pending.
    *
-   * @throws What `accept` throws; {TypedError} ("bad parameter") where this process may not look at its
-   * descriptors.
+   * @throws What `accept` throws; {TypedError} ("bad parameter") where this process may not look at
+   * its descriptors.
    */
   static async accept(listener: Deno.UnixListener): Promise<AcceptedPassage> {
     requireDescriptors();
@@ -85,7 +85,10 @@ export class ConnectedPassage extends Passage implements Disposable {
   #waiting: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  /** Connects to a unix socket. Undefined where no process listens there, or this one may not connect. */
+  /**
+   * Connects to a unix socket. Undefined where no process listens there, or this one may not
+   * connect.
+   */
   static async connect(path: string): Promise<ConnectedPassage | undefined> {
     requireDescriptors();
     // Not by Deno, which does not tell the descriptor of a unix connection.

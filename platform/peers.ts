@@ -21,8 +21,9 @@ let library: Libc | undefined;
 const libc = () => library ??= new Libc();
 
 /**
- * The clients of a unix listener. Which descriptor a connection has can be found out when it is accepted,
- * for some 10 us, and that is done only from the time on that something wants to know a client.
+ * The clients of a unix listener. Which descriptor a connection has can be found out when it is
+ * accepted, for some 10 us, and that is done only from the time on that something wants to know a
+ * client.
  */
 export class Peers {
   // Not later, when there may be no descriptors left to find out with.
@@ -44,8 +45,8 @@ export class Peers {
   }
 
   /**
-   * Finds out, at the first time that something wants to know it, which descriptor the listener's only
-   * connection has. From then on each is found as it is accepted.
+   * Finds out, at the first time that something wants to know it, which descriptor the listener's
+   * only connection has. From then on each is found as it is accepted.
    *
    * @param alone Whether there is no other.
    */
@@ -63,8 +64,8 @@ export class Peers {
 /**
  * The client at the other end of a connection.
  *
- * @returns Undefined where the connection is none of a unix socket, or has ended: its descriptor may be
- * another's by then.
+ * @returns Undefined where the connection is none of a unix socket, or has ended: its descriptor
+ * may be another's by then.
  */
 export function peerOf({ fd, cookie }: Descriptor): Peer | undefined {
   const isSame = () => cookie !== undefined && libc().cookie(fd) === cookie;
@@ -77,7 +78,10 @@ export function peerOf({ fd, cookie }: Descriptor): Peer | undefined {
 /** The names of users that were looked for. There are not many, and they do not change. */
 const names = new Map<number, string | undefined>();
 
-/** The name of a user by its number; undefined where the system knows none, or this process may not look. */
+/**
+ * The name of a user by its number; undefined where the system knows none, or this process may not
+ * look.
+ */
 export function userName(uid: number): string | undefined {
   if (!names.has(uid)) {
     if (foreignFunctionsProblem()) return undefined;

@@ -15,12 +15,12 @@ const DETOUR = { name: "SIGSTKFLT", number: 16 } as const;
 /**
  * Calls back at SIGUSR1, and keeps Deno from doing more.
  *
- * `deno run` from 2.9.2 on listens for this signal, 500 ms after its start, as Node does: it opens a
- * debugger on 127.0.0.1:9229, where every user of the machine may run code as this one. A listener
- * of JavaScript is called besides, and not instead. So the signal takes a detour. Deno's handler is
- * told by its argument which signal has come; where foreign functions may be called, it is told that
- * it was another, which Deno has no debugger for. That holds from the return of this function on,
- * and Deno installs a handler once only. A compiled program has no such debugger.
+ * `deno run` from 2.9.2 on listens for this signal, 500 ms after its start, as Node does: it opens
+ * a debugger on 127.0.0.1:9229, where every user of the machine may run code as this one. A
+ * listener of JavaScript is called besides, and not instead. So the signal takes a detour. Deno's
+ * handler is told by its argument which signal has come; where foreign functions may be called, it
+ * is told that it was another, which Deno has no debugger for. That holds from the return of this
+ * function on, and Deno installs a handler once only. A compiled program has no such debugger.
  *
  * Without foreign functions the debugger is closed as soon as it is open, some 20 ms later.
  *
@@ -42,7 +42,10 @@ export function onUserSignal(listener: () => void): boolean {
 /** Where the detour begins: it is the process's, and is made once. */
 let made = false;
 
-/** Lets the kernel call, at SIGUSR1, a function that calls what it called before with another number. */
+/**
+ * Lets the kernel call, at SIGUSR1, a function that calls what it called before with another
+ * number.
+ */
 function detour(): void {
   if (made) return;
   made = true;
@@ -53,8 +56,8 @@ function detour(): void {
 }
 
 /**
- * Machine code of a function that calls another with all its arguments, and a number in place of the
- * first. Deno for Linux is made for these two architectures.
+ * Machine code of a function that calls another with all its arguments, and a number in place of
+ * the first. Deno for Linux is made for these two architectures.
  */
 function passOn(number: number, target: bigint): Uint8Array<ArrayBuffer> {
   const code = new DataView(new ArrayBuffer(24));
@@ -73,7 +76,10 @@ function passOn(number: number, target: bigint): Uint8Array<ArrayBuffer> {
   return new Uint8Array(code.buffer);
 }
 
-/** How long after the signal Deno's debugger is closed, in milliseconds: it may be opened before or after. */
+/**
+ * How long after the signal Deno's debugger is closed, in milliseconds: it may be opened before or
+ * after.
+ */
 const CLOSE_AFTER = [0, 10, 100, 1_000];
 
 async function closeDebugger(): Promise<void> {

@@ -45,8 +45,8 @@ export interface Observed<L extends AnyListener> {
 
 /**
  * Lets the kernel queue as many clients of a unix listener as it can (net.core.somaxconn, 4 096 on
- * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue a
- * client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
+ * most systems) in place of the 1 024 that Deno asks for and offers no option about: past the queue
+ * a client that does not block is refused with EAGAIN. listen(2) on a socket that listens already
  * changes nothing but that number. Only where foreign functions are allowed, and no prompt asks.
  */
 export function deepenQueue(listener: Deno.UnixListener): void {
@@ -60,12 +60,12 @@ export function deepenQueue(listener: Deno.UnixListener): void {
 const KEEP_ALIVE = { idle: 15, interval: 15, count: 9 };
 
 /**
- * Lets the kernel find out which clients have vanished: without that, one that sends nothing and says no
- * goodbye stays for ever. Only where this process may look for the sockets, and no prompt asks. It takes
- * some milliseconds.
+ * Lets the kernel find out which clients have vanished: without that, one that sends nothing and
+ * says no goodbye stays for ever. Only where this process may look for the sockets, and no prompt
+ * asks. It takes some milliseconds.
  *
- * @param ports Those of tcp listeners. What was accepted there is found as well, and what is accepted from
- * now on has the listener's options.
+ * @param ports Those of tcp listeners. What was accepted there is found as well, and what is
+ * accepted from now on has the listener's options.
  */
 export function keepAlive(ports: ReadonlySet<number>): void {
   if (ports.size === 0 || descriptorsProblem()) return;
@@ -80,8 +80,8 @@ export function keepAlive(ports: ReadonlySet<number>): void {
 /**
  * What a descriptor that this process was started with is.
  *
- * @throws {TypedError} ("bad parameter") If it is not a listening stream socket of a kind that can be
- * served, or this process may not look.
+ * @throws {TypedError} ("bad parameter") If it is not a listening stream socket of a kind that can
+ * be served, or this process may not look.
  */
 export function inspectSocket(fd: number): ListeningSocket {
   requireDescriptors();
@@ -93,16 +93,17 @@ export function inspectSocket(fd: number): ListeningSocket {
 }
 
 /**
- * Makes a listener that was just bound listen on another socket instead, of the same kind, and lets go
- * of its own. Deno can make no listener of a descriptor (denoland/deno issue 14006); what it can make
- * is put behind one of its own by dup3(2). The event loop, which watches the old socket, has to be told:
- * epoll forgets a socket that is closed, so the new one is registered under the same token.
+ * Makes a listener that was just bound listen on another socket instead, of the same kind, and lets
+ * go of its own. Deno can make no listener of a descriptor (denoland/deno issue 14006); what it can
+ * make is put behind one of its own by dup3(2). The event loop, which watches the old socket, has
+ * to be told: epoll forgets a socket that is closed, so the new one is registered under the same
+ * token.
  *
  * @param listen Binds a listener for a moment, anywhere, of the kind of the socket.
  * @param fd The socket to listen on. It stays open, and may be closed.
  * @returns The listener, whose `addr` is still that of its own socket, and its new descriptor.
- * @throws {TypedError} ("bad parameter") If this process may not do so; {Error} if this Deno is made
- * differently. The listener is closed then.
+ * @throws {TypedError} ("bad parameter") If this process may not do so; {Error} if this Deno is
+ * made differently. The listener is closed then.
  */
 export function adopt<L extends AnyListener>(listen: () => L, fd: number): Required<Observed<L>> {
   requireDescriptors();
@@ -133,7 +134,8 @@ function putBehind(libc: Libc, own: number, fd: number): void {
 }
 
 /**
- * Makes a connection of a connected socket, as {@linkcode adopt} makes a listener of a listening one.
+ * Makes a connection of a connected socket, as {@linkcode adopt} makes a listener of a listening
+ * one.
  *
  * @param fd The socket, of tcp or unix. It stays open, and may be closed.
  * @param remoteAddr Where the client is, if that is not where the socket leads.
@@ -166,8 +168,8 @@ function tcpAddress(text: string): Deno.NetAddr {
 }
 
 /**
- * A pair of connected sockets: a connection, and the descriptor of its other end, which is the caller's to
- * close.
+ * A pair of connected sockets: a connection, and the descriptor of its other end, which is the
+ * caller's to close.
  */
 export async function connectedPair(): Promise<{ conn: Deno.Conn; fd: number }> {
   requireDescriptors();
@@ -233,8 +235,8 @@ export function observe<L extends AnyListener>(listen: () => L): Observed<L> {
 }
 
 /**
- * The descriptors of connections, by the addresses of both their ends as {@linkcode endsOf} tells them;
- * of unix connections, whose clients have no names, by that of the socket they came to.
+ * The descriptors of connections, by the addresses of both their ends as {@linkcode endsOf} tells
+ * them; of unix connections, whose clients have no names, by that of the socket they came to.
  */
 export function connectionDescriptors(): Map<string, number[]> {
   using libc = new Libc();
@@ -251,12 +253,12 @@ export function connectionDescriptors(): Map<string, number[]> {
 }
 
 /**
- * Lets go of connections of Deno's that another process has got. Closed as they are, they would be shut
- * down for both processes.
+ * Closes this process's copies of connections that another process has received. `close()` alone
+ * would shut them down for both processes: Deno calls shutdown(2) first.
  *
  * @param fds Their descriptors, in any order.
  */
-export function letGoOf(conns: readonly Deno.Conn[], fds: readonly number[]): void {
+export function closeCopies(conns: readonly Deno.Conn[], fds: readonly number[]): void {
   const known = new Set(descriptors().map(({ fd }) => fd));
   using _nothing = Deno.openSync("/dev/null");
   const by = descriptors().find(({ fd, target }) => target === "/dev/null" && !known.has(fd))?.fd;
@@ -277,20 +279,20 @@ export function descriptorOfListener(listener: Pick<AnyListener, "addr">): numbe
   return descriptorOf(libc, listener);
 }
 
-/** Keeps descriptors of which Deno knows nothing from the programs that this process starts. */
+/** Keeps descriptors that Deno did not open from the programs that this process starts. */
 export function closeOnExec(descriptors: readonly number[]): void {
   if (foreignFunctionsProblem()) return; // Then nothing can be done with them here, either.
   using libc = new Libc();
   for (const fd of descriptors) libc.closeOnExec(fd);
 }
 
-/** Closes a descriptor of which Deno knows nothing. */
+/** Closes a descriptor that Deno did not open. */
 export function closeDescriptor(fd: number): void {
   using libc = new Libc();
   libc.close(fd);
 }
 
-/** What a connection is known by: the addresses of both its ends. */
+/** A connection's key in a table: the addresses of both its ends. */
 export function endsOf(
   { localAddr, remoteAddr }: Pick<Deno.Conn, "localAddr" | "remoteAddr">,
 ): string {
@@ -299,9 +301,10 @@ export function endsOf(
 }
 
 /**
- * Ends tcp connections by shutdown(2), even those that other code of the process holds. Does nothing where this process may not do so.
+ * Ends tcp connections by shutdown(2), also those whose `Deno.Conn` other code has. Without the
+ * permissions for that it does nothing.
  *
- * @param ends What they are known by, as {@linkcode endsOf} tells it.
+ * @param ends Their addresses, as {@linkcode endsOf} writes them.
  */
 export function shutConnections(ends: ReadonlySet<string>): void {
   if (descriptorsProblem()) return;
@@ -309,20 +312,21 @@ export function shutConnections(ends: ReadonlySet<string>): void {
   const ports = new Set([...ends].map((each) => Number(each.slice(each.lastIndexOf(":") + 1))));
   for (const { name } of Deno.readDirSync(DESCRIPTORS)) {
     const fd = Number(name);
-    // There may be thousands, and to write out an address takes longer than to look at its port.
+    // Of thousands of descriptors, the ports are compared first: to write out an address takes
+    // longer.
     if (!ports.has(libc.peerPortOf(fd) ?? -1)) continue;
     if (ends.has(`${libc.nameOf(fd).address} ${libc.peerOf(fd)}`)) libc.shutdown(fd);
   }
 }
 
-/** CLOCK_MONOTONIC in microseconds, which systemd compares times by; undefined where it can't be had. */
+/** CLOCK_MONOTONIC in microseconds, systemd's clock; undefined without foreign functions. */
 export function monotonicMicroseconds(): bigint | undefined {
   if (foreignFunctionsProblem()) return undefined;
   using libc = new Libc();
   return libc.monotonic();
 }
 
-/** Who watches a descriptor, as proc_pid_fdinfo(5) tells it. */
+/** The epoll instances that watch a descriptor, from proc_pid_fdinfo(5). */
 function watchesOf(fd: number): Watch[] {
   const row = new RegExp(`^tfd: *${fd} events: *([\\da-f]+) data: *([\\da-f]+)`, "m");
   return descriptors().filter(({ target }) => target === "anon_inode:[eventpoll]")

@@ -53,8 +53,8 @@ export function telemetry(version: string): Telemetry | undefined {
 const LEVELS: Record<LogLevel, number> = { debug: 0, info: 1, warn: 2, error: 3 };
 
 /**
- * What exports a line of the log, with the span that it is called in. Deno exports what is written by
- * `console` only, of which the lower levels go to standard output.
+ * What exports a line of the log, with the span that it is called in. Deno exports what is written
+ * by `console` only, of which the lower levels go to standard output.
  *
  * @returns Undefined where OpenTelemetry is off, or this Deno has no such thing.
  */

@@ -1,6 +1,6 @@
 /**
- * What Deno's node:tls has without documenting it: a server's handshake over a stream of ours, whose
- * alert reaches the client, and of which it is told why a certificate is not valid.
+ * What Deno's node:tls has without documenting it: a server's handshake over a stream of ours,
+ * whose alert reaches the client, and of which it is told why a certificate is not valid.
  *
  * @module
  */
@@ -29,15 +29,15 @@ export interface Handshake {
 }
 
 /**
- * Begins a handshake as a server that asks for a certificate. A client without one is refused by the
- * runtime; what one that is not valid means is for the caller to say.
+ * Begins a handshake as a server that asks for a certificate. A client without one is refused by
+ * the runtime; what one that is not valid means is for the caller to say.
  *
- * Not by `tls.createServer`, which destroys the connection before anything can be asked about it, and
- * its alert with it: over a stream that is not its own, Deno queues that and never sends it.
+ * Not by `tls.createServer`, which destroys the connection before anything can be asked about it,
+ * and its alert with it: over a stream that is not its own, Deno queues that and never sends it.
  *
  * @param stream The client, before TLS.
- * @param onAlert Told the last words to the client, to be sent in place of all else, before the stream
- * is destroyed.
+ * @param onAlert Told the last words to the client, to be sent in place of all else, before the
+ * stream is destroyed.
  * @throws {Error} If this Deno is made differently.
  */
 export function beginHandshake(

@@ -11,8 +11,8 @@ import { Libc } from "./libc.ts";
 export const [STDOUT, STDERR] = [1, 2];
 
 /**
- * Tells, whenever it is asked, whether a write to a descriptor would not block now: one of up to a page,
- * as poll(2) has it of pipes. Undefined where foreign functions cannot be called.
+ * Tells, whenever it is asked, whether a write to a descriptor would not block now: one of up to a
+ * page, as poll(2) has it of pipes. Undefined where foreign functions cannot be called.
  */
 export function writability(fd: number): () => boolean | undefined {
   let callable: boolean | undefined;

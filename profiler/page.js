@@ -142,8 +142,8 @@ find.oninput = () => {
 };
 
 /**
- * Merges stacks into a tree of frames, whose values include those of their callees. Below the root are
- * the jobs whose handlers were running.
+ * Merges stacks into a tree of frames, whose values include those of their callees. Below the root
+ * are the jobs whose handlers were running.
  *
  * @param {{ stack: CallFrame[], job?: string | undefined, value: number }[]} samples
  * @returns {Frame}
@@ -175,8 +175,8 @@ function treeOf(samples) {
 }
 
 /**
- * The frames of a path through V8's tree, from the handler of a job on if it has one: the frames above
- * are the same for all jobs, and fill a screen.
+ * The frames of a path through V8's tree, from the handler of a job on if it has one: the frames
+ * above are the same for all jobs, and fill a screen.
  *
  * @param {{ callFrame: CallFrame, job?: string | undefined }[]} path
  */
@@ -196,7 +196,8 @@ function frameOf({ functionName, url, lineNumber }) {
 }
 
 /**
- * @param {{ nodes: CpuNode[], samples: number[], timeDeltas: number[], startTime: number, endTime: number }} profile
+ * @param {{ nodes: CpuNode[], samples: number[], timeDeltas: number[], startTime: number, endTime:
+ * number }} profile
  * @returns {[Frame, (value: number) => string]}
  */
 function cpuTree({ nodes, samples, timeDeltas, startTime, endTime }) {
@@ -320,8 +321,8 @@ function boxOf(frame) {
 }
 
 /**
- * The color of a frame: warm for the program's functions, cold for the runtime's; a hue for each file and
- * a shade for each function.
+ * The color of a frame: warm for the program's functions, cold for the runtime's; a hue for each
+ * file and a shade for each function.
  *
  * @param {Frame} frame
  */

@@ -5,10 +5,10 @@
  */
 
 /**
- * The package. No literal names it in an `import` of code: what one names Deno downloads before it runs
- * the first line of a program, and reads the list of its releases at each start, so that clients would
- * wait for sockets. `deno cache` and `deno check` find it by the types below; `deno compile` and `deno
- * bundle` have to be told of it, as build/build.ts does.
+ * The package. No literal names it in an `import` of code: what one names Deno downloads before it
+ * runs the first line of a program, and reads the list of its releases at each start, so that
+ * clients would wait for sockets. `deno cache` and `deno check` find it by the types below; `deno
+ * compile` and `deno bundle` need it named: see build/build.ts.
  */
 export const HONO = "npm:hono@4.13.19";
 

@@ -1,6 +1,6 @@
 /**
- * A request as the router passes it on: without the version in its path, with a body that is bounded,
- * and with its client.
+ * A request as the router passes it on: its path without a version, its body bounded, and what the
+ * connection says of its client.
  *
  * @module
  */
@@ -26,41 +26,41 @@ type Connected =
     exchange?: { described?: Described; readonly identified: boolean };
   };
 
-/** The side of a request that an app has which the router is routed in. */
+/** The app in which the router is routed (`app.route`), as its middleware sees the request. */
 export interface Parent {
   readonly c: Context;
   readonly next: Next;
 }
 
-/** Splits the version off a request's path, and passes on what the connection told of the client. */
+/** The bindings of a request (`c.env`): its path and version apart, its client, and its job. */
 export class RequestBindings implements Bindings, Described {
   readonly path: string;
   readonly version?: string;
   readonly method: string;
   /** The request that came in, before anything was done to it. */
   readonly request: Request;
-  /** What is wrong with its version, which is so whatever the path is. */
+  /** What is wrong with its version, whatever the path is. */
   readonly problem?: string | undefined;
-  /** What may have been meant for a version, if no route has this path. */
+  /** What the client may have meant as a version, if no route has this path. */
   readonly oddVersion?: string;
-  /** Whether there is one handler for it: when that runs, no other has set a header. */
+  /** Whether it has one handler and no middleware, so that no header was set before that runs. */
   alone = false;
   /** The body that handlers get, where there is one. */
   body?: LimitedBody;
-  /** What requests for rows of its path have to have, which it has not. */
+  /** What the rows of its path expect of a request, and this one does not have. */
   readonly conditions: string[] = [];
   /** The job that it runs, and what that writes. */
   job?: Job;
   answer?: Answer;
-  /** The answer, as it was made with all its headers. */
+  /** The response that the row's job made, with all its headers. */
   made?: Response;
-  /** What of Hono knows it, once a handler has it. */
+  /** Its Hono context, once a handler has it. */
   context?: Context | undefined;
   /** The handlers and middleware that were found for it, and how they were added. */
   found?: readonly (readonly [readonly [unknown, RouterRoute], unknown])[];
-  /** The error that the client was told of. */
-  told?: unknown;
-  /** Where the router is routed in another app: that app's side. */
+  /** The error that the client got, if any. */
+  reported?: unknown;
+  /** The app in which the router is routed, if any. */
   readonly parent?: Parent | undefined;
   #info: Connected | undefined;
   #outer: RequestBindings | undefined;
@@ -68,12 +68,14 @@ export class RequestBindings implements Bindings, Described {
   #id?: string;
 
   /**
-   * Takes a request in.
+   * Makes the bindings of a request.
    *
-   * @param info What the connection tells of it; the bindings of another router, where this one is mounted
-   * in that.
-   * @param bodyLimit How long its body may be; undefined for the other router's, or the default.
-   * @param routed Where this router is routed in another app: the path that is left, and that app's side.
+   * @param info What the connection passes on, or the bindings of the router in which this one is
+   * mounted.
+   * @param bodyLimit The longest body, in bytes; undefined for that of the outer router, or the
+   * default.
+   * @param routed The app in which this router is routed, and the path that is left of the
+   * request's.
    */
   constructor(
     request: Request,
@@ -112,7 +114,7 @@ export class RequestBindings implements Bindings, Described {
     this.path = path;
   }
 
-  /** Whether Hono finds its handlers and that is all there is to it. */
+  /** Whether Hono's handlers are all it needs: no bad version, no body, no HEAD, no outer app. */
   get ordinary(): boolean {
     return this.problem === undefined && this.body === undefined && this.method !== "HEAD" &&
       this.parent === undefined;
@@ -130,7 +132,7 @@ export class RequestBindings implements Bindings, Described {
   get client(): ClientCertificate | undefined {
     return this.#info?.client;
   }
-  /** Whose jobs the request runs: {@linkcode Job.user}. */
+  /** The user of the jobs that the request runs: {@linkcode Job.user}. */
   get user(): string | undefined {
     if (this.client) return this.client.subject;
     const { peer } = this;
@@ -142,7 +144,7 @@ export class RequestBindings implements Bindings, Described {
   get route(): string | undefined {
     const { found } = this;
     if (found === undefined) return undefined;
-    // Hono has a list for each route, and most requests are for the same few.
+    // Hono gives the same list each time for a route, so its path is looked up once.
     let route = routes.get(found);
     if (route === undefined) routes.set(found, route = routeOf(found) ?? "");
     return route || undefined;
@@ -150,14 +152,14 @@ export class RequestBindings implements Bindings, Described {
   get requestId(): string {
     return this.#id ??= this.#outer?.requestId ?? requestId(this.request, this.context);
   }
-  /** The id of the request that the answer should have, because a log has it: if there is one. */
-  get toldId(): string | undefined {
+  /** The id for the answer to carry: undefined unless a log has it. */
+  get loggedId(): string | undefined {
     return this.#info?.exchange?.identified ? this.requestId : this.#id;
   }
   get signal(): AbortSignal {
     return this.#info?.signal ?? this.request.signal;
   }
-  /** Resolves when its answer is complete; undefined where nothing tells. */
+  /** Resolves when its answer is complete; undefined where the connection does not say. */
   get completed(): Promise<void> | undefined {
     return this.#info?.completed;
   }
@@ -176,13 +178,13 @@ export class RequestBindings implements Bindings, Described {
   /** The request for handlers. Its body, where it has one, is bounded from here on. */
   limited(bodies: Bodies): Request {
     const { request, method } = this;
-    // For these there is none, whatever the client sends.
+    // Requests of these methods have no body for a handler, whatever the client sends.
     if (method === "GET" || method === "HEAD" || method === "CONNECT") return request;
     if (this.#outer?.body) {
       this.body = this.#outer.body;
       return request;
     }
-    // What the app has read that this router is routed in, Hono has kept.
+    // Hono keeps a body that the outer app has read.
     if (this.parent !== undefined && request.bodyUsed) return request;
     const body = new LimitedBody(this, bodies);
     const limited = guardBody(request, body);
@@ -192,9 +194,9 @@ export class RequestBindings implements Bindings, Described {
   }
 
   /**
-   * Lets go of the body that this router has bounded.
+   * Releases the body, if this router bounded it.
    *
-   * @param sent Whether the answer has been sent; else it is about to be.
+   * @param sent Whether the answer has been sent; if not, it is about to be.
    */
   release(sent = false): void {
     if (this.body !== this.#outer?.body) this.body?.release(sent);
@@ -219,14 +221,14 @@ type AllFound = NonNullable<RequestBindings["found"]>;
 
 const routes = new WeakMap<AllFound, string>();
 
-/** The path of the route that answers: the last that is no middleware. */
+/** The path of the route that answers: the last one that is no middleware. */
 function routeOf(found: AllFound): string | undefined {
   const last = found.findLast(([[, { method }]]) => method !== "ALL") ??
     found.findLast(([[handler]]) => (handler as { length: number }).length < 2);
   return last?.[0][1].path;
 }
 
-/** What a client, or middleware of Hono's, calls a request, if that is fit for a log; else a new id. */
+/** The id that Hono's middleware or the client gave, if it is fit for a log; else a new one. */
 function requestId(request: Request, context: Context | undefined): string {
   for (const id of [context?.get("requestId"), headerOf(request, "x-request-id")]) {
     if (typeof id === "string" && /^[\w.:=+/-]{1,128}$/.test(id)) return id;

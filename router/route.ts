@@ -78,9 +78,9 @@ export interface Route {
    * stream: stdout and stderr in frames of eight bytes and data, as `docker attach` reads them,
    * unless the job has set `Tty` in its env; a client that asks for no upgrade gets the same as the
    * body of a 200. `"websocket"` sends binary messages and takes messages of any kind; the method
-   * is GET. The client gets the upgrade when the job first reads its stdin or writes (an empty write
-   * will do) or succeeds, and with `stream: true` at once; a job that fails before that is answered
-   * like any job that fails.
+   * is GET. The client gets the upgrade when the job first reads its stdin or writes (an empty
+   * write will do) or succeeds, and with `stream: true` at once; a job that fails before that is
+   * answered like any job that fails.
    */
   readonly upgrade?: "tcp" | "websocket";
 

@@ -105,8 +105,8 @@ class Attachment {
    * will do) or succeeds, and an error if the job fails before. There is no timeout after which the
    * client would get a 101 all the same: the docker CLI shows the message of a 404, however late it
    * comes, and nothing of a connection that closes after a 101. As it starts a container only after
-   * the 101 to its attach, an attach job makes an empty write. A row with `stream: true` is answered
-   * once its job has waited for anything and not failed.
+   * the 101 to its attach, an attach job makes an empty write. A row with `stream: true` is
+   * answered once its job has waited for anything and not failed.
    */
   run(): Promise<Response> {
     const { job, eager, failed, ended } = this.#upgraded;

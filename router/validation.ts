@@ -2,7 +2,7 @@
  * Validates a request by its row: makes the arguments, the variables and the typed input of the
  * job, or an error of one line that names the field, what it was, and what was expected.
  *
- * Nothing here knows of sockets, of Hono or of jobs.
+ * It uses no sockets, no Hono and no jobs.
  *
  * @module
  */
@@ -39,7 +39,7 @@ export interface Sent {
 export interface Reading {
   /** The variables of the job's env. */
   readonly env: Variables;
-  /** The job's input: see `InputOf` in route.ts, which knows the types. */
+  /** The job's input, typed by `InputOf` in route.ts. */
   readonly input: {
     readonly params: Record<string, unknown>;
     readonly query: unknown;
@@ -113,7 +113,7 @@ export class RowReader {
       throw new TypeError(`${list} has "${unknown}", expected one of ${known.join(", ")}`);
     };
     among("params", this.#params.map(({ name }) => name), path);
-    // The names that a schema knows are not known here.
+    // The names that a schema reads cannot be told from the schema.
     if (this.#querySchema === undefined && this.#schema === undefined) {
       const known = [...this.#query, ...this.#fields].map(({ name }) => name);
       among("args", route.args ?? [], [...path, ...this.#named, ...known]);

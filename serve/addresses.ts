@@ -1,7 +1,7 @@
 /**
- * The addresses a daemon listens on: how they, and the hosts and origins of its clients, are written; and
- * how each is bound so that no unauthorized client can connect at any moment, and no other process's
- * socket is harmed.
+ * The addresses a daemon listens on: how they, and the hosts and origins of its clients, are
+ * written; and how each is bound so that no unauthorized client can connect at any moment, and no
+ * other process's socket is harmed.
  *
  * @module
  */

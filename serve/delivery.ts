@@ -1,39 +1,44 @@
 /**
- * An answer on its way to the client: what of it the client takes, and when.
+ * An answer on its way to the client: how much of it waits, and when the client last took some.
  *
  * @module
  */
 
 import { type Reads, sentHeaders, type StaticBody, watchReads } from "../platform/http.ts";
 
-/** In pieces of at most this many bytes an answer is given to the loop, so that it can be seen to move. */
+/**
+ * The most bytes that the native loop gets at once: each request for more shows that the client
+ * reads.
+ */
 const PIECE = 65_536;
-/** How many bytes of an answer the loop keeps until the client takes them. */
+/** How many bytes of an answer the native loop buffers until the client takes them. */
 const IN_LOOP = 2 * PIECE;
 
-/** What a {@linkcode Delivery} is on the account of. */
+/** The connection of a {@linkcode Delivery}, which accounts for it. */
 interface Account<Info> {
   /** The time, in milliseconds. */
   readonly clock: number;
-  /** Told by how many bytes more, or less, wait for the client. */
+  /**
+   * Called with the number of bytes, negative or not, by which what waits for the client has grown.
+   */
   hold(bytes: number): void;
-  /** Told, once, that an answer is complete, or that its client has left and its source has let go. */
+  /** Called once, when the client has the answer, or has left and the source has been released. */
   over(delivery: Delivery<Info>): void;
 }
 
-/** An answer that is on its way. */
+/** An answer on its way. */
 export abstract class Delivery<Info> {
   /** The answer to give to the native loop. */
   abstract readonly response: Response;
-  /** Which request it answers. */
+  /** The request that it answers. */
   readonly info: Info;
-  /** Whether its connection ends with it. */
+  /** Whether the connection is closed after it. */
   readonly last: boolean;
-  /** When the client last took something, or something came for it to take. */
+  /** When the client last took some of it, or the source last gave some. */
   since: number;
-  /** How many bytes wait here for the client. */
+  /** How many bytes wait for the client. */
   held = 0;
-  /** Whether it was given up. */
+  /** Whether it was cut by {@linkcode abandon}. */
   abandoned = false;
   protected account: Account<Info>;
   protected ended = false;
@@ -46,16 +51,16 @@ export abstract class Delivery<Info> {
   }
 
   /**
-   * Whether something is there that the client has not taken. Where it waits for its source, `since` becomes
-   * the present.
+   * Whether it waits for the client. Where it waits for its source, `since` becomes the present:
+   * the client is not late.
    */
   abstract get waiting(): boolean;
-  /** Tells the source that no more is wanted. What it gives resolves when that has let go. */
-  protected abstract tellSource(reason: unknown): Promise<unknown> | undefined;
-  /** Ends what the loop reads with an error. */
+  /** Cancels the source. The promise settles when that has been released. */
+  protected abstract cancelSource(reason: unknown): Promise<unknown> | undefined;
+  /** Ends the stream that the native loop reads with an error. */
   protected abstract fail(reason: unknown): void;
 
-  /** Gives it up in the middle. False if it is over. */
+  /** Cuts it before its end. False if it is over. */
   abandon(reason: unknown): boolean {
     if (this.ended) return false;
     this.abandoned = true;
@@ -72,16 +77,17 @@ export abstract class Delivery<Info> {
   }
 
   /**
-   * The client has left. What makes the answer is told, and may go on for a while: only when it has let go
-   * the answer is over.
+   * The client has left. The source is cancelled, and may run on for a while: the answer is over
+   * when it has been released, so that a client that resets its requests cannot run more jobs than
+   * it may.
    */
   cancel(reason: unknown): void {
     if (this.ended) return;
     this.end();
     const over = () => this.account.over(this);
-    // A source that throws at this has let go as well.
-    const letGo = this.tellSource(reason);
-    if (letGo) letGo.then(over, over);
+    const released = this.cancelSource(reason);
+    // A source that fails as it is cancelled is released as well.
+    if (released) released.then(over, over);
     else over();
   }
 
@@ -90,7 +96,7 @@ export abstract class Delivery<Info> {
     this.hold(0);
   }
 
-  /** Says how many bytes wait here from now on. */
+  /** Sets how many bytes wait for the client. */
   protected hold(held: number): void {
     if (held !== this.held) this.account.hold(held - this.held);
     this.held = held;
@@ -98,10 +104,13 @@ export abstract class Delivery<Info> {
 }
 
 /**
- * Sees to an answer on its way.
+ * Follows an answer to its client.
  *
- * @param body The body where the answer holds it whole; undefined if it is a stream.
- * @param http2 Whether the answer goes by HTTP/2, where the loop takes a chunk of any length at once.
+ * @param body The body, if the answer holds it whole; undefined if it is a stream.
+ * @param http2 Whether it is sent by HTTP/2, where the native loop takes a chunk of any length at
+ * once.
+ * @param last Whether the connection is closed after it.
+ * @returns The delivery, whose `response` is to be given to the native loop.
  * @throws {TypeError} If the body was read already.
  */
 export function deliver<Info>(
@@ -116,11 +125,11 @@ export function deliver<Info>(
     new Pieces(response, body, info, last, account);
 }
 
-/** A stream that the native loop reads by itself, while it is watched. */
+/** A stream that the native loop reads itself, while its reads are watched. */
 class Watched<Info> extends Delivery<Info> {
   readonly response: Response;
   #reads!: Reads;
-  #letGo?: Promise<unknown>;
+  #released?: Promise<unknown>;
 
   private constructor(response: Response, info: Info, last: boolean, account: Account<Info>) {
     super(info, last, account);
@@ -138,7 +147,7 @@ class Watched<Info> extends Delivery<Info> {
     const reads = watchReads(
       response.body!,
       () => delivery.since = account.clock,
-      (letGo) => delivery.#letGo = letGo,
+      (released) => delivery.#released = released,
     );
     if (reads === undefined || response.body!.locked) return undefined;
     delivery.#reads = reads;
@@ -151,10 +160,10 @@ class Watched<Info> extends Delivery<Info> {
     this.since = this.account.clock;
     return false;
   }
-  protected tellSource(reason: unknown): Promise<unknown> | undefined {
-    // The loop has done so where it knew first.
-    if (this.#letGo === undefined) this.#reads.fail(reason);
-    return this.#letGo;
+  protected cancelSource(reason: unknown): Promise<unknown> | undefined {
+    // Where the native loop noticed first that the client has left, it has cancelled the source.
+    if (this.#released === undefined) this.#reads.fail(reason);
+    return this.#released;
   }
   protected fail(reason: unknown): void {
     this.#reads.fail(reason);
@@ -164,8 +173,8 @@ class Watched<Info> extends Delivery<Info> {
 const encoder = new TextEncoder();
 
 /**
- * A body that the loop gets piece by piece. It asks for the next one once there is room for it, behind the
- * last 64 KiB or so: only so can it be known whether the client takes anything.
+ * A body that the native loop gets in pieces. It asks for the next one when its buffer of some 64
+ * KiB has room, which is the only sign that the client reads.
  */
 class Pieces<Info> extends Delivery<Info> {
   readonly response: Response;
@@ -187,7 +196,7 @@ class Pieces<Info> extends Delivery<Info> {
     if (body === undefined) this.#source = response.body!.getReader();
     else {
       const bytes = typeof body === "string" ? encoder.encode(body) : body;
-      // The loop does so where it has the body itself.
+      // The native loop sets it only where it has the whole body.
       headers.set("content-length", String(bytes.length));
       this.#keep(bytes);
     }
@@ -206,7 +215,7 @@ class Pieces<Info> extends Delivery<Info> {
     });
   }
 
-  protected tellSource(reason: unknown): Promise<unknown> | undefined {
+  protected cancelSource(reason: unknown): Promise<unknown> | undefined {
     return this.#source?.cancel(reason);
   }
   protected fail(reason: unknown): void {
@@ -218,14 +227,16 @@ class Pieces<Info> extends Delivery<Info> {
     this.#rest = undefined;
   }
 
-  /** Keeps what the loop has no room for yet, and accounts for that and for what the loop has. */
+  /** Keeps the rest of a chunk, and accounts for it and for what the native loop buffers. */
   #keep(rest: Uint8Array | undefined, given = 0): void {
     this.#rest = rest;
     this.#given = Math.min(this.#given + given, IN_LOOP);
     this.hold((rest?.length ?? 0) + this.#given);
   }
 
-  /** The loop has room for more. Not as a promise: that would cost each piece another microsecond. */
+  /**
+   * The native loop has room for more. No promise: it would cost each piece another microsecond.
+   */
   #next(): void {
     this.since = this.account.clock;
     if (this.#rest) return this.#give(this.#rest);
@@ -244,7 +255,7 @@ class Pieces<Info> extends Delivery<Info> {
 
   #failed = (error: unknown) => {
     if (this.ended) return;
-    // The loop hears of it once the client has taken what is there.
+    // The native loop sees the error after the client has taken what was written before it.
     this.since = this.account.clock;
     this.waiting = true;
     this.#source = undefined;
@@ -252,7 +263,7 @@ class Pieces<Info> extends Delivery<Info> {
   };
 
   #give(chunk: Uint8Array): void {
-    // What is no bytes the loop refuses, and says why.
+    // The native loop refuses a chunk that is no bytes, with an error that says so.
     if (!(chunk instanceof Uint8Array)) return this.#controller.enqueue(chunk);
     if (chunk.length <= PIECE) {
       this.#keep(undefined, chunk.length);

@@ -20,13 +20,13 @@ export interface RequestInfo {
   readonly signal: AbortSignal;
   /** Resolves when the answer is complete, or when the client has left. */
   readonly completed: Promise<void>;
-  /** Has `look` called from time to time, while any connection is open: every second, or more often. */
+  /** Calls `look` at least every second while any connection is open. */
   readonly onSweep?: (look: () => void) => void;
   /** Whether the client has left before its answer was complete. */
   readonly left: boolean;
   /** The bytes sent over the hijacked connection that the request has become, if that is known. */
   readonly transferred?: Transferred | undefined;
-  /** What observers are told of the request, if there are any: a router describes it there. */
+  /** Where a router describes the request to observers (access log, metrics), if there are any. */
   exchange?: {
     described?: Described | undefined;
     readonly identified: boolean;

@@ -11,10 +11,9 @@
  * daemon:    {"pid":7,"sockets":[{"asked":"tcp://localhost:2375","address":"tcp://127.0.0.1:2375"}]}
  *            and their descriptors, or {"error":"..."}
  *                       the successor boots, and opens its gate
- * successor: {"ready":1}
- * daemon:    {"held":[{"address":"tcp://127.0.0.1:2375"}]} and their descriptors, where it was booting itself
- * daemon:    {"draining":1}
- * daemon:    {"released":1}, or the end of the connection, once its jobs have ended
+ * successor: {"ready":1} daemon:    {"held":[{"address":"tcp://127.0.0.1:2375"}]} and their
+ * descriptors, where it was booting itself daemon:    {"draining":1} daemon:    {"released":1}, or
+ * the end of the connection, once its jobs have ended
  * ```
  *
  * @module
@@ -248,7 +247,10 @@ export class Predecessor implements Disposable {
     this.#released.resolve();
   }
 
-  /** Closes the connection. The daemon serves on, unless it was told that this process is ready. */
+  /**
+   * Closes the connection. The daemon goes on serving, unless this process has said that it is
+   * ready.
+   */
   [Symbol.dispose](): void {
     this.closeSockets();
     this.#end();

@@ -1,6 +1,6 @@
 /**
- * What a request asks for, by its target and its Host alone (RFC 9112, 3.2 and 3.3). The native loop
- * puts the two together without a look at either, and so a Host could change the path.
+ * What a request asks for, by its target and its Host alone (RFC 9112, 3.2 and 3.3). The native
+ * loop joins the two unchecked, so that a Host with a slash in it would change the path.
  *
  * @module
  */
@@ -10,24 +10,24 @@ import { headerOf, setUrl, staticBody, urlOf, withBody } from "../platform/http.
 import { hostname } from "./addresses.ts";
 import type { RequestHandler } from "./handler.ts";
 
-/** How clients reach a listener. */
+/** A listener, as the URLs of its requests and the checks on them depend on it. */
 export interface Entrance {
   /** The scheme of its URLs. */
   readonly scheme: "http" | "https";
-  /** Whether clients come by a unix socket: some give its path as Host. */
+  /** Whether it is a unix socket: some of its clients send its path as Host. */
   readonly unix: boolean;
   /**
-   * Says why a request may not come in, if so.
+   * Why a request is refused, with 403; undefined if it is not.
    *
-   * @param host Whom it is for: its Host, or the authority of its target; null where it names none.
+   * @param host Its Host, or the authority of its target; null where it has neither.
    */
   readonly problemOf?: (request: Request, host: string | null) => string | undefined;
 }
 
-/** A handler that gives `handler` the requests that may come in, with the URLs that they ask for. */
+/** A handler that refuses bad requests and passes the others to `handler`, with their true URLs. */
 export function admit(handler: RequestHandler, entrance: Entrance): RequestHandler {
   const { scheme, unix, problemOf } = entrance;
-  // Nearly all requests to a daemon are for the same host.
+  // Nearly all requests to a daemon have the same Host: the last one is not parsed again.
   let lastHost: string | undefined;
   let lastStart = "";
   let lastBase = "";
@@ -56,11 +56,13 @@ export function admit(handler: RequestHandler, entrance: Entrance): RequestHandl
   };
 }
 
-/** What a request is for: whom, and what of it, from after the first "/" on. */
+/** The target of a request, in parts. */
 interface Target {
+  /** The authority that it is for; null where the client names none. */
   host: string | null;
+  /** The path and the query, without the "/" that the path begins with. */
   rest: string;
-  /** What came before the rest in the URL of the native loop. */
+  /** What stands before `rest` in the URL of the native loop. */
   start: string;
   problem?: undefined;
 }
@@ -69,7 +71,7 @@ function readTarget(url: string, host: string | null, unix: boolean): Target | {
   const bad = (problem: string) => ({ problem });
   const afterScheme = url.indexOf("://") + 3;
   if (host !== null && host !== "" && !isHost(host)) {
-    // What clients of 2015 send: what they were told to connect to.
+    // Docker's clients of 2015 send the path of the socket, as it was given to them.
     if (!unix || !/^(?:\/|%2f)[^?#]*$/i.test(host)) {
       return bad(`host "${host}" is malformed, expected a name or a number, and perhaps a port`);
     }
@@ -80,10 +82,11 @@ function readTarget(url: string, host: string | null, unix: boolean): Target | {
   const end = url.slice(afterScheme).search(/[/?#]/);
   const authority = end < 0 ? url.slice(afterScheme) : url.slice(afterScheme, afterScheme + end);
   const given = end < 0 ? "" : url.slice(afterScheme + end);
-  // Of the target itself, where that is a whole URL or came by HTTP/2; else what Deno has of the Host.
+  // A target that is a whole URL, or came by HTTP/2, has an authority of its own, which goes before
+  // the Host (RFC 9112, 3.2.2).
   const own = authority !== host;
   const scheme = url.slice(0, afterScheme - 3);
-  // Deno fills in an address of its own where the client names no host.
+  // Deno puts an address of the listener there where the client names no host.
   const filled = host === "" || host === null && scheme === NATIVE_UNIX;
   const schemes = own && !filled ? SCHEMES : [...SCHEMES, NATIVE_UNIX];
   if (end < 0 || !schemes.includes(scheme) || own && !filled && !isHost(authority)) {
@@ -98,14 +101,16 @@ function readTarget(url: string, host: string | null, unix: boolean): Target | {
 const NATIVE_UNIX = "http+unix";
 const SCHEMES = ["http", "https"];
 
-/** Whether a text is a Host (RFC 9110, 7.2): a URL can have it, and nothing of it is read as something else. */
+/**
+ * Whether a text is a Host (RFC 9110, 7.2), and a URL with it has it as its host and nothing else.
+ */
 function isHost(text: string): boolean {
   return /^[\x21-\x7e]+$/.test(text) && !text.includes("@") && hostname(text) !== undefined;
 }
 
 /**
- * A handler whose answers are some: what is no Response is found out here, where the request is still
- * known, and HEAD is told no length that GET may not have (RFC 9110, 8.6).
+ * A handler whose answers are checked: one that is no Response throws here, where the error can
+ * name the request, and HEAD gets no length that differs from that of GET (RFC 9110, 8.6).
  */
 export function checkAnswers(
   handler: (...args: Parameters<RequestHandler>) => unknown,
@@ -125,16 +130,16 @@ function checked(request: Request, answer: unknown): Response {
   }
   const bare = request.method === "HEAD" && staticBody(answer) === null &&
     !answer.headers.has("content-length");
-  // The native loop says that no body is one of no bytes. Of a stream it says nothing.
+  // For an answer without a body the native loop sends `Content-Length: 0`, for a stream no length.
   return bare && !BODYLESS.includes(answer.status)
     ? withBody(answer, new ReadableStream({ start: (controller) => controller.close() }))
     : answer;
 }
 
-/** Statuses whose answers have no body (Fetch, 2.2.3), nor its length. */
+/** Statuses whose answers have neither a body (Fetch, 2.2.3) nor a length. */
 const BODYLESS: readonly number[] = [101, 204, 205, 304];
 
-/** An answer that a client gets before any handler. */
+/** An answer that the daemon gives before any handler runs, as `{"message"}`. */
 export function refuse(
   status: number,
   message: string,

@@ -11,12 +11,12 @@ import { within } from "../engine/time.ts";
 import type { ListenBuffer } from "../listenbuffer.ts";
 import {
   adoptConnection,
+  closeCopies,
   closeDescriptor,
   connectedPair,
   connectionDescriptors,
   descriptorOfListener,
   endsOf,
-  letGoOf,
 } from "../platform/sockets.ts";
 import { skipDescriptor } from "../platform/peek.ts";
 import { bind } from "./addresses.ts";
@@ -171,7 +171,7 @@ export class Takeover implements Succession {
     }
     const own = clients.map(({ fd }) => fd).filter((fd) => !pairs.includes(fd));
     const release = () => {
-      if (conns.length > 0) letGoOf(conns, own);
+      if (conns.length > 0) closeCopies(conns, own);
       pairs.forEach(closeDescriptor);
     };
     return { clients, release };

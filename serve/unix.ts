@@ -437,7 +437,7 @@ export async function groupId(group: string): Promise<number> {
 /** Lines of group(5), including that of this group if it exists. */
 async function groups(group: string): Promise<string> {
   try {
-    // getent(1) knows all of the system's sources of groups.
+    // getent(1) asks every source of groups that nsswitch.conf(5) names.
     const { stdout } = await new Deno.Command("getent", {
       args: ["group", group],
       stderr: "null",

@@ -1,5 +1,6 @@
 /**
- * What all connections of a daemon together may have in work, and hold of answers.
+ * How many requests all connections of a daemon together may have in work, and how many bytes of
+ * answers may wait for clients.
  *
  * @module
  */
@@ -7,35 +8,35 @@
 import { memoryLimit } from "../platform/descriptors.ts";
 import { MAX_CONNECTION_REQUESTS } from "../router/limits.ts";
 
-/** What a {@linkcode Workload} can be told. */
+/** Options of a {@linkcode Workload}. */
 export interface WorkloadOptions {
   /**
    * How many requests may be in work at once. Default: one for each 256 KiB of the memory that the
-   * process can have, at least 256 and at most 65 536.
+   * process may use, at least 256 and at most 65 536.
    */
   maxRequests?: number;
-  /** How many of those may have come by one connection; with HTTP/1 it is one anyway. Default 100. */
+  /** How many of those may be of one connection (by HTTP/1 there is at most one). Default: 100. */
   maxConnectionRequests?: number;
 }
 
 const KIB = 1_024;
 const MIB = 1_024 * KIB;
-/** A request, its job and its answer take some 20 KiB, and what the job needs. */
+/** A request, its job and its answer take some 20 KiB; the rest is for what the handler needs. */
 const MEMORY_A_REQUEST = 256 * KIB;
 
 /**
- * Counts the requests in work, and the bytes of answers that clients have not taken. A request is in
- * work until its handler has answered and the client has the answer, or, where the client does not
- * wait for it, until whatever makes the answer has let go.
+ * Counts the requests in work, and the bytes of answers that clients have not taken. A request is
+ * in work until its client has the whole answer. If the client leaves before, it is in work until
+ * its handler has answered and the source of that answer has been released.
  */
 export class Workload {
-  /** How many requests may be in work. */
+  /** How many requests may be in work at once. */
   readonly maxRequests: number;
-  /** How many requests of one connection may be in work. */
+  /** How many requests of one connection may be in work at once. */
   readonly maxConnectionRequests: number;
-  /** How many bytes of whole answers may wait for clients: a sixteenth of the memory, 64 to 512 MiB. */
+  /** How many bytes of answers may wait for clients: 1/16 of the memory, 64 to 512 MiB. */
   readonly maxHeld: number;
-  /** How many of those may be one connection's, unless it is a single answer: an eighth. */
+  /** How many of those may be of one connection: 1/8. A single answer may be longer. */
   readonly maxConnectionHeld: number;
   /** How many requests are in work. */
   requests = 0;

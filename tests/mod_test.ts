@@ -83,7 +83,9 @@ async function first(path: string): Promise<Client> {
   return client!;
 }
 
-/** How many milliseconds a program takes from its start to its socket, with nothing in Deno's cache. */
+/**
+ * How many milliseconds a program takes from its start to its socket, with nothing in Deno's cache.
+ */
 async function bindTime(
   program: string,
   args: (path: string) => string[],
@@ -101,7 +103,8 @@ Deno.test("mod.ts has its socket 200 ms after a bare script, whatever the regist
   await using registry = new SilentRegistry();
   const env = (folder: string) => registry.env(folder);
   const times: string[] = [];
-  // A machine that is busy with other tests takes its time, with one of the two more than with the other.
+  // A machine that is busy with other tests takes its time, with one of the two more than with the
+  // other.
   for (let round = 0; round < 8; round++) {
     const bare = await bindTime(project("bench/contenders/bare_listen.ts"), (path) => [path], env);
     const own = await bindTime(project("mod.ts"), (path) => ["-H", `unix://${path}`], env);

@@ -1,7 +1,7 @@
 /**
- * The limit of any server that accepts its connections itself, as one with a gate must: the runtime's
- * own loop on each of them, the same Hono app, and nothing else. It has no timeouts, counts nothing,
- * and dies when descriptors run out.
+ * The limit of any server that accepts its connections itself, as one with a gate must: the
+ * runtime's own loop on each of them, the same Hono app, and nothing else. It has no timeouts,
+ * counts nothing, and dies when descriptors run out.
  */
 
 import { Hono } from "npm:hono@4.13.19";

@@ -1,7 +1,10 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { Daemon, project, TempFolder } from "../support/daemon.ts";
 
-/** A module of a user's with a configuration of its own beside it, which says what a name stands for. */
+/**
+ * A module of a user's with a configuration of its own beside it, which says what a name stands
+ * for.
+ */
 async function withConfig(folder: TempFolder): Promise<string> {
   const app = `${folder.path}/my app`;
   await Deno.mkdir(`${app}/src`, { recursive: true });

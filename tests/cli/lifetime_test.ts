@@ -47,8 +47,8 @@ Deno.test("--boot-timeout leaves a boot alone that goes on, or says that it will
 
 /** A daemon that a stand-in for systemd starts again and again on a socket that it keeps. */
 function activated(path: string, folder: string, ...args: string[]): Daemon {
-  // What systemd-socket-activate runs has the socket: here a shell, as systemd has it, and each daemon
-  // gets it with a LISTEN_PID of its own.
+  // What systemd-socket-activate runs has the socket: here a shell, as systemd has it, and each
+  // daemon gets it with a LISTEN_PID of its own.
   const again = `while [ ! -e ${folder}/stop ]; do
       sh -c 'LISTEN_PID=$$ exec "$@"' sh "$@" || exit; echo ended
     done`;
@@ -75,7 +75,8 @@ Deno.test("--exit-idle-time loses no client of twenty that come in the moment of
   const exits = () => daemon.stdout.split("\nended\n").length - 1;
   for (let round = 0; round < 20; round++) {
     const before = daemon.stderr.length;
-    // The first client of a round wakes the daemon; the next comes as it ends: sooner or later after it said so.
+    // The first client of a round wakes the daemon; the next comes as it ends: sooner or later
+    // after it said so.
     assertMatch(await exchange({ transport: "unix", path }, get("/_ping")), /^HTTP\/1.1 200 /);
     await until(() => daemon.stderr.slice(before).includes("no client for 0.1 s: ending"));
     const delay = performance.now() + round * 2;

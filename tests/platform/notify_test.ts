@@ -89,7 +89,10 @@ for (const kind of ["path", "abstract"]) {
   });
 }
 
-/** TimeoutStartSec= of systemd.service(5): ends a daemon that is not ready in time, unless it asks for more. */
+/**
+ * TimeoutStartSec= of systemd.service(5): ends a daemon that is not ready in time, unless it asks
+ * for more.
+ */
 async function startWithin(
   milliseconds: number,
   systemd: Receiver,
@@ -124,7 +127,8 @@ Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is i
       ["-H", `unix://${folder.path}/s`, "--install", installer(longBoot(progress))],
       { env: { NOTIFY_SOCKET: systemd.address } },
     );
-    // What the program itself says at the beginning counts as well, and stands for a TimeoutStartSec.
+    // What the program itself says at the beginning counts as well, and stands for a
+    // TimeoutStartSec.
     await until(() => systemd.texts.length > 0);
     systemd.messages.length = 0;
     assertEquals(await startWithin(1_000, systemd, daemon), goesOn);

@@ -18,7 +18,10 @@ async function counting(folder: TempFolder, own: boolean): Promise<Daemon> {
   return Daemon.start([], { program });
 }
 
-/** Sends the signal until it was heard of, and Deno has listened for it for long: 500 ms from its start. */
+/**
+ * Sends the signal until it was heard of, and Deno has listened for it for long: 500 ms from its
+ * start.
+ */
 async function signalled(daemon: Daemon): Promise<void> {
   await daemon.says(/ready/);
   const began = performance.now();

@@ -107,8 +107,8 @@ foreignTest("serveapi lets the kernel find out which tcp clients have vanished",
   const before = await Client.to(served.target);
   assertEquals((await before.ask(PING_KEPT)).status, 200);
   const { port } = served.target as Deno.ConnectOptions;
-  // The timers of the server's ends, as proc_net_tcp(5) has them: 2 is that of keepalive, and its time
-  // is in hundredths of a second.
+  // The timers of the server's ends, as proc_net_tcp(5) has them: 2 is that of keepalive, and its
+  // time is in hundredths of a second.
   const timers = () =>
     Deno.readTextFileSync("/proc/net/tcp").split("\n").map((row) => row.trim().split(/\s+/))
       .filter(([, local, , state]) =>

@@ -30,7 +30,7 @@ Deno.test("Router.job aborts the job when the client leaves in the middle of a s
       job.signal.addEventListener("abort", () => aborted.resolve(job.signal.reason));
       await job.print("first\n");
       await aborted.promise;
-      // What is written from now on reaches nobody, and the job is told so.
+      // What is written from now on reaches no client, and the write may reject.
       await job.print("second\n").then(ended.resolve, ended.resolve);
     });
     router.job({ method: "GET", path: "/tick", job: "tick", stream: true });

@@ -178,7 +178,7 @@ Deno.test("shutdown lets an upload finish that has begun", async () => {
   await client.send("POST /length HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n12345");
   await until(async () => (await served.stats()).requests === 1);
   const shutdown = served.engine.shutdown({ drain: 30_000 });
-  // It has begun when nobody is let in any more.
+  // It has begun when no client is accepted any more.
   await until(() => Client.to(served.target).then((late) => (late.close(), false), () => true));
   await client.send("67890");
   assertEquals((await client.answer()).body, "10");

@@ -10,7 +10,7 @@ const MIB = 1_024 * 1_024;
 /** Routes of all kinds of answers. */
 function answers(served: Served, size: number): string[] {
   served.engine.register("dump", (job) => {
-    // It waits for no one, and has ended before its client has taken anything.
+    // It waits for no client, and has ended before its client has taken anything.
     job.stdout.write(new Uint8Array(size))?.catch(() => {});
   });
   served.router.job({ method: "GET", path: "/ended-job", job: "dump" });

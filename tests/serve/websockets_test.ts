@@ -138,8 +138,8 @@ function chopped(frames: Uint8Array[], size: number): Uint8Array[] {
 type Case = readonly [name: string, frames: readonly Uint8Array[]];
 
 /**
- * What clients send, and some should not, by the parts of RFC 6455. Each case is followed by a close,
- * so that the server ends the connection.
+ * What clients send, and some should not, by the parts of RFC 6455. Each case is followed by a
+ * close, so that the server ends the connection.
  */
 const CHAPTERS: Record<string, () => Case[]> = {
   "framing": () => {

@@ -31,7 +31,10 @@ export class SilentRegistry implements AsyncDisposable {
     );
   }
 
-  /** What Deno is told so that it asks here, and has nothing in its cache, which is to be in `folder`. */
+  /**
+   * What Deno is told so that it asks here, and has nothing in its cache, which is to be in
+   * `folder`.
+   */
   env(folder: string): Record<string, string> {
     const url = `http://127.0.0.1:${this.#server.addr.port}/`;
     return {
