@@ -114,7 +114,7 @@ async function checkPrograms(): Promise<void> {
   assertEquals(code, 0, stderr);
 }
 
-Deno.test("runDocument finds what is not so", async () => {
+Deno.test("runDocument fails on a false claim", async () => {
   const wrong: [language: string, text: string, problem: string][] = [
     ["console", "$ echo one\ntwo", "should say\ntwo\nand says\none"],
     ["console", "$ echo one two\none", "should say\none\nand says\none two"],
@@ -136,14 +136,14 @@ Deno.test("runDocument finds what is not so", async () => {
   await runDocument(blocksOf("x.md", `\`\`\`console\n${right}\`\`\`\n`), options);
 });
 
-Deno.test("documents skip nothing that is not there", () => {
+Deno.test("documents have every block that is skipped", () => {
   const lines = [...BLOCKS.values()].flat().flatMap((block: Block) => block.lines);
   for (const [pattern] of NEVER) {
     assert(lines.some((line) => pattern.test(line.replace(/^\$ /, ""))), `${pattern}`);
   }
 });
 
-Deno.test("documents link to what is there", async () => {
+Deno.test("documents link to existing targets", async () => {
   const anchors = (text: string) =>
     [...text.matchAll(/^#+ (.*)$/gm)].map(([, title = ""]) =>
       title.toLowerCase().replace(/[^\w\s-]/g, "").replaceAll(" ", "-")

@@ -54,7 +54,7 @@ Deno.test("Engine.register throws on an empty name", () => {
   assertThrows(() => logged().engine.register("", () => {}), TypeError, "without a name");
 });
 
-Deno.test("Engine.registerCatchall takes the names that have no handler, and no others", async () => {
+Deno.test("Engine.registerCatchall handles the names without a handler, and no others", async () => {
   const { engine } = logged();
   const caught: string[] = [];
   let greeted = 0;
@@ -96,7 +96,7 @@ Deno.test("Engine.has tells whether a job would find a handler", () => {
   assertEquals(["greet", "toString", ""].map((name) => engine.has(name)), [true, true, false]);
 });
 
-Deno.test("The job commands prints the names of all jobs, sorted, a line each", async () => {
+Deno.test("commands prints the names of all jobs, sorted, a line each", async () => {
   const { engine } = logged();
   engine.register("zip", () => {});
   engine.register("attach", () => {});
@@ -144,7 +144,7 @@ Deno.test("Engine.parseJob leaves words whose part before the = is no key to the
   assertEquals(job.env.size, 0);
 });
 
-Deno.test("Engine.parseJob throws where no name is left", () => {
+Deno.test("Engine.parseJob throws if no name is left", () => {
   const { engine } = logged();
   for (const line of ["", "  ", "A=1 B=2"]) {
     assertThrows(() => engine.parseJob(line), TypeError, `no job in "${line}"`);
@@ -162,7 +162,7 @@ Deno.test("Engine.parseJob makes a job that runs", async () => {
 
 // Job.run: statuses
 
-Deno.test("Job.run makes the status 0 where the handler returns nothing or 0", async () => {
+Deno.test("Job.run makes the status 0 if the handler returns nothing or 0", async () => {
   const handlers: Handler[] = [() => {}, async () => {}, () => 0, () => Promise.resolve(Status.OK)];
   for (const handler of handlers) {
     const job = jobOf(handler);
@@ -200,7 +200,7 @@ Deno.test("Job.run rejects with the status of any integer but 0", async () => {
   }
 });
 
-Deno.test("Job.run makes a status that is no integer a failure that says so", async () => {
+Deno.test("Job.run fails with a message if the status is no integer", async () => {
   for (const status of [1.5, NaN, Infinity, "0", true, {}]) {
     const error = await failureOf(jobOf(() => status as Status));
     assertEquals(error.status, Status.Err);
@@ -228,14 +228,14 @@ Deno.test("Job.run writes the message of what the handler throws to stderr, with
   }
 });
 
-Deno.test("Job.run takes what the handler throws that is no Error as text", async () => {
+Deno.test("Job.run takes a thrown value that is no Error as text", async () => {
   const error = await failureOf(jobOf(() => {
     throw "only words";
   }));
   assertEquals([error.message, error.status, error.cause], ["only words", 1, "only words"]);
 });
 
-Deno.test("Job.run says command not found, status 127, where there is no handler", async () => {
+Deno.test("Job.run says command not found, status 127, without a handler", async () => {
   const job = logged().engine.job("unheard", "a");
   const stderr = recorded(job.stderr);
   const error = await failureOf(job);
@@ -354,14 +354,14 @@ Deno.test("Job.run fails a job whose output could not be delivered, awaited or n
   }
 });
 
-Deno.test("Job.run takes what a destination fails with that is no Error as text", async () => {
+Deno.test("Job.run takes a destination's failure that is no Error as text", async () => {
   const job = jobOf((job) => void job.print("x"));
   job.stdout.add({ write: () => Promise.reject("only words") });
   const error = await failureOf(job);
   assertEquals([error.message, error.status, error.cause], ["only words", 1, "only words"]);
 });
 
-Deno.test("Job.run keeps the handler's status where output fails as well", async () => {
+Deno.test("Job.run keeps the handler's status if output fails as well", async () => {
   const job = jobOf((job) => {
     job.print("x");
     return 3;
@@ -409,7 +409,7 @@ Deno.test("Job.run logs a failed job's status and the last line of stderr", asyn
   ]);
 });
 
-Deno.test("Job.run logs what a failed job threw whole, at its own level", async () => {
+Deno.test("Job.run logs the thrown error in full, at its own level", async () => {
   const lines: string[] = [];
   const engine = new Engine({
     log: createLogger({ level: "debug", write: (line) => lines.push(line) }),
@@ -431,7 +431,7 @@ Deno.test("Job.run logs what a failed job threw whole, at its own level", async 
   }
 });
 
-Deno.test("Job.run logs what a job complained of that has succeeded, unless a caller hears it", async () => {
+Deno.test("Job.run logs the stderr of a job that succeeded, unless a caller reads it", async () => {
   const { engine, lines } = logged();
   engine.register("warns", async (job) => {
     await job.stderr.write("disk is\nnearly full\n");
@@ -449,7 +449,7 @@ Deno.test("Job.run logs what a job complained of that has succeeded, unless a ca
   assertEquals(lines.filter((line) => line.startsWith("info job")).length, 4);
 });
 
-Deno.test("Job.print says in the log that it comes too late, once", async () => {
+Deno.test("Job.print after the end is logged once", async () => {
   for (const attached of [false, true]) {
     const { engine, lines } = logged();
     let late = () => {};
@@ -468,7 +468,7 @@ Deno.test("Job.print says in the log that it comes too late, once", async () => 
   }
 });
 
-Deno.test("Job.print refuses what is no text, and says what it was", async () => {
+Deno.test("Job.print refuses a value that is no text, and names it", async () => {
   const { engine } = logged();
   for (
     const [value, text] of [
@@ -494,7 +494,7 @@ Deno.test("Job.print refuses what is no text, and says what it was", async () =>
   }
 });
 
-Deno.test("JobError.words is what a job said for its caller, and nothing else", async () => {
+Deno.test("JobError.words is the text of Job.error, and nothing else", async () => {
   const { engine } = logged();
   engine.register("says", (job) => job.error("no such thing"));
   engine.register("reports", (job) => job.error(new Error("no such thing")));
@@ -522,7 +522,7 @@ Deno.test("Job.quiet moves a job's log lines to level debug", async () => {
   assertEquals(lines, ["debug +job mute()", "debug -job mute() = Err (3)"]);
 });
 
-Deno.test("Job.run logs what a job was in fields, for machines", async () => {
+Deno.test("Job.run logs a job's name, arguments and status as fields", async () => {
   const fields: Record<string, unknown>[] = [];
   const engine = new Engine({ log: (_level, _message, more = {}) => void fields.push(more) });
   engine.register("wait", () => new Promise((resolve) => setTimeout(resolve, 10)));
@@ -539,7 +539,7 @@ Deno.test("Job.run logs what a job was in fields, for machines", async () => {
   assertEquals(failed, { job: "fail", args: [], status: 1 });
 });
 
-Deno.test("Job.run gives a plain log no fields of what the message has, but the request's id", async () => {
+Deno.test("Job.run omits fields that repeat the message in a plain log, but not the request's id", async () => {
   const lines: string[] = [];
   const engine = new Engine({ log: createLogger({ write: (line) => void lines.push(line) }) });
   engine.register("greet", () => {});
@@ -574,7 +574,7 @@ Deno.test("Job.user asks its requester when it is first read", () => {
   assertEquals([job.user, asked], ["bob", 1]);
 });
 
-Deno.test("Engine.onJob hears of a job's start, and of its end with its status", async () => {
+Deno.test("Engine.onJob is called at a job's start, and at its end with its status", async () => {
   const { engine } = logged();
   const heard: unknown[] = [];
   engine.register("mute", () => {
@@ -586,7 +586,7 @@ Deno.test("Engine.onJob hears of a job's start, and of its end with its status",
   assertEquals(heard, ["start", "mute", undefined, false, "runs", "end", "mute", 3, true]);
 });
 
-Deno.test("Engine.onJob gives what ends it, which may be called while others are told", async () => {
+Deno.test("Engine.onJob returns a function that ends it, also while observers are called", async () => {
   const { engine } = logged();
   const heard: string[] = [];
   const end = engine.onJob((_job, phase) => {
@@ -616,7 +616,7 @@ Deno.test("Engine.onJob logs an observer that throws, and the others and the job
   ]);
 });
 
-Deno.test("Engine.running and Engine.handlers tell of jobs and of handlers", async () => {
+Deno.test("Engine.running and Engine.handlers list jobs and handlers", async () => {
   const { engine } = logged();
   const gate = Promise.withResolvers<void>();
   const handler = () => gate.promise;
@@ -653,7 +653,7 @@ Deno.test("Engine.wrapHandlers calls the handlers of jobs that start from then o
   assertEquals(wrapped, ["say"]);
 });
 
-Deno.test("Job.text and Job.json run the job, and give what it has written", async () => {
+Deno.test("Job.text and Job.json run the job, and return its output", async () => {
   const engine = new Engine({ log: () => {} });
   engine.register("say", async (job) => {
     // In two halves of a character.
@@ -686,7 +686,7 @@ Deno.test("Engine.wrapHandlers puts a later wrap outside of earlier ones, and dr
   assertEquals(seen, ["outer", "inner", "job"]);
 });
 
-Deno.test("Engine.wrapHandlers gives what ends it, and leaves the others", async () => {
+Deno.test("Engine.wrapHandlers returns a function that ends it, and leaves the others", async () => {
   const engine = new Engine({ log: () => {} });
   let seen: string[] = [];
   const ends = ["inner", "middle", "outer"].map((name) =>
@@ -723,7 +723,7 @@ Deno.test("Engine.stats counts the jobs that started, that failed, and that run"
 
 // Job.signal
 
-Deno.test("Job.abort aborts the signal with the reason, looked at before or after", () => {
+Deno.test("Job.abort aborts the signal with the reason, read before or after", () => {
   const { engine } = logged();
   const reason = new Error("client left");
   const [before, after] = [engine.job("a"), engine.job("b")];
@@ -915,7 +915,7 @@ for (const [way, jump] of [["on", 1], ["back", -1]] as const) {
   });
 }
 
-Deno.test("Engine.shutdown called twice is one call", async () => {
+Deno.test("Engine.shutdown called twice shuts down once", async () => {
   const { engine } = logged();
   let handled = 0;
   engine.onShutdown(() => handled++);
@@ -1098,7 +1098,7 @@ Deno.test("Engine.shutdown gives services and jobs that do not end 15 s", async 
   await running;
 });
 
-Deno.test("Engine.shutdown gives them 5 s more than a drain time longer than 10 s", async () => {
+Deno.test("Engine.shutdown gives services 5 s more than a drain time longer than 10 s", async () => {
   using clock = new FakeClock();
   const { engine, running, end } = serving();
   const down = engine.shutdown({ drain: 30_000 });
@@ -1223,7 +1223,7 @@ Deno.test("Engine.onShutdown handlers that hang are named after their bound, and
   assertEquals(handled, 1);
 });
 
-Deno.test("Engine.onShutdown gives what takes the handler back", async () => {
+Deno.test("Engine.onShutdown returns a function that removes the handler", async () => {
   const { engine } = logged();
   const handled: string[] = [];
   const end = engine.onShutdown(() => void handled.push("one"));
@@ -1233,7 +1233,7 @@ Deno.test("Engine.onShutdown gives what takes the handler back", async () => {
   assertEquals(handled, ["other"]);
 });
 
-Deno.test("Engine.onShutdown calls who comes after the shutdown at once", async () => {
+Deno.test("Engine.onShutdown after the shutdown calls the handler at once", async () => {
   const engine = new Engine({ log: () => {} });
   await engine.shutdown();
   let called = false;
@@ -1243,7 +1243,7 @@ Deno.test("Engine.onShutdown calls who comes after the shutdown at once", async 
 
 // Engine.progress
 
-Deno.test("Engine.progress is logged, and its observers hear of it", () => {
+Deno.test("Engine.progress is logged, and calls its observers", () => {
   const { engine, lines } = logged();
   const heard: unknown[] = [];
   const end = engine.onProgress((progress) => void heard.push(progress));
@@ -1262,7 +1262,7 @@ Deno.test("Engine.progress is logged, and its observers hear of it", () => {
   ]);
 });
 
-Deno.test("Engine.progress logs ten words a second at level info, and the rest for debugging", () => {
+Deno.test("Engine.progress logs ten lines a second at level info, and the rest at debug", () => {
   const { engine, lines } = logged();
   for (let i = 1; i <= 1_000; i++) engine.progress(`${i} of 1000`);
   const counts = Map.groupBy(lines, (line) => line.split(" ")[0]);
@@ -1291,7 +1291,7 @@ Deno.test("Engine.require gives what was provided under a name, with its type", 
   logged().engine.provide("test-name", 7);
 });
 
-Deno.test("Engine.require says what is missing, and what is there", () => {
+Deno.test("Engine.require names what is missing, and what was provided", () => {
   const { engine } = logged();
   assertThrows(
     () => engine.require("test-store"),
@@ -1304,7 +1304,7 @@ Deno.test("Engine.require says what is missing, and what is there", () => {
   assertThrows(() => engine.require("test-store"), TypeError, "expected one of test-name, other;");
 });
 
-Deno.test("Engine.provide refuses a name that is taken, and none", () => {
+Deno.test("Engine.provide refuses a taken and an empty name", () => {
   const { engine } = logged();
   engine.provide("test-name", "a");
   const taken = 'cannot provide "test-name": something is provided under that name already';
@@ -1314,7 +1314,7 @@ Deno.test("Engine.provide refuses a name that is taken, and none", () => {
   assertEquals(engine.require("test-name"), "a");
 });
 
-Deno.test("Engine.provideLazily makes what is required once, of what was provided later", () => {
+Deno.test("Engine.provideLazily makes a value once, also of what is provided later", () => {
   const { engine } = logged();
   let made = 0;
   engine.provideLazily("test-store", () => {
@@ -1328,7 +1328,7 @@ Deno.test("Engine.provideLazily makes what is required once, of what was provide
   assertEquals([...store], [["a", 1]]);
 });
 
-Deno.test("Engine.require names the circle of what requires itself", () => {
+Deno.test("Engine.require names the cycle of values that require each other", () => {
   const { engine } = logged();
   engine.provideLazily("api", () => engine.require("store"));
   engine.provideLazily("store", () => engine.require("users"));
@@ -1342,7 +1342,7 @@ Deno.test("Engine.require names the circle of what requires itself", () => {
   }
 });
 
-Deno.test("Engine.require makes again what could not be made", () => {
+Deno.test("Engine.require tries again after a failure", () => {
   const { engine } = logged();
   let broken = true;
   engine.provideLazily("test-name", () => {
@@ -1383,7 +1383,7 @@ Deno.test("Engine.reload changes nothing where a handler fails", async () => {
   assertEquals(state, "old");
 });
 
-Deno.test("Engine.reload says what could not be put in place, after the rest was", async () => {
+Deno.test("Engine.reload reports a change that failed, after the others were made", async () => {
   const { engine } = logged();
   let state = "old";
   engine.onReload(() => () => {

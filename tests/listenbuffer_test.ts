@@ -53,7 +53,7 @@ class CodedError extends Error {
   }
 }
 
-Deno.test("Activation.opened waits until open and then resolves at once for everyone", async () => {
+Deno.test("Activation.opened waits until open, and then resolves at once for all", async () => {
   const gate = new Activation();
   const waiting = [gate.opened, gate.opened];
   assertEquals(gate.state, "shut");
@@ -64,7 +64,7 @@ Deno.test("Activation.opened waits until open and then resolves at once for ever
   assertEquals(gate.state, "open");
 });
 
-Deno.test("Activation.fail rejects those who wait and those who come later with the reason", async () => {
+Deno.test("Activation.fail rejects all who wait, now or later, with the reason", async () => {
   const gate = new Activation();
   const reason = new Error("no disk");
   const early = assertRejects(() => gate.opened);
@@ -136,7 +136,7 @@ Deno.test("ListenBuffer gives held unix connections in order of arrival", async 
   await Deno.remove(folder, { recursive: true });
 });
 
-Deno.test("ListenBuffer holds no more than hold, and the kernel keeps the rest", async () => {
+Deno.test("ListenBuffer holds at most hold connections, and the kernel queues the rest", async () => {
   const fake = new Fake();
   const gate = new Activation();
   using buffer = new ListenBuffer(fake, gate, { hold: 3 });
@@ -267,7 +267,7 @@ Deno.test("ListenBuffer ends when the listener it wraps is closed", async () => 
   assertEquals(await next, { value: undefined, done: true });
 });
 
-Deno.test("ListenBuffer goes on at once after an error of one connection", async () => {
+Deno.test("ListenBuffer accepts on at once after an error of one connection", async () => {
   const gate = new Activation();
   gate.open();
   const fake = new Fake();
@@ -306,7 +306,7 @@ Deno.test("ListenBuffer lets the event loop go on while every accept fails", asy
   assert(accepts < 10_000, "no other thing had its turn");
 });
 
-Deno.test("ListenBuffer survives EMFILE: waits, logs once a burst, tells of the pressure", async () => {
+Deno.test("ListenBuffer survives EMFILE: waits, logs once a burst, calls onPressure", async () => {
   const gate = new Activation();
   gate.open();
   const fake = new Fake();
@@ -404,7 +404,7 @@ Deno.test("ListenBuffer.drain takes what is queued before it closes", async () =
   clients.forEach((client) => client.close());
 });
 
-Deno.test("ListenBuffer.drain waits for room for who is queued, longer than for who keeps coming", async () => {
+Deno.test("ListenBuffer.drain waits for room for queued clients, longer than for new ones", async () => {
   using clock = new FakeClock();
   const gate = new Activation();
   gate.open();
@@ -424,7 +424,7 @@ Deno.test("ListenBuffer.drain waits for room for who is queued, longer than for 
   assertEquals([fake.closed, buffer.stats.accepted], [true, 2]);
 });
 
-Deno.test("ListenBuffer.drain serves who is being accepted when it closes", async () => {
+Deno.test("ListenBuffer.drain serves a client that is being accepted when it closes", async () => {
   const gate = new Activation();
   gate.open();
   const fake = new Fake();
@@ -441,7 +441,7 @@ Deno.test("ListenBuffer.drain serves who is being accepted when it closes", asyn
   await assertRejects(() => buffer.accept(), Deno.errors.BadResource);
 });
 
-Deno.test("ListenBuffer lets the loop be left, which closes the listener", async () => {
+Deno.test("ListenBuffer closes the listener when its loop is left", async () => {
   const gate = new Activation();
   gate.open();
   const fake = new Fake();
@@ -493,7 +493,7 @@ Deno.test("ListenBuffer survives an onPressure that throws", async () => {
   assertEquals((await buffer.accept()).id, 0);
 });
 
-Deno.test("ListenBuffer.forEach calls with what was held, once the gate is open, and with what comes", async () => {
+Deno.test("ListenBuffer.forEach calls with held connections once the gate is open, then with new ones", async () => {
   const gate = new Activation();
   const fake = new Fake();
   const buffer = new ListenBuffer(fake, gate, { maxConnections: 3 });
@@ -517,7 +517,7 @@ Deno.test("ListenBuffer.forEach calls with what was held, once the gate is open,
   assertEquals(fake.closed, true);
 });
 
-Deno.test("ListenBuffer.forEach ends with the listener, and rejects where the gate has failed", async () => {
+Deno.test("ListenBuffer.forEach ends with the listener, and rejects if the gate has failed", async () => {
   const gate = new Activation();
   const buffer = new ListenBuffer(new Fake(), gate);
   const ended = buffer.forEach(() => {});

@@ -105,7 +105,7 @@ Deno.test("the package can be published, and holds what is exported and no tests
   assertEquals(files.filter((path) => /^(tests|bench|build|dist|\.|offline\/[^p])/.test(path)), []);
 });
 
-Deno.test("every export is documented, and pages can be written of it", async () => {
+Deno.test("deno doc writes pages of every export", async () => {
   await using folder = await TempFolder.make();
   const exported = Object.values<string>(CONFIG.exports);
   const env = { NO_COLOR: "1" };

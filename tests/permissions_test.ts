@@ -205,7 +205,7 @@ async function assertMinimal({ args, flags, env, ask }: Case, folder: TempFolder
   }
 }
 
-Deno.test("main tells systemd with just the permissions it needs", async () => {
+Deno.test("main notifies systemd with just the permissions it needs", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/notify`;
   const flags = ["--allow-net", `--allow-write=${path}`];
@@ -262,7 +262,7 @@ Deno.test("main without any permission prints its help and its version, and asks
   }
 });
 
-Deno.test("version, info and stats tell without permissions what they can", async () => {
+Deno.test("version, info and stats print without permissions what they can", async () => {
   await using daemon = Daemon.start(TCP, { flags: ["--no-prompt", NET] });
   const port = await daemon.port();
   for (const path of ["/version", "/info", "/debug/vars"]) {

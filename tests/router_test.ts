@@ -137,7 +137,7 @@ Deno.test("createRouter refuses HEAD for a stream, which would have no end", asy
   assertEquals([response.status, response.headers.get("allow")], [405, "GET"]);
 });
 
-Deno.test("createRouter runs the job containers for /containers/json where there is one", async () => {
+Deno.test("createRouter runs the job containers for /containers/json, if registered", async () => {
   const { engine, router } = make();
   await assertJsonError(
     await router.request("/containers/json"),
@@ -241,7 +241,7 @@ Deno.test("Router answers OPTIONS of an unknown path with 404", async () => {
   );
 });
 
-Deno.test("Router sends CORS headers where it was told to, with every answer", async () => {
+Deno.test("Router with cors sends CORS headers with every answer", async () => {
   const { router } = make({ cors: "*" });
   router.get("/throws", () => {
     throw new Error("boom");
@@ -276,7 +276,7 @@ Deno.test("Router sends CORS headers where it was told to, with every answer", a
   }
 });
 
-Deno.test("Router lets pages of several origins in, and says that answers are for them alone", async () => {
+Deno.test("Router with several origins answers each with its own, and Vary", async () => {
   const origins = ["https://one.example", "https://two.example"];
   for (const cors of [origins, "https://one.example"]) {
     const { router } = make({ cors });
@@ -312,7 +312,7 @@ Deno.test("Router gives OPTIONS to the middleware and the handlers that are ther
   assertEquals([own.headers.get("access-control-allow-origin"), await own.text()], ["mine", "own"]);
 });
 
-Deno.test("Router sends no CORS headers unless it was told to", async () => {
+Deno.test("Router without cors sends no CORS headers", async () => {
   const { router } = make();
   for (
     const [method, path] of [["GET", "/_ping"], ["OPTIONS", "/version"], ["GET", "/nope"]] as const
@@ -512,7 +512,7 @@ Deno.test("Router runs middleware around jobs, and mounts other apps of Hono's",
   assertEquals(await (await router.request("/v1.24/sub/x")).text(), "sub x");
 });
 
-Deno.test("Router logs requests where it was told to, and only there", async () => {
+Deno.test("Router logs requests with logging, and not without", async () => {
   const logged = (lines: string[]) => lines.filter((line) => line.startsWith("info "));
   const { router, lines } = make({ logging: true });
   await (await router.request("/v1.24/version?x=1")).text();

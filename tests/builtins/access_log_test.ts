@@ -32,7 +32,7 @@ async function linesOf(daemon: Daemon, count: number): Promise<Record<string, un
   });
 }
 
-Deno.test("--access-log json tells of each request, also one that is refused or broken off", async () => {
+Deno.test("--access-log json writes each request, also one that is refused or broken off", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   await using daemon = Daemon.start([
@@ -85,7 +85,7 @@ Deno.test("--access-log json tells of each request, also one that is refused or 
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("--access-log tells of a request that is refused because too much is in work", async () => {
+Deno.test("--access-log writes a request that is refused because too much is in work", async () => {
   await using served = await Served.open({ MaxRequests: "1" });
   const lines: string[] = [];
   served.builtins.observe(new AccessLog("json", (line) => lines.push(line)));

@@ -160,7 +160,7 @@ Deno.test("events gives each event a time of its own, exact and in order", async
   }
 });
 
-Deno.test("events tells of what happens while it listens, and of nothing before", async () => {
+Deno.test("events prints what happens while it listens, and nothing from before", async () => {
   const { engine, count } = make();
   await log(engine, ["start", "before"]);
   const { job, told, run } = listen(engine);
@@ -176,7 +176,7 @@ Deno.test("events tells of what happens while it listens, and of nothing before"
   assertEquals([told.ids, count()], [["one", "two", "three"], 0]);
 });
 
-Deno.test("events with since tells of the past, then of the present, each event once", async () => {
+Deno.test("events with since prints the past, then the present, each event once", async () => {
   const { engine } = make();
   await log(engine, ["start", "one"]);
   await log(engine, ["start", "two"]);
@@ -190,7 +190,7 @@ Deno.test("events with since tells of the past, then of the present, each event 
   assertEquals(told.ids, ["one", "two", "three", "four"]);
 });
 
-Deno.test("events tells several listeners at once, each what it asked for", async () => {
+Deno.test("events prints to several listeners at once, each by its filters", async () => {
   const { engine, count } = make();
   const all = listen(engine);
   const stops = listen(engine, { filters: '{"event":["stop"]}' });
@@ -276,7 +276,7 @@ Deno.test("events reads times as seconds, RFC 3339 and durations", async () => {
   }
 });
 
-Deno.test("events refuses a time that is none, and does not listen", async () => {
+Deno.test("events refuses a malformed time, and does not listen", async () => {
   const { engine, count } = make();
   for (
     const text of [
@@ -341,7 +341,7 @@ for (const days of [1, 24.8, 24.9, 100]) {
   });
 }
 
-Deno.test("events keeps the last 1024 events for those who come later", async () => {
+Deno.test("events keeps the last 1024 events for later listeners", async () => {
   const { engine } = make();
   for (let i = 0; i < 1_034; i++) await log(engine, ["tick", `${i}`]);
   const ids = await pastIds(engine);
@@ -434,7 +434,7 @@ Deno.test("events refuses a time to begin that is later than the time to end", a
   assertEquals(await pastIds(engine, { since: "2000", until: "2000" }), []);
 });
 
-Deno.test("events lets others have their turn while it looks for what a client wants", async () => {
+Deno.test("events yields to the event loop while it filters the past", async () => {
   const { engine } = make();
   for (let i = 0; i < 1_024; i++) {
     await log(engine, ["tick", `${i}`], { Attributes: '{"1":"1"}' });
@@ -477,7 +477,7 @@ Deno.test("events bounds how many values filters have", async () => {
   );
 });
 
-Deno.test("events takes no part of a filter that is false", async () => {
+Deno.test("events ignores filter values that are false", async () => {
   const { engine } = make();
   for (const [args, env] of EVENTS) await log(engine, args, env);
   assertEquals(
@@ -486,7 +486,7 @@ Deno.test("events takes no part of a filter that is false", async () => {
   );
 });
 
-Deno.test("events refuses filters that it does not understand, and does not listen", async () => {
+Deno.test("events refuses malformed filters, and does not listen", async () => {
   const { engine, count } = make();
   const form = 'expected a JSON object of lists such as {"label": ["a"]}';
   for (
@@ -520,7 +520,7 @@ Deno.test("events ends when the engine shuts down, and the engine does not wait"
   assertEquals([told.ids, job.status, count()], [["a"], 0, 0]);
 });
 
-Deno.test("events lets a listener go that falls too far behind, and no other", async () => {
+Deno.test("events ends a listener that falls too far behind, and no other", async () => {
   const { engine, count } = make();
   const slow = engine.job("events");
   const stuck = Promise.withResolvers<void>();
@@ -540,7 +540,7 @@ Deno.test("events lets a listener go that falls too far behind, and no other", a
   await quick;
 });
 
-Deno.test("events lets a client go that takes nothing, once it is 2 048 events behind", async () => {
+Deno.test("events ends a client that reads nothing, once it is 2 048 events behind", async () => {
   await using served = await Served.open();
   const client = await Client.to(served.target);
   await client.send("GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -578,7 +578,7 @@ Deno.test("events whose output fails ends and listens no more", async () => {
   assertEquals(count(), 0);
 });
 
-Deno.test("events records the engine's jobs, but no quiet ones and not its own", async () => {
+Deno.test("events records the engine's jobs, except quiet ones and its own", async () => {
   const { engine } = make();
   engine.register("good", () => {});
   engine.register("bad", (job) => job.error("no"));

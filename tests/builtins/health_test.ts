@@ -19,7 +19,7 @@ async function ready(url: string): Promise<[number, Record<string, unknown>]> {
   return [response.status, await response.json()];
 }
 
-Deno.test("servehealth answers from the first moment, and tells how the daemon is until its end", async () => {
+Deno.test("servehealth answers from the first moment, with the daemon's state, until its end", async () => {
   await using served = await Served.bind();
   const began = Date.now();
   const url = await healthOf(served);
@@ -58,7 +58,7 @@ Deno.test("servehealth answers from the first moment, and tells how the daemon i
   await assertRejects(() => fetch(`${url}/readyz`), TypeError);
 });
 
-Deno.test("servehealth tells why a boot has failed", async () => {
+Deno.test("servehealth says why a boot has failed", async () => {
   const served = await Served.bind();
   const url = await healthOf(served);
   served.builtins.activation.fail(new Error("the store is locked"));

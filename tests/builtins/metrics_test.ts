@@ -25,7 +25,7 @@ async function valueOf(served: Served, series: string): Promise<number | undefin
 }
 
 Deno.test(
-  "metrics are such as promtool finds nothing wrong with",
+  "metrics pass promtool check metrics",
   { ignore: NO_PROMTOOL },
   async () => {
     await using served = await Served.open();
@@ -51,7 +51,7 @@ Deno.test(
   },
 );
 
-Deno.test("metrics tell of connections by listener and state", async () => {
+Deno.test("metrics count connections by listener and state", async () => {
   await using served = await Served.bind();
   const listener = served.addresses[0];
   const inState = (state: string) =>
@@ -77,7 +77,7 @@ Deno.test("metrics tell of connections by listener and state", async () => {
   assertEquals([await ended("timed_out"), await ended("refused")], [0, 0]);
 });
 
-Deno.test("metrics count jobs by name and outcome, and no names that are made up", async () => {
+Deno.test("metrics count jobs by name and outcome, and no unregistered names", async () => {
   await using served = await Served.open();
   await exposed(served);
   const { engine } = served;
@@ -106,7 +106,7 @@ Deno.test("metrics count jobs by name and outcome, and no names that are made up
   assert(Number(sum) >= 0.055 && Number(sum) < 5, sum);
 });
 
-Deno.test("metrics tell of the process and of what it was built from", async () => {
+Deno.test("metrics describe the process and its build", async () => {
   await using served = await Served.open();
   const text = await exposed(served);
   const value = (name: string) => Number(new RegExp(`^${name} (.*)$`, "m").exec(text)?.[1]);
@@ -174,7 +174,7 @@ Deno.test(
   },
 );
 
-Deno.test("metrics count requests by route, method and status, and nothing that a client made up", async () => {
+Deno.test("metrics count requests by route, method and status, and no client's own values", async () => {
   await using served = await Served.open();
   await exposed(served);
   const { router, engine } = served;

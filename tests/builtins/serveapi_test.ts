@@ -26,7 +26,7 @@ Deno.test("serveapi binds all addresses or none, and names the one that failed",
   assertEquals(folder.names(), []);
 });
 
-Deno.test("serve gives what is bound, asks for its router only then, and ends with the engine", async () => {
+Deno.test("serve returns the bound addresses, makes its router only then, and ends with the engine", async () => {
   await using folder = await TempFolder.make();
   const lines: string[] = [];
   const engine = new Engine({ log: (_level, message) => void lines.push(message) });
@@ -54,7 +54,7 @@ Deno.test("serve gives what is bound, asks for its router only then, and ends wi
   assertMatch(lines[0]!, /^\+job serveapi\(tcp:\/\/127\.0\.0\.1:0, unix:/);
 });
 
-Deno.test("serve tells its default router of the settings that are for it", async () => {
+Deno.test("serve passes settings on to its default router", async () => {
   const engine = new Engine({ log: () => {} });
   registerBuiltins(engine);
   const { addresses: [address], finished } = await serve(engine, {
@@ -71,7 +71,7 @@ Deno.test("serve tells its default router of the settings that are for it", asyn
   await finished;
 });
 
-Deno.test("serve rejects with why, leaves nothing bound, and rejects nothing that is not awaited", async () => {
+Deno.test("serve rejects with the reason, leaves nothing bound, and causes no unhandled rejection", async () => {
   await using folder = await TempFolder.make();
   const engine = new Engine({ log: () => {} });
   await assertRejects(
@@ -100,7 +100,7 @@ Deno.test("serve rejects with why, leaves nothing bound, and rejects nothing tha
   await assertRejects(() => finished, JobError, "no quorum");
 });
 
-Deno.test("serveapi says of Takeover that it does nothing where no address is a unix socket", async () => {
+Deno.test("serveapi warns that Takeover does nothing without a unix socket", async () => {
   await using folder = await TempFolder.make();
   const warnings = async (...addresses: string[]) => {
     await using served = await Served.open({ takeover: true }, addresses);

@@ -121,7 +121,7 @@ Deno.test("readVariables reads what each variable holds, and nothing where it is
   }
 });
 
-Deno.test("serveSettings puts the files of TLS together, and names what is missing or of no use", () => {
+Deno.test("serveSettings collects the files of TLS, and names a missing or useless one", () => {
   const files = { TlsCert: "/c", TlsKey: "/k" };
   assertEquals(settingsOf({ Tls: "1", ...files }), { tls: { cert: "/c", key: "/k" } });
   assertEquals(
@@ -140,7 +140,7 @@ Deno.test("serveSettings puts the files of TLS together, and names what is missi
   }
 });
 
-Deno.test("checkedSettings takes 0 for no limit, and refuses values that are none", () => {
+Deno.test("checkedSettings takes 0 for no limit, and refuses invalid values", () => {
   assertEquals(
     checkedSettings({ headerTimeout: 0, idleTimeout: 1_500, bodyLimit: 0, hold: 0 }),
     { headerTimeout: Infinity, idleTimeout: 1_500, bodyLimit: 0, hold: 0 },
@@ -159,7 +159,7 @@ Deno.test("checkedSettings takes 0 for no limit, and refuses values that are non
   }
 });
 
-Deno.test("parseDuration knows a time by its units only", () => {
+Deno.test("parseDuration takes units only, not plain numbers", () => {
   assertEquals(["10m", "1h1m", "10", "", "m"].map(parseDuration), [
     600_000,
     3_660_000,

@@ -41,7 +41,7 @@ Deno.test(
 );
 
 Deno.test(
-  "completion fish completes flags with what they are for",
+  "completion fish completes flags with their descriptions",
   { ignore: NO_FISH },
   async () => {
     await using folder = await TempFolder.make();
@@ -59,7 +59,7 @@ Deno.test(
   },
 );
 
-Deno.test("completion zsh is a function that zsh can read", { ignore: NO_ZSH }, async () => {
+Deno.test("completion zsh is a function that zsh parses", { ignore: NO_ZSH }, async () => {
   await using folder = await TempFolder.make();
   const script = await scriptOf("zsh", folder);
   // What zsh's own _arguments would be told.
@@ -75,7 +75,7 @@ Deno.test("completion zsh is a function that zsh can read", { ignore: NO_ZSH }, 
   assertEquals(specs.length, FLAGS.length + FLAGS.filter(({ letter }) => letter).length);
 });
 
-Deno.test("completion says which shells there are", async () => {
+Deno.test("completion names the shells that it supports", async () => {
   assertThrows(
     () => completion("csh", FLAGS),
     Error,

@@ -120,7 +120,7 @@ for (
   });
 }
 
-Deno.test("each flag can be given by the environment, which a flag goes before", async () => {
+Deno.test("main takes each flag from the environment, if the command line lacks it", async () => {
   await using folder = await TempFolder.make();
   const file = `${folder.path}/daemon.json`;
   await Deno.writeTextFile(file, JSON.stringify({ "shutdown-timeout": 3 }));

@@ -32,7 +32,7 @@ Deno.test("--boot-timeout fails a boot that hangs, with its last progress in the
   assertEquals(folder.names(), []);
 });
 
-Deno.test("--boot-timeout leaves a boot alone that goes on, or says that it will take longer", async () => {
+Deno.test("--boot-timeout spares a boot that makes progress, or asks for more time", async () => {
   await using folder = await TempFolder.make();
   const wait = (ms: number) => `await new Promise((r) => setTimeout(r, ${ms}));`;
   const steps = `for (let i = 0; i < 10; i++) { engine.progress(String(i)); ${wait(200)} }`;
@@ -64,7 +64,7 @@ function activated(path: string, folder: string, ...args: string[]): Daemon {
   });
 }
 
-Deno.test("--exit-idle-time loses no client of twenty that come in the moment of the exit", {
+Deno.test("--exit-idle-time loses none of twenty clients that connect as the daemon exits", {
   ignore: NO_ACTIVATE,
 }, async () => {
   await using folder = await TempFolder.make();
@@ -145,7 +145,7 @@ Deno.test(
   },
 );
 
-Deno.test("--exit-idle-time is refused where nothing would start the daemon again", async () => {
+Deno.test("--exit-idle-time is refused without sockets of systemd", async () => {
   await using daemon = Daemon.start(["-H", "tcp://127.0.0.1:0", "--exit-idle-time", "1m"]);
   assertEquals((await daemon.status).code, 2);
   assertMatch(daemon.stderr, /^floodgate: --exit-idle-time is for sockets .* expected -H fd:\/\//);

@@ -47,7 +47,7 @@ Deno.test("main holds clients of a boot that takes 3 s and answers them right af
 });
 
 Deno.test(
-  "main prints a line an address with what to try, and that works",
+  "main prints a line per address with a command to try, which works",
   { ignore: NO_CURL },
   async () => {
     await using folder = await TempFolder.make();
@@ -164,7 +164,7 @@ for (const [what, module, message] of BAD_MODULES) {
   });
 }
 
-Deno.test("main tells of a failed boot where it failed, in the last line, and the log has it whole", async () => {
+Deno.test("main names the place of a failed boot in its last line, and logs the error in full", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/boot.ts`;
   for (
@@ -222,7 +222,7 @@ Deno.test("main tells of a failed boot where it failed, in the last line, and th
   assertEquals(folder.names(), ["boot.ts"]);
 });
 
-Deno.test("main says in JSON what keeps it from binding, where the log is JSON", async () => {
+Deno.test("main with --log-format json reports a failed bind in JSON", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const taken = `tcp://127.0.0.1:${listener.addr.port}`;
   await using daemon = Daemon.start(["-H", taken, "--log-format", "json"]);
@@ -232,7 +232,7 @@ Deno.test("main says in JSON what keeps it from binding, where the log is JSON",
   assertStringIncludes(message, `cannot listen on ${taken}: the port is in use`);
 });
 
-Deno.test("main puts the middleware of modules in front of the profiler and all that is built in", async () => {
+Deno.test("main adds the profiler and the built-in routes after a module's middleware", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   await Deno.writeTextFile(
@@ -280,7 +280,7 @@ Deno.test("main closes held clients when the boot fails", async () => {
   assertEquals(folder.names(), ["go"]);
 });
 
-Deno.test("a module to install finds the program's own copy of Floodgate by the package's name", async () => {
+Deno.test("main gives a module its own copy of Floodgate by the package's name", async () => {
   await using folder = await TempFolder.make();
   await Deno.writeTextFile(
     `${folder.path}/mine.ts`,
@@ -299,7 +299,7 @@ Deno.test("a module to install finds the program's own copy of Floodgate by the 
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("main disposes of what installers returned, the last first, while jobs still run", async () => {
+Deno.test("main disposes what installers returned, the last first, while jobs still run", async () => {
   await using folder = await TempFolder.make();
   const modules = ["store", "api"].map((name) => {
     const path = `${folder.path}/${name}.ts`;
@@ -325,7 +325,7 @@ Deno.test("main disposes of what installers returned, the last first, while jobs
   assertMatch(daemon.stdout, /\nend of api\njob store\nend of store\njob store\n$/);
 });
 
-Deno.test("main's SIGHUP runs the reload handlers, and a failure leaves all as it was", async () => {
+Deno.test("main runs the reload handlers at SIGHUP, and a failure leaves all as it was", async () => {
   await using folder = await TempFolder.make();
   const file = `${folder.path}/name`;
   await Deno.writeTextFile(file, "old");
@@ -354,7 +354,7 @@ Deno.test("main's SIGHUP runs the reload handlers, and a failure leaves all as i
   assertEquals(daemon.stdout.includes("bad"), false);
 });
 
-Deno.test("main with --health tells curl how the boot goes while clients are held", {
+Deno.test("main with --health reports the boot to curl while clients are held", {
   ignore: NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();

@@ -22,7 +22,7 @@ Deno.test("writePidfile writes the process id, and removes it again", async () =
   assertEquals(folder.names(), []);
 });
 
-Deno.test("writePidfile replaces the file of a process that is gone, or whose number we have", async () => {
+Deno.test("writePidfile replaces the file of a process that has ended, or whose id is ours", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/pid`;
   const gone = await new Deno.Command("sh", { args: ["-c", "echo $$"] }).output();
@@ -35,7 +35,7 @@ Deno.test("writePidfile replaces the file of a process that is gone, or whose nu
   }
 });
 
-Deno.test("writePidfile refuses the file of a process that holds it, and takes it with takeover", async () => {
+Deno.test("writePidfile refuses the file that a process has locked, and replaces it with takeover", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/pid`;
   // What is ours by its number is held all the same.
@@ -49,7 +49,7 @@ Deno.test("writePidfile refuses the file of a process that holds it, and takes i
   assertEquals(folder.names(), []);
 });
 
-Deno.test("writePidfile names another program that has the number, and says what to do", async () => {
+Deno.test("writePidfile names another program that has the process id, and says what to do", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/pid`;
   const sleep = new Deno.Command("sleep", { args: ["1000"] }).spawn();
@@ -68,7 +68,7 @@ Deno.test("writePidfile names another program that has the number, and says what
   writePidfile(path, false)();
 });
 
-Deno.test("writePidfile leaves alone what is no pidfile, with takeover as well", async () => {
+Deno.test("writePidfile leaves another kind of file alone, with takeover as well", async () => {
   await using folder = await TempFolder.make();
   await using elsewhere = await TempFolder.make();
   const files: Record<string, string> = {

@@ -20,7 +20,7 @@ for (const signal of ["SIGTERM", "SIGINT"] as const) {
   });
 }
 
-Deno.test("main survives what a handler leaves behind: late rejections and uncaught errors", async () => {
+Deno.test("main survives late rejections and uncaught errors of handlers", async () => {
   const body = `
     router.get("/late", (c) => {
       Promise.reject(new Error("not awaited"));

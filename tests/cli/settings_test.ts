@@ -59,7 +59,7 @@ for (const [what, args, status, message] of WRONG) {
   });
 }
 
-Deno.test("parseFlags gives typed values, whatever the form of the flags", async () => {
+Deno.test("parseFlags returns typed values, whatever the form of the flags", async () => {
   const flags = await parseFlags([
     ...["--host=tcp://127.0.0.1:1", "-H", "unix:///a", "-Hunix:///b", "-DGwheel", "-lwarn"],
     ...["--header-timeout", "1.5s", "--idle-timeout=2m", "--send-timeout", "0", "-p=/run/pid"],

@@ -78,7 +78,7 @@ Deno.test("Env.getInt gives the integer", () => {
   }
 });
 
-Deno.test("Env.getInt gives the integer that JSON has written in another way", () => {
+Deno.test("Env.getInt gives the integer in any notation of JSON", () => {
   const cases: [string, number][] = [
     ["1.6777216e+07", 16_777_216],
     ["512.0", 512],
@@ -99,12 +99,12 @@ Deno.test("Env.getInt gives the integer that JSON has written in another way", (
   }
 });
 
-Deno.test("Env.getInt gives 0 where nothing is set", () => {
+Deno.test("Env.getInt gives 0 if the key is unset", () => {
   const env = envOf({ a: "", b: " " });
   assertEquals(["a", "b", "unset"].map((key) => env.getInt(key)), [0, 0, 0]);
 });
 
-Deno.test("Env.getInt refuses what is no integer, as the client's mistake", () => {
+Deno.test("Env.getInt refuses what is no integer, as a bad parameter", () => {
   const env = new Env();
   // deno-fmt-ignore
   for (const text of ["abc", "12abc", "1.5", "15e-1", "0x10", "1 2", "--1", "NaN", "Infinity", "true", "[1]",

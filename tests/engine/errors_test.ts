@@ -25,7 +25,7 @@ Deno.test("JobError takes a last line of stderr that has no newline", async () =
   assertEquals(error.message, "second");
 });
 
-Deno.test("JobError says the status where stderr is empty", async () => {
+Deno.test("JobError names the status if stderr is empty", async () => {
   assertEquals((await failureOf(jobOf(() => 3))).message, "test: exit status 3");
 });
 

@@ -94,7 +94,7 @@ Deno.test("membersOf gives the members as they are written", () => {
   ) assertThrows(() => membersOf(text), SyntaxError, problem);
 });
 
-Deno.test("membersOf bounds how many there are, and how deep", () => {
+Deno.test("membersOf bounds the number of members and their depth", () => {
   const many = (count: number) =>
     `{${Array.from({ length: count }, (_, i) => `"${i}":0`).join(",")}}`;
   assertEquals(membersOf(many(100_000)).size, 100_000);

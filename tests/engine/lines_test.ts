@@ -78,7 +78,7 @@ Deno.test("LineWriter.write queues lines in their order where the reader stalls,
   assertEquals(pipe.taken, long + "two\nthree\nfour\n");
 });
 
-Deno.test("LineWriter.write leaves all to a thread where it cannot be told whether a write blocks", async () => {
+Deno.test("LineWriter.write writes on a thread if it is unknown whether a write blocks", async () => {
   const pipe = new Pipe();
   const lines = new LineWriter(pipe, () => undefined);
   lines.write("one\n");
@@ -89,7 +89,7 @@ Deno.test("LineWriter.write leaves all to a thread where it cannot be told wheth
   assertEquals(pipe.taken, "one\ntwo\n");
 });
 
-Deno.test("LineWriter.write drops what is beyond its queue, counts it, and says so once there is room", async () => {
+Deno.test("LineWriter.write drops and counts lines beyond its queue, and reports them once there is room", async () => {
   const pipe = new Pipe();
   pipe.open = false;
   const lines = new LineWriter(pipe, () => pipe.open);

@@ -27,7 +27,7 @@ Deno.test("createLogger writes a line of text: time, level, message, fields", ()
   assertEquals(lines[1]!.slice(time!.length), " ERROR no fields\n");
 });
 
-Deno.test("createLogger writes an error whole, below the line and indented, or as a field", () => {
+Deno.test("createLogger writes an error in full, indented below the line, or as a field", () => {
   const error = new Error("two\nlines", { cause: new RangeError("\u001b[31mred") });
   const entry = (format: "text" | "json") => {
     const lines: string[] = [];
@@ -63,7 +63,7 @@ Deno.test("createLogger writes a JSON object a line", () => {
   assertEquals(rest, { level: "warn", message: "disk is\nfull", path: "/a", free: 0 });
 });
 
-Deno.test("createLogger leaves out what is less urgent than its level, which is info", () => {
+Deno.test("createLogger omits lines less urgent than its level, by default info", () => {
   const levels = (options: LoggerOptions) =>
     linesOf(options).map((line) => /(\w+) it/.exec(line)?.[1]);
   for (const format of ["text", "json"] as const) {
@@ -86,7 +86,7 @@ function stubStderr(writeSync: (bytes: Uint8Array) => number): Disposable {
   };
 }
 
-Deno.test("Engine logs to standard error from level info on unless told otherwise", async () => {
+Deno.test("Engine logs to standard error from level info on by default", async () => {
   let written = "";
   const engine = new Engine();
   const [loud, quiet] = [engine.job("commands"), engine.job("commands")];
@@ -103,7 +103,7 @@ Deno.test("Engine logs to standard error from level info on unless told otherwis
   assertMatch(written, /^\S+ INFO +\+job commands\(\)\n\S+ INFO +-job commands\(\) = OK \(0\)\n$/);
 });
 
-Deno.test("createLogger goes on when standard error has no reader any more", () => {
+Deno.test("createLogger survives the end of standard error's reader", () => {
   let tries = 0;
   using _stderr = stubStderr(() => {
     tries++;

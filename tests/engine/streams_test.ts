@@ -45,7 +45,7 @@ Deno.test("Input.readable gives the stream that was added", () => {
   assertStrictEquals(input.readable, source);
 });
 
-Deno.test("Input.add throws where there is a source, be it empty, and keeps that source", async () => {
+Deno.test("Input.add throws if there is a source, even an empty one, and keeps that", async () => {
   for (const first of ["first", ""]) {
     const input = new Input();
     input.add(first);
@@ -89,7 +89,7 @@ Deno.test("Input.text rejects with the error of a source that breaks", async () 
   await assertRejects(() => input.text(), Error, "connection reset");
 });
 
-Deno.test("Input.text rejects where the source has been read", async () => {
+Deno.test("Input.text rejects if the source has been read", async () => {
   for (const source of ["a", streamOf("a")]) {
     const input = new Input();
     input.add(source);
@@ -256,7 +256,7 @@ Deno.test("Output.write waits for a destination before it writes to the next", a
   assertEquals(next.text, "a");
 });
 
-Deno.test("Output.write starts the next write when the last destination is done with this", async () => {
+Deno.test("Output.write starts the next write when the last destination has taken this one", async () => {
   const out = new Output();
   const [first, last] = [new Recorder(), new SlowRecorder()];
   out.add(first);
@@ -458,7 +458,7 @@ Deno.test("Output.addTail keeps the last lines without the final newline", async
   assertEquals([one!.text, two!.text, many!.text], ["cc", "b\ncc", "a\nb\ncc"]);
 });
 
-Deno.test("Output.addTail keeps no lines where there are to be none", async () => {
+Deno.test("Output.addTail keeps no lines for 0", async () => {
   const out = new Output();
   const [none, negative] = [out.addTail(0), out.addTail(-1)];
   await out.write("a\nb\n");
@@ -472,7 +472,7 @@ Deno.test("Output.addTail decodes UTF-8 that is split over chunks", async () => 
   assertEquals(lines.text, "€😀");
 });
 
-Deno.test("Output.addTail keeps the last lines of far more than it holds on to", async () => {
+Deno.test("Output.addTail keeps the last lines of far more text than it buffers", async () => {
   for (const end of ["", "\n"]) {
     const out = new Output();
     const lines = out.addTail(3);
@@ -522,7 +522,7 @@ Deno.test("Output.addEnv gives the last JSON object written, once closed", async
   assertEquals([...env], [["a", HUGE]]);
 });
 
-Deno.test("Output.addEnv is empty where nothing is written", async () => {
+Deno.test("Output.addEnv is empty if nothing is written", async () => {
   const out = new Output();
   const env = out.addEnv();
   await out.close();

@@ -115,7 +115,7 @@ Deno.test(
 );
 
 Deno.test(
-  "programs that the daemon starts inherit neither the sockets nor word of them",
+  "fd:// passes programs that the daemon starts neither the sockets nor their variables",
   { ignore: NO_ACTIVATE },
   async () => {
     await using folder = await TempFolder.make();
@@ -166,7 +166,7 @@ Deno.test("fd:// finishes requests at SIGTERM, and leaves the next to the next d
 });
 
 Deno.test(
-  "an inherited socket survives running out of descriptors",
+  "fd:// survives running out of descriptors",
   { ignore: NO_ACTIVATE },
   async () => {
     await using folder = await TempFolder.make();
@@ -303,7 +303,7 @@ for (const flags of [["-A"], ["--allow-net", "--allow-env"]]) {
   });
 }
 
-Deno.test("fd:// refuses a socket that two addresses want", { ignore: NO_ACTIVATE }, async () => {
+Deno.test("fd:// refuses a socket for two addresses", { ignore: NO_ACTIVATE }, async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   await using daemon = await activate([path], ["-H", "fd://3", "-H", "fd://one"], {

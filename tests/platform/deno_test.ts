@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { denoProblem, OLDEST_DENO } from "../../platform/deno.ts";
 import { project, run, TempFolder } from "../support/daemon.ts";
 
-Deno.test("denoProblem says how to get a Deno that is new enough, and nothing where it is", () => {
+Deno.test("denoProblem says how to get a newer Deno, and is undefined for a supported one", () => {
   for (const version of ["2.9.6", "2.9.6+abc1234", "2.9.10", "2.10.0-rc.1", "3.0.0", undefined]) {
     assertEquals([version, denoProblem(version)], [version, undefined]);
   }

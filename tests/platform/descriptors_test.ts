@@ -3,7 +3,7 @@ import { Client, PING } from "../support/client.ts";
 import { memoryLimit } from "../../platform/descriptors.ts";
 import { Daemon, installer, run, TempFolder, untilHeld } from "../support/daemon.ts";
 
-Deno.test("memoryLimit is no more than the machine has, and 1 GiB where it may not look", async () => {
+Deno.test("memoryLimit is at most the machine's memory, and 1 GiB without permissions", async () => {
   const limit = memoryLimit();
   assert(limit > 2 ** 20 && limit <= Deno.systemMemoryInfo().total, `${limit}`);
   await using folder = await TempFolder.make();

@@ -5,7 +5,7 @@ import { TempFolder } from "../support/daemon.ts";
 
 const ignore = descriptorsProblem() !== undefined;
 
-Deno.test("openFolder gives a path that stays with the folder, whatever its name comes to mean", {
+Deno.test("openFolder gives a path that stays with the folder when it is renamed", {
   ignore,
 }, async () => {
   await using folder = await TempFolder.make();
@@ -20,7 +20,7 @@ Deno.test("openFolder gives a path that stays with the folder, whatever its name
 });
 
 Deno.test(
-  "openFolder follows links, and what is opened in a folder is none",
+  "openFolder follows links, and OpenFolder.open follows none",
   { ignore },
   async () => {
     await using folder = await TempFolder.make();

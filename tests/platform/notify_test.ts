@@ -142,7 +142,7 @@ Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is i
   }
 });
 
-Deno.test("progress that comes faster than it can be sent is told by its last word, before READY", async () => {
+Deno.test("progress that comes too fast is sent by its last text, before READY", async () => {
   await using folder = await TempFolder.make();
   using systemd = new Receiver(`${folder.path}/notify`);
   const steps = `for (let i = 1; i <= 10_000; i++) engine.progress(String(i));`;
@@ -232,7 +232,7 @@ async function answered(daemon: Daemon, systemd: Receiver): Promise<void> {
   await systemd.got("READY=1", seen);
 }
 
-Deno.test("WATCHDOG=1 comes twice in WATCHDOG_USEC, and not while the event loop is blocked", async () => {
+Deno.test("WATCHDOG=1 is sent twice in WATCHDOG_USEC, and not while the event loop is blocked", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   using systemd = new Receiver(`${folder.path}/notify`);
@@ -289,7 +289,7 @@ Deno.test("WATCHDOG=1 is left to the process that WATCHDOG_PID names", async () 
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("sd_notify from a URL, where Deno has no datagrams, is systemd-notify's work", {
+Deno.test("sd_notify from a URL, where Deno has no datagrams, runs systemd-notify", {
   ignore: NO_NOTIFY,
 }, async () => {
   await using folder = await TempFolder.make();

@@ -88,7 +88,7 @@ foreignTest(
   },
 );
 
-Deno.test("c.env.peer tells users apart, whose connections are open at the same time", {
+Deno.test("c.env.peer tells users apart whose connections are open at the same time", {
   ignore: NO_SETPRIV || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();

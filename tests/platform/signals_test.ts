@@ -32,7 +32,7 @@ async function signalled(daemon: Daemon): Promise<void> {
   }
 }
 
-Deno.test("Deno opens its debugger at SIGUSR1, whatever else listens for it", async () => {
+Deno.test("Deno opens its debugger at SIGUSR1, even with a listener", async () => {
   await using folder = await TempFolder.make();
   await using daemon = await counting(folder, false);
   await signalled(daemon);
@@ -40,7 +40,7 @@ Deno.test("Deno opens its debugger at SIGUSR1, whatever else listens for it", as
   await until(() => /Debugger listening|Failed to start inspector/.test(daemon.stderr));
 });
 
-Deno.test("onUserSignal hears of each SIGUSR1, and Deno of none", {
+Deno.test("onUserSignal is called at each SIGUSR1, and Deno's debugger stays shut", {
   ignore: foreignFunctionsProblem() !== undefined,
 }, async () => {
   await using folder = await TempFolder.make();

@@ -5,7 +5,7 @@ import { Monitor } from "../../profiler/monitor.ts";
 import { until } from "../support/daemon.ts";
 
 Deno.test(
-  "jobs: where those that run are, how old they are, and how long those were that ended",
+  "Monitor lists running jobs with state and age, and times of ended ones",
   async () => {
     const engine = new Engine({ log: () => {} });
     const gates: Record<string, PromiseWithResolvers<void>> = {};
@@ -76,7 +76,7 @@ Deno.test(
 );
 
 Deno.test(
-  "jobs that end while jobs are not watched are not counted, and long ones have an age all the same",
+  "Monitor counts no jobs while it does not watch them, but knows the age of long ones",
   async () => {
     const engine = new Engine({ log: () => {} });
     engine.register("quick", () => {});
@@ -114,7 +114,7 @@ Deno.test(
   },
 );
 
-Deno.test("eventloop: what holds it up is seen", async () => {
+Deno.test("Monitor measures what blocks the event loop", async () => {
   const engine = new Engine({ log: () => {} });
   const router = createRouter(engine);
   await attachProfiler(router, engine);

@@ -82,7 +82,7 @@ Deno.test("profiles come as Chrome's DevTools read them, by format and by Accept
 });
 
 Deno.test(
-  "one profile at a time: a second is told when to come back; who leaves ends theirs",
+  "profiler takes one profile at a time: a second gets Retry-After; a client that leaves ends its own",
   async () => {
     await using folder = await TempFolder.make();
     const { daemon, url } = await profiled(folder);
@@ -122,7 +122,7 @@ Deno.test(
   },
 );
 
-Deno.test("a drain ends a profile and the page's events", async () => {
+Deno.test("profiler ends a profile and the page's events at a drain", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
@@ -138,7 +138,7 @@ Deno.test("a drain ends a profile and the page's events", async () => {
   assert((await (await taken).bytes()).length > 100);
 });
 
-Deno.test("the small routes are what Go's clients expect", async () => {
+Deno.test("profiler answers the small routes as Go's clients expect", async () => {
   await using folder = await TempFolder.make();
   const { daemon, url } = await profiled(folder);
   await using _ = daemon;
@@ -167,7 +167,7 @@ Deno.test("the small routes are what Go's clients expect", async () => {
 });
 
 Deno.test(
-  "pages of other sites may link to profiles, and load none, even where they may use the API",
+  "profiler lets pages of other sites link to profiles, and load none, whatever CORS allows",
   async () => {
     const engine = new Engine({ log: () => {} });
     const router = createRouter(engine, { cors: "*" });
@@ -237,7 +237,7 @@ Deno.test(
   },
 );
 
-Deno.test("--debug is refused where other machines could ask", async () => {
+Deno.test("--debug is refused on addresses that other machines can reach", async () => {
   for (const [args, env] of [[["-D"], {}], [[], { DEBUG: "yes" }]] as const) {
     await using daemon = Daemon.start(["-H", "tcp://0.0.0.0:0", "--insecure", ...args], { env });
     assertEquals((await daemon.status).code, 2);
@@ -296,7 +296,7 @@ Deno.test(
   },
 );
 
-Deno.test("livestats finds out once each second what goes on, for at most 16 clients", async () => {
+Deno.test("livestats collects once a second, for at most 16 clients", async () => {
   const engine = new Engine({ log: () => {} });
   const router = createRouter(engine);
   await attachProfiler(router, engine);

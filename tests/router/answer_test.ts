@@ -35,7 +35,7 @@ Deno.test("Router.job answers with the status and the content type that it was g
   await plain.body!.cancel();
 });
 
-Deno.test("Router.job answers 204, or as its row says, where the job has written nothing", async () => {
+Deno.test("Router.job answers 204, or its row's status, if the job has written nothing", async () => {
   for (const stream of [false, true]) {
     for (const status of [undefined, 201, 204, 205, 304, 404]) {
       for (const handler of [() => {}, (job: Job) => stream ? undefined : job.print("")]) {
@@ -56,7 +56,7 @@ Deno.test("Router.job answers 204, or as its row says, where the job has written
   }
 });
 
-Deno.test("Router.job leaves out what a job writes where its status has no body", async () => {
+Deno.test("Router.job discards the output of a job whose status has no body", async () => {
   for (const status of [204, 205, 304]) {
     const { router } = echo({ status });
     const response = await router.request("/echo");
@@ -64,7 +64,7 @@ Deno.test("Router.job leaves out what a job writes where its status has no body"
   }
 });
 
-Deno.test("Router.job lets a job choose among the answers of its row", async () => {
+Deno.test("Router.job answers with the outcome that the job chose", async () => {
   const { engine, router } = make();
   engine.register("start", async (job) => {
     if (job.args[1] === "late") await settle();
@@ -93,7 +93,7 @@ Deno.test("Router.job lets a job choose among the answers of its row", async () 
   }
 });
 
-Deno.test("Router.job aborts the job of an answer that a handler has given up", async () => {
+Deno.test("Router.job aborts the job when a handler cancels its answer", async () => {
   const { engine, router } = make();
   const aborted = Promise.withResolvers<unknown>();
   engine.register("slow", (job) =>
@@ -112,7 +112,7 @@ Deno.test("Router.job aborts the job of an answer that a handler has given up", 
   await until(() => engine.stats.running === 0);
 });
 
-Deno.test("Router.job aborts the job of a stream that a handler has put something else for", async () => {
+Deno.test("Router.job aborts the job when middleware replaces its stream", async () => {
   const { engine, router } = make();
   engine.register("ticks", async (job) => {
     while (!job.signal.aborted) await job.print("tick\n");
@@ -193,7 +193,7 @@ Deno.test("Router.job sends a long answer in full over a connection", async () =
   assert(lines.slice(0, -1).every((line, i) => line === `${i}`.padStart(KIB - 1)));
 });
 
-Deno.test("Router.job takes what a job writes as it is when it is written", async () => {
+Deno.test("Router.job copies the bytes that a job writes", async () => {
   for (const stream of [false, true]) {
     const { engine, router } = make();
     engine.register("copy", async (job) => {
@@ -231,7 +231,7 @@ Deno.test("Router.job lets a job write no faster than the client reads", async (
   assertEquals([size, written], [6_400 * KIB, 100]);
 });
 
-Deno.test("Router.job cuts the answer of a job that fails in it, and logs why", async () => {
+Deno.test("Router.job cuts the answer of a job that fails after it began, and logs why", async () => {
   for (const stream of [false, true]) {
     const { engine, router, lines } = make();
     engine.register("big", async (job) => {
@@ -250,7 +250,7 @@ Deno.test("Router.job cuts the answer of a job that fails in it, and logs why", 
   }
 });
 
-Deno.test("Router.job cuts a failed answer on the wire, where no end is to be seen", async () => {
+Deno.test("Router.job sends no regular end of an answer that failed", async () => {
   const arrived = Promise.withResolvers<void>();
   await using server = await serve(({ engine, router }) => {
     engine.register("fails", async (job) => {
@@ -285,7 +285,7 @@ Deno.test("Router.job answers HEAD without a body, and its job does not wait for
   await until(() => engine.stats.running === 0);
 });
 
-Deno.test("Router.job cuts an answer that the client does not take", async () => {
+Deno.test("Router.job cuts an answer that the client does not read", async () => {
   using clock = new FakeClock();
   const { engine, router, lines } = make({ sendTimeout: 300_000 });
   const failed = Promise.withResolvers<unknown>();
@@ -313,7 +313,7 @@ Deno.test("Router.job cuts an answer that the client does not take", async () =>
   assertEquals(lines.filter((line) => line.startsWith("error ")), []);
 });
 
-Deno.test("Router.job waits for a client that takes its answer slowly", async () => {
+Deno.test("Router.job waits for a client that reads its answer slowly", async () => {
   using clock = new FakeClock();
   const { engine, router } = make({ sendTimeout: 2_000 });
   engine.register("big", async (job) => {
@@ -344,7 +344,7 @@ Deno.test("Router.job cuts a client that reads nothing of a big answer", async (
   assertNotMatch(await client.ended(), /\r\n0\r\n\r\n$/);
 });
 
-Deno.test("Router.job fails the writes of a job whose client has left the stream", async () => {
+Deno.test("Router.job rejects the writes of a job whose client has left", async () => {
   const { engine, router, lines } = make();
   const failed = Promise.withResolvers<unknown>();
   engine.register("tick", async (job) => {

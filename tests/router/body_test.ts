@@ -98,7 +98,7 @@ Deno.test('Router.job with body "stdin" lets the job read while the client sends
   assertMatch(await client.ended(), /SIX\r\n0\r\n\r\n$/);
 });
 
-Deno.test("Router.job without body gives the job none", async () => {
+Deno.test("Router.job with a row without a body gives the job none", async () => {
   const { router } = echo({ method: "POST" });
   const response = await router.request("/echo", { method: "POST", body: '{"a":1}' });
   assertEquals(await response.json(), { args: [], env: {}, stdin: "" });
@@ -106,7 +106,7 @@ Deno.test("Router.job without body gives the job none", async () => {
 
 // How long a body may be, and how slow.
 
-Deno.test("Router refuses a body that is announced as too long, unread", async () => {
+Deno.test("Router refuses a body with too large a Content-Length, unread", async () => {
   for (const route of [{ body: "stdin" }, { body: "env" }] as const) {
     const { router } = echo({ method: "POST", ...route }, { bodyLimit: 10 });
     let pulled = 0;
@@ -139,7 +139,7 @@ Deno.test("Router refuses a body of unknown length once it is too long", async (
   }
 });
 
-Deno.test("Router refuses a body over a connection that is too long, by length and by chunks", async () => {
+Deno.test("Router refuses too long a body over a connection, by length and by chunks", async () => {
   await using server = await serve(({ router }) => {
     router.post("/plain", async (c) => c.text(await c.req.text()));
   }, { bodyLimit: 10 });
@@ -176,7 +176,7 @@ Deno.test("Router lets a route lift the limit, or lower it", async () => {
   );
 });
 
-Deno.test("Router limits the body that a handler of Hono's reads, unless that lifts it", async () => {
+Deno.test("Router limits the body that a Hono handler reads, unless the handler lifts the limit", async () => {
   const { router } = make({ bodyLimit: 10 });
   router.post("/text", async (c) => c.text(await c.req.text()));
   router.post("/json", async (c) => c.json(await c.req.json()));
@@ -213,7 +213,7 @@ Deno.test("Router limits a body to 16 MiB by default, and JSON of a row to 1 MiB
   }
 });
 
-Deno.test("Router gives up on a body that stops coming", async () => {
+Deno.test("Router answers 408 to a body that stops", async () => {
   using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 60_000 });
   router.post("/plain", async (c) => c.text(await c.req.text()));
@@ -230,7 +230,7 @@ Deno.test("Router gives up on a body that stops coming", async () => {
   }
 });
 
-Deno.test("Router waits for a body that comes slowly", async () => {
+Deno.test("Router waits for a slow body", async () => {
   using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 2_000 });
   let left = 50;
@@ -246,7 +246,7 @@ Deno.test("Router waits for a body that comes slowly", async () => {
   assertMatch((await (await response).json()).stdin, /^x{10000}$/);
 });
 
-Deno.test("Router gives up on a body that trickles, unless its route lifts the limit", async () => {
+Deno.test("Router answers 408 to a body that trickles, unless its route lifts the limit", async () => {
   using clock = new FakeClock();
   const { router, engine } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 100 });
   engine.register("long", (job) => job.stdin.text().then((text) => job.print(text)));
@@ -267,7 +267,7 @@ Deno.test("Router gives up on a body that trickles, unless its route lifts the l
   }
 });
 
-Deno.test("Router gives up on a body that stops after it came fast", async () => {
+Deno.test("Router answers 408 to a body that stops after it came fast", async () => {
   using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 60_000 });
   const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
@@ -286,7 +286,7 @@ Deno.test("Router gives up on a body that stops after it came fast", async () =>
   await assertJsonError(await response, 408, message);
 });
 
-Deno.test("Router counts no time in which it does not wait for the client", async () => {
+Deno.test("Router counts only time in which it waits for the client", async () => {
   using clock = new FakeClock();
   const { engine, router } = make({ bodyTimeout: 1_000 });
   engine.register("slow", async (job) => {
@@ -304,7 +304,7 @@ Deno.test("Router counts no time in which it does not wait for the client", asyn
   assertEquals(await (await response).text(), "100");
 });
 
-Deno.test("Router bounds all bodies together that it reads at a time", async () => {
+Deno.test("Router bounds the bytes of all bodies in memory", async () => {
   const { engine, router } = make({ bodyLimit: 1_000, bodiesLimit: 2_000 });
   const go = Promise.withResolvers<void>();
   engine.register("hold", async (job) => {
@@ -398,7 +398,7 @@ for (const way of ["tcp", "HTTP/2"]) {
   });
 }
 
-Deno.test("Router fails reads of a body that come after the answer is complete", async () => {
+Deno.test("Router rejects reads of a body after the answer is complete", async () => {
   const late = Promise.withResolvers<unknown>();
   const go = Promise.withResolvers<void>();
   await using server = await serve(({ router }) => {
@@ -422,7 +422,7 @@ Deno.test("Router fails reads of a body that come after the answer is complete",
   await client.sees(/\r\n\r\nOK$/);
 });
 
-Deno.test("Router fails reads of a body that its stream has not taken", async () => {
+Deno.test("Router rejects reads of a body that its stream has not read", async () => {
   const late = Promise.withResolvers<unknown>();
   await using server = await serve(({ router }) => {
     router.post("/stream", (c) => {
@@ -492,7 +492,7 @@ Deno.test("Router limits bodies of every method", async () => {
   assertEquals(server.lines.filter((line) => line.startsWith("error ")), []);
 });
 
-Deno.test("Router answers 413 whatever has caught the error of too long a body", async () => {
+Deno.test("Router answers 413 to too long a body, even if a handler catches the error", async () => {
   const { engine, router } = make({ bodyLimit: 10, jsonLimit: 10 });
   engine.register("args", (job) => job.print("{}"));
   router.use("*", async (c, next) => {
@@ -579,7 +579,7 @@ Deno.test("Router lifts a row's limit for the middleware before it, too", async 
 
 const WEEK = 7 * 24 * 3_600_000;
 
-Deno.test("Router waits for ever where it was told to", async () => {
+Deno.test("Router with Infinity as its timeouts waits for ever", async () => {
   using clock = new FakeClock();
   const options = { bodyTimeout: Infinity, sendTimeout: Infinity };
   const { engine, router } = echo({ method: "POST", body: "stdin" }, options);
@@ -620,7 +620,7 @@ Deno.test("Router answers 408 over a connection whose client sends half a body",
 });
 
 Deno.test(
-  "Router over HTTP/2 waits no longer than bodyTimeout for the end of a body that has all come",
+  "Router over HTTP/2 waits at most bodyTimeout for the end of a body that has arrived whole",
   async () => {
     await using authority = await Authority.make();
     const settled = settings(await authority.server());
@@ -726,7 +726,7 @@ Deno.test("Router limits a body, whatever reads it and however it comes", async 
   assertEquals(server.lines.filter((line) => line.startsWith("error ")), []);
 });
 
-Deno.test("Router hands a request on as it came, with its client's signal", async () => {
+Deno.test("Router passes on the very request that came, with its client's signal", async () => {
   const signals: AbortSignal[] = [];
   const left = Promise.withResolvers<unknown>();
   const began = Promise.withResolvers<void>();
@@ -757,7 +757,7 @@ Deno.test("Router hands a request on as it came, with its client's signal", asyn
   assertEquals(signals.map(({ aborted }) => aborted), [false]);
 });
 
-Deno.test("Router counts a body no more once its request is answered, whatever still reads it", async () => {
+Deno.test("Router stops counting a body once its request is answered, even if it is still read", async () => {
   const { router } = make({ bodyLimit: 2_000, bodiesLimit: 2_000 });
   const read: Promise<string>[] = [];
   router.post("/behind", (c) => {
@@ -779,7 +779,7 @@ Deno.test("Router counts a body no more once its request is answered, whatever s
   assertEquals(await all.text(), "2000");
 });
 
-Deno.test("Bodies looks at slow ones when connections are looked at, and takes no timer then", async () => {
+Deno.test("Bodies checks for slow ones at each sweep, and sets no timer then", async () => {
   using clock = new FakeClock();
   const { router } = make({ bodyTimeout: 10_000 });
   router.post("/text", async (c) => c.text(await c.req.text()));

@@ -6,7 +6,7 @@ import { serve } from "../support/router.ts";
 
 const FLAGS = ["--allow-net=127.0.0.1", "--no-lock", "--no-config"];
 
-Deno.test("a client made from the description compiles, works, and does not take what is wrong", async () => {
+Deno.test("describe gives a generated client that compiles, works, and rejects wrong types", async () => {
   await using server = await serve(({ engine, router }) => {
     engine.register("order", async (job) => {
       await job.print(JSON.stringify({ id: 7, input: job.input }));

@@ -232,7 +232,7 @@ Deno.test("DOCKER_API's rows run their job with what the client has sent, and an
   }
 });
 
-Deno.test("DOCKER_API's rows refuse what their query may not be", async () => {
+Deno.test("DOCKER_API's rows refuse a wrong query", async () => {
   for (const row of ROWS) {
     const { router, jobs } = daemon(row.job);
     const fields = row.query as Fields | undefined;
@@ -257,7 +257,7 @@ Deno.test("DOCKER_API's rows refuse what their query may not be", async () => {
   }
 });
 
-Deno.test("DOCKER_API's rows refuse what their body may not be", async () => {
+Deno.test("DOCKER_API's rows refuse a wrong body", async () => {
   for (const row of ROWS) {
     const body = row.body as Body | undefined;
     if (body?.type !== "env") continue;
@@ -330,7 +330,7 @@ Deno.test("DOCKER_API takes create for a pull or an import", async () => {
   assertStringIncludes(await create("tag=1"), "query parameter fromSrc is missing");
 });
 
-Deno.test("DOCKER_API ignores what dockerode sends besides", async () => {
+Deno.test("DOCKER_API ignores the further parameters that dockerode sends", async () => {
   const { router, jobs } = daemon("create");
   const body = { Image: "busybox", Cmd: ["true"], name: "web", HostConfig: { AutoRemove: true } };
   const query = new URLSearchParams(
@@ -348,7 +348,7 @@ Deno.test("DOCKER_API ignores what dockerode sends besides", async () => {
   assertEquals(jobs[0]!.getenvList("Cmd"), ["true"]);
 });
 
-Deno.test("DOCKER_API takes names that are written in any way", async () => {
+Deno.test("DOCKER_API takes names with slashes, tags and digests", async () => {
   const { router, jobs } = daemon("image_inspect");
   for (
     const [path, name] of [
@@ -365,7 +365,7 @@ Deno.test("DOCKER_API takes names that are written in any way", async () => {
   }
 });
 
-Deno.test("DOCKER_API's paths answer 405 to a method that they have not", async () => {
+Deno.test("DOCKER_API's paths answer 405 to another method", async () => {
   const { router } = daemon();
   for (
     const [method, path, allow] of [

@@ -61,7 +61,7 @@ Deno.test("Router knows the kind of an error that came from a module loaded twic
   for (const path of paths) await assertJsonError(await router.request(path), 409, "taken");
 });
 
-Deno.test("Router takes a kind that it does not know for none", async () => {
+Deno.test("Router answers 500 to an error of an unknown kind", async () => {
   for (const kind of ["toString", "teapot"]) {
     const { router, paths } = thrower(() => Object.assign(new Error("hm"), { kind }));
     for (const path of paths) await assertInternal(await router.request(path));
@@ -102,7 +102,7 @@ const WORDING: [string, number][] = [
   ["the disk is full", 500],
 ];
 
-Deno.test("Router finds the status of what a job says by its wording", async () => {
+Deno.test("Router takes the status of job.error from its wording", async () => {
   for (const [message, status] of WORDING) {
     const { engine, router } = make();
     engine.register("fail", (job) => job.error(message));
@@ -115,7 +115,7 @@ Deno.test("Router finds the status of what a job says by its wording", async () 
   }
 });
 
-Deno.test("Router takes no status from the wording of what was thrown, and keeps it to itself", async () => {
+Deno.test("Router takes no status from the wording of a thrown error, and hides its message", async () => {
   for (const [message] of [...WORDING, ["pool config conflict", 409] as const]) {
     const { router, paths } = thrower(() => new Error(message));
     for (const path of paths) {
@@ -138,7 +138,7 @@ Deno.test("Router takes no status from the wording of what was thrown, and keeps
   }
 });
 
-Deno.test("Router logs the other errors whole, with what they answered", async () => {
+Deno.test("Router logs internal errors in full, with the request", async () => {
   for (const error of [new Error("boom"), new RangeError("", { cause: new Error("why") })]) {
     const { router, paths, logged } = thrower(() => error);
     for (const path of paths) {
@@ -171,7 +171,7 @@ Deno.test("Router makes a request's id where the client gives none that is fit f
   for (const id of ids) assertMatch(id, /^[\da-f-]{36}$/);
 });
 
-Deno.test("Router calls a request as the middleware of Hono does that gives it an id", async () => {
+Deno.test("Router takes the request's id from Hono's middleware requestId", async () => {
   const app = make();
   app.router.use(requestId());
   app.router.get("/plain", () => {
@@ -219,7 +219,7 @@ for (const [at, thrown] of ODD.entries()) {
   });
 }
 
-Deno.test("Router answers 500 for a job that ends with a status and no word", async () => {
+Deno.test("Router answers 500 for a job that ends with a status and no message", async () => {
   const { engine, router, lines } = make();
   engine.register("three", () => 3);
   engine.register("half", () => 0.5);
@@ -240,7 +240,7 @@ Deno.test("Router answers an HTTPException of Hono's with its status and message
   }
 });
 
-Deno.test("Router answers an HTTPException of Hono's with the answer that it brings", async () => {
+Deno.test("Router answers an HTTPException of Hono's with its own response", async () => {
   const { router } = make();
   router.use("/guarded/*", basicAuth({ username: "me", password: "secret" }));
   router.get("/guarded/x", (c) => c.text("hello"));
@@ -299,7 +299,7 @@ Deno.test("Router names no file of the host and shows no stack in an error", asy
   }
 });
 
-Deno.test("Router answers with the first line of what a job says, as it is", async () => {
+Deno.test("Router answers with the first line of job.error, unchanged", async () => {
   for (
     const message of [
       "cannot pull http://example.com/v2/busybox:1.2: refused",
@@ -324,7 +324,7 @@ Deno.test("Router shows no stack that a job wrote to its stderr", async () => {
   await assertDiscreet(await router.request("/job"), 500);
 });
 
-Deno.test("Router takes the system's errors for its own, whatever their wording", async () => {
+Deno.test("Router answers 500 to errors of the system, whatever their wording", async () => {
   // "No such file or directory" is not what the client asked for.
   const { router, paths } = failing(() => Deno.readTextFile("/secret/shadow.ts"));
   for (const path of paths) await assertDiscreet(await router.request(path), 500);

@@ -26,7 +26,7 @@ async function logs(handler: (job: Job) => Promise<void>, prefix = "") {
   return { response, type: response.headers.get("content-type") };
 }
 
-Deno.test("an answer in frames tells stdout and stderr apart, in order", async () => {
+Deno.test("attachFramed keeps stdout and stderr apart, in order", async () => {
   const write = async (job: Job) => {
     await job.print("one\n");
     await job.stderr.write("two\n");
@@ -40,7 +40,7 @@ Deno.test("an answer in frames tells stdout and stderr apart, in order", async (
   assertEquals(framesOf(await old.response.bytes()).length, 3);
 });
 
-Deno.test("an answer in frames is none where the job says that there is a terminal", async () => {
+Deno.test("attachFramed writes no frames for a job with a terminal", async () => {
   const { response, type } = await logs(async (job) => {
     job.setenvBool("Tty", true);
     await job.print("one\n");
@@ -50,7 +50,7 @@ Deno.test("an answer in frames is none where the job says that there is a termin
   assertEquals(await response.text(), "one\ntwo\n");
 });
 
-Deno.test("an answer in frames begins when the job first writes, if only nothing", async () => {
+Deno.test("attachFramed begins the answer at the job's first write, even an empty one", async () => {
   const gate = Promise.withResolvers<void>();
   const { response } = await logs(async (job) => {
     await job.stdout.write("");
@@ -61,7 +61,7 @@ Deno.test("an answer in frames begins when the job first writes, if only nothing
   assertEquals(framesOf(await response.bytes()), [[1, "one\n"]]);
 });
 
-Deno.test("an answer in frames has the status of a job that fails before it writes to stdout", async () => {
+Deno.test("attachFramed leaves its status to a job that fails before it writes to stdout", async () => {
   const { response } = await logs(async (job) => {
     await job.stderr.write("on the way\n");
     throw new TypedError("not found", "no container x");
@@ -69,7 +69,7 @@ Deno.test("an answer in frames has the status of a job that fails before it writ
   assertEquals([response.status, await response.json()], [404, { message: "no container x" }]);
 });
 
-Deno.test("an answer in frames has what a job has written to stderr alone", async () => {
+Deno.test("attachFramed sends what a job has written to stderr alone", async () => {
   const { response } = await logs(async (job) => {
     await job.stderr.write("one\n");
   });

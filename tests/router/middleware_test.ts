@@ -19,7 +19,7 @@ const BUILTINS = [
   "/debug/vars",
 ];
 
-Deno.test("createRouter puts what a module locks in front of the built-in routes", async () => {
+Deno.test("createRouter adds the built-in routes after a module's middleware", async () => {
   const { engine, router } = make();
   engine.register("containers", (job) => job.print("[]"));
   router.use("*", basicAuth({ username: "me", password: "secret" }));
@@ -44,7 +44,7 @@ Deno.test("createRouter puts what a module locks in front of the built-in routes
   await engine.shutdown();
 });
 
-Deno.test("createRouter lets a module's routes take the place of the built-in ones", async () => {
+Deno.test("createRouter gives a module's route precedence over a built-in one", async () => {
   const { engine, router } = make();
   engine.register("mine", (job) => job.print('"mine"'));
   router.job({ method: "GET", path: "/info", job: "mine" });
@@ -81,7 +81,7 @@ Deno.test("createRouter leaves out the built-in routes that are not wanted", asy
   }
 });
 
-Deno.test("Router keeps headers that middleware has set before the answer was there", async () => {
+Deno.test("Router keeps headers that middleware sets before next()", async () => {
   const { engine, router } = make();
   engine.register("whole", (job) => job.print("{}"));
   engine.register("late", async (job) => {
@@ -321,7 +321,7 @@ Deno.test("Router lets ETags and the like see job answers", async () => {
   assertEquals((await router.request("/text", { headers })).status, 304);
 });
 
-Deno.test("a stream of Hono's streamSSE ends when the daemon stops, and its loop with it", {
+Deno.test("Router ends Hono's streamSSE when the daemon stops, and its loop with it", {
   ignore: await missing("curl", ["--version"]),
 }, async () => {
   await using folder = await TempFolder.make();

@@ -22,7 +22,7 @@ function row(route: Partial<Route> = {}): Route {
 
 const DOCKER: readonly Route[] = Object.values(DOCKER_API).flat();
 
-Deno.test("describe gives what a validator of OpenAPI 3.1 takes, for every API version", async () => {
+Deno.test("describe passes a validator of OpenAPI 3.1, for every API version", async () => {
   const tree = z.object({
     name: z.string(),
     get children() {
@@ -150,7 +150,7 @@ Deno.test("describe tells each kind of parameter", () => {
   assertEquals(parameters.at(-1).in, "header");
 });
 
-Deno.test("describe tells bodies, and what may be wrong with them", () => {
+Deno.test("describe has bodies, and the errors for wrong ones", () => {
   const post = (body: NonNullable<Route["body"]>) =>
     described(row({ method: "POST", body })).paths["/items"].post;
   const stdin = post("stdin");
@@ -211,7 +211,7 @@ Deno.test("describe tells answers and errors by status", () => {
   assertEquals(Object.keys(old[404].content), ["text/plain"]);
 });
 
-Deno.test("describe has the rows and parameters of the API version that is asked for", () => {
+Deno.test("describe has the rows and parameters of the requested API version", () => {
   const rows = [
     row({ until: "1.23", query: ["old"] }),
     row({ since: "1.24", query: { signal: { type: "string", since: "1.42" } } }),
@@ -245,7 +245,7 @@ Deno.test("describe makes one operation of rows that differ in a parameter", () 
   assert(post.requestBody);
 });
 
-Deno.test("describe takes the JSON Schema of a Standard Schema, where its library has it", () => {
+Deno.test("describe takes the JSON Schema of a Standard Schema, if its library makes one", () => {
   const item = z.object({
     name: z.string(),
     count: z.number().int().optional(),

@@ -8,7 +8,7 @@ import { make, serve } from "../support/router.ts";
 
 const ROWS: readonly Route[] = Object.values(DOCKER_API).flat();
 
-Deno.test("attachRoutes serves a page of the rows that there are, and of no others", async () => {
+Deno.test("attachRoutes serves a page of the registered rows, and of no others", async () => {
   const { router } = make();
   router.job({
     method: "POST",

@@ -104,14 +104,14 @@ Deno.test("Router.job types the variables of a path that its row declares nothin
   assertEquals(await (await router.request("/a/1/2?q=3")).text(), "1 2 3");
 });
 
-Deno.test("Router.job gives a job that nothing was said about no input", async () => {
+Deno.test("Router.job gives no input to a job whose row declares none", async () => {
   const { jobs, order } = shop();
   await (await order("dry=1")).text();
   const job = jobs[0]!;
   assertEquals([job.input, job.args, job.env.size], [undefined, ["north"], 0]);
 });
 
-Deno.test("Router.job refuses wrong input in a line that says what is wrong, and runs no job", async () => {
+Deno.test("Router.job refuses wrong input in one line, and runs no job", async () => {
   const { jobs, order, router } = shop({
     params: { shop: { type: "string", enum: ["north", "south"] } },
     query: { count: "integer" },
@@ -140,7 +140,7 @@ Deno.test("Router.job refuses wrong input in a line that says what is wrong, and
   assertEquals(jobs, []);
 });
 
-Deno.test("Router.job refuses a body that calls itself something else", async () => {
+Deno.test("Router.job refuses a body with another Content-Type", async () => {
   const json = shop({ body: { type: "env" } });
   const text = { "Content-Type": "text/plain" };
   const wanted = "expected application/json";
@@ -242,7 +242,7 @@ Deno.test("Router.job takes schemas of zod, valibot and arktype, for bodies and 
 
 // Which row it is.
 
-Deno.test("Router.job has the row of the API version that is asked for", async () => {
+Deno.test("Router.job runs the row of the requested API version", async () => {
   const { engine, router } = make();
   for (const job of ["old", "middle", "new"]) engine.register(job, (it) => it.print(it.name));
   router.job({ method: "GET", path: "/x", job: "old", until: "1.23" });
@@ -256,7 +256,7 @@ Deno.test("Router.job has the row of the API version that is asked for", async (
   assertEquals(answers, ["old", "old", "middle", "middle", "new", "new", "new"]);
 });
 
-Deno.test("Router.job says which versions have a row that this one has not", async () => {
+Deno.test("Router.job names the API versions of a row that the requested one lacks", async () => {
   const { router } = make();
   router.job({ method: "GET", path: "/late", job: "x", since: "1.30" });
   router.job({ method: "GET", path: "/early", job: "x", until: "1.30" });
@@ -273,7 +273,7 @@ Deno.test("Router.job says which versions have a row that this one has not", asy
   assertEquals((await router.request("/early", { method: "PUT" })).status, 405);
 });
 
-Deno.test("Router.job has the row whose parameter is there", async () => {
+Deno.test("Router.job runs the row whose parameter the request has", async () => {
   const { engine, router } = make();
   for (const job of ["pull", "import"]) engine.register(job, (it) => it.print(`${it}`));
   const route = { method: "POST", path: "/create", args: ["from"], query: ["from"] } as const;
@@ -287,7 +287,7 @@ Deno.test("Router.job has the row whose parameter is there", async () => {
   );
 });
 
-Deno.test("Router.job has a row for HEAD beside that of GET", async () => {
+Deno.test("Router.job takes a row for HEAD beside that for GET", async () => {
   for (const methods of [["HEAD", "GET"], ["GET", "HEAD"]] as const) {
     const { engine, router } = make();
     const ran: string[] = [];
@@ -320,7 +320,7 @@ Deno.test("Router.job refuses a row that another one hides", () => {
   router.job({ method: "GET", path: "/containers/json", job: "mine" });
 });
 
-Deno.test("Router.job refuses a row that says what cannot be", () => {
+Deno.test("Router.job refuses a row that contradicts itself", () => {
   const { router } = make();
   for (
     const [route, message] of [
@@ -361,7 +361,7 @@ Deno.test("Router.job refuses a row that says what cannot be", () => {
 
 // How long, and how many.
 
-Deno.test("Router.job gives up on a job that takes too long, and aborts it", async () => {
+Deno.test("Router.job answers 504 after the row's timeout, and aborts the job", async () => {
   using clock = new FakeClock();
   const { engine, router } = make();
   const reasons: unknown[] = [];
@@ -421,7 +421,7 @@ Deno.test("Router.job sets no timer for a job that ends in time", async () => {
   }
 });
 
-Deno.test("Router.job runs so many at once, lets so many wait, and asks others to come back", async () => {
+Deno.test("Router.job with concurrency runs and queues so many, and answers 503 to the others", async () => {
   const { engine, router } = make();
   const gates: PromiseWithResolvers<void>[] = [];
   engine.register("work", async (job) => {
@@ -452,7 +452,7 @@ Deno.test("Router.job runs so many at once, lets so many wait, and asks others t
   for (let i = 0; i < 3; i++) assertEquals((await router.request("/fails")).status, 500);
 });
 
-Deno.test("Router.job forgets a request whose client leaves while it waits for its turn", async () => {
+Deno.test("Router.job drops a queued request whose client leaves", async () => {
   await using server = await serve(({ engine, router }) => {
     engine.register("work", (job) =>
       new Promise((resolve) => {
@@ -489,7 +489,7 @@ Deno.test("Router.job forgets a request whose client leaves while it waits for i
 
 // What it is described by.
 
-Deno.test("Router serves the description of the rows that there are", async () => {
+Deno.test("Router serves the OpenAPI description of its rows", async () => {
   const { engine, router } = make();
   router.job({ method: "GET", path: "/mine/:id", job: "mine", summary: "Mine" });
   const describe = async (

@@ -56,7 +56,7 @@ const digest = (size: number) => {
 
 const linux = { ignore: Deno.build.os !== "linux" };
 
-Deno.test("an upload of any length reaches a job's stdin in flat memory", linux, async () => {
+Deno.test("Job.stdin takes an upload of any length in constant memory", linux, async () => {
   const { daemon, url } = await start();
   await using _ = daemon;
   const send = async (path: string, size: number) => {
@@ -77,7 +77,7 @@ Deno.test("an upload of any length reaches a job's stdin in flat memory", linux,
   }
 });
 
-Deno.test("an answer of any length leaves a job's stdout in flat memory", linux, async () => {
+Deno.test("Job.stdout sends an answer of any length in constant memory", linux, async () => {
   const { daemon, url } = await start();
   await using _ = daemon;
   const take = async (size: number) => {

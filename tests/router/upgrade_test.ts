@@ -282,7 +282,7 @@ foreignTest(
   },
 );
 
-Deno.test("a row with upgrade: websocket gives its job messages, and closes with its end", async () => {
+Deno.test("Router.job with upgrade: websocket gives its job messages, and closes when it ends", async () => {
   await using doors = await Doors.open();
   register(doors);
   for (const { url, target } of doors.doors) {
@@ -310,7 +310,7 @@ Deno.test("a row with upgrade: websocket gives its job messages, and closes with
   await until(() => doors.served.engine.stats.running === 1);
 });
 
-Deno.test("a job on a WebSocket that fails tells its client why", async () => {
+Deno.test("Router.job closes the WebSocket of a job that fails with the reason", async () => {
   await using doors = await Doors.open();
   const { engine, router, lines } = doors.served;
   engine.register("breaks", async (job) => {

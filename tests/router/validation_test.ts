@@ -145,13 +145,13 @@ Deno.test("RowReader.read says which parameter is wrong, what it was, and what i
   }
 });
 
-Deno.test("RowReader.read shows no more of a wrong value than a line", () => {
+Deno.test("RowReader.read quotes at most a line of a wrong value", () => {
   const message = problem(() => readQuery({ p: "integer" }, `p=${"x%0A".repeat(1_000)}`));
   assert(message.length < 150, message);
   assert(!message.includes("\n"));
 });
 
-Deno.test("RowReader.read takes what is empty for absent, where it could not be a value", () => {
+Deno.test("RowReader.read takes an empty text for absent if it is no value of its kind", () => {
   for (
     const parameter of [
       "integer",
@@ -215,7 +215,7 @@ Deno.test("RowReader.read gives a variable the name that the row says", () => {
   assertEquals([read.input.query, read.env], [{ v: true }, [["removeVolume", "1"]]]);
 });
 
-Deno.test("RowReader.read ignores a parameter that the API version has not", () => {
+Deno.test("RowReader.read ignores a parameter that the API version lacks", () => {
   const query: Fields = {
     signal: { type: "string", since: "1.42" },
     filter: { type: "string", until: "1.40" },

@@ -81,7 +81,7 @@ Deno.test("parseAddress counts the bytes of a socket's path: 107 fit", () => {
   }
 });
 
-Deno.test("isLocal tells what this machine alone can reach", () => {
+Deno.test("isLocal is true for addresses that only this machine can reach", () => {
   const local = [
     "unix:///run/api.sock",
     "tcp://127.0.0.1:1",
@@ -108,7 +108,7 @@ Deno.test("isLocal tells what this machine alone can reach", () => {
   for (const text of open) assertEquals([text, isLocal(parseAddress(text))], [text, false]);
 });
 
-Deno.test("bind on tcp port 0 takes a free port and tells which", async () => {
+Deno.test("bind on tcp port 0 takes a free port and returns it", async () => {
   const { listener, address, ...place } = await bound("tcp://127.0.0.1:0");
   using _ = listener;
   const { port } = listener.addr as Deno.NetAddr;
@@ -208,7 +208,7 @@ for (const flags of [[], ["--tls", "--tlscert", "/no/cert", "--tlskey", "/no/key
   });
 }
 
-Deno.test("main says that a host does not resolve, before it says who could reach it", async () => {
+Deno.test("main says first that a host does not resolve", async () => {
   // RFC 2606 reserves this name: it never resolves.
   const problem =
     'the host "api.invalid" does not resolve, expected a name or number of this machine';

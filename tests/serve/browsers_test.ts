@@ -63,7 +63,7 @@ Deno.test("judgePages refuses a Host that only looks like one of its own", () =>
   }
 });
 
-Deno.test("judgePages names what lets others in as a flag and as a setting", () => {
+Deno.test("judgePages names the flag and the setting that would allow the request", () => {
   assertMatch(verdict({ hosts: LOCAL }, { host: "x" }), /--allowed-host \(AllowedHosts\)$/);
   const origin = "http://evil.example";
   assertMatch(verdict({}, { origin }), /--api-cors-header \(CorsHeaders\)$/);
@@ -74,7 +74,7 @@ Deno.test("judgePages takes a request without a Host, which no browser sends", (
   assertMatch(verdict({ hosts: LOCAL }, { origin: "http://evil.example" }), /^pages of http/);
 });
 
-Deno.test("a request without a Host is judged by the authority of its URL", async () => {
+Deno.test("judgePages judges a request without a Host by the authority of its URL", async () => {
   await using served = await Served.open();
   const { port } = served.target as Deno.ConnectOptions;
   // HTTP/2 has no Host, without TLS either.
@@ -203,7 +203,7 @@ Deno.test("judgePages with all origins allowed still refuses a Host of others", 
   assertMatch(verdict({ hosts: LOCAL, cors: ["*"] }, headers), /^host "evil.example"/);
 });
 
-Deno.test("readHost and readOrigins refuse what would never fit", () => {
+Deno.test("readHost and readOrigins refuse what no request can have", () => {
   for (
     const [text, host] of [
       ["Api.Example:80", "api.example"],
@@ -233,7 +233,7 @@ Deno.test("readHost and readOrigins refuse what would never fit", () => {
   }
 });
 
-Deno.test("main refuses hosts and origins that would never fit, before it binds", async () => {
+Deno.test("main refuses hosts and origins that no request can have, before it binds", async () => {
   await using folder = await TempFolder.make();
   for (
     const [flag, value] of [
@@ -248,7 +248,7 @@ Deno.test("main refuses hosts and origins that would never fit, before it binds"
   }
 });
 
-Deno.test("serveapi refuses a page's upload, and lets go of it", async () => {
+Deno.test("serveapi refuses a page's upload, and closes its connection", async () => {
   await using served = await Served.open();
   const client = await Client.to(served.target);
   const body = "x".repeat(5_000_000);

@@ -236,7 +236,7 @@ Deno.test("serveapi with TlsVerify tells a client without TLS that it takes that
 });
 
 Deno.test(
-  "serveapi with TlsVerify is done with a client that sends all it has, and leaves",
+  "serveapi with TlsVerify releases a client that half-closes and leaves",
   async () => {
     await using authority = await Authority.make();
     await using served = await Served.open(settings(await authority.server(), authority.ca));
@@ -325,7 +325,7 @@ Deno.test(
   },
 );
 
-Deno.test("serveapi with TlsVerify knows no session of another authority's clients", async () => {
+Deno.test("serveapi with TlsVerify resumes no session of another authority's clients", async () => {
   await using authority = await Authority.make();
   await using other = await Authority.make();
   const { cert, key } = await authority.client();
@@ -360,7 +360,7 @@ Deno.test("serveapi with TlsVerify knows no session of another authority's clien
   assertEquals((await there.stats()).requests, 0);
 });
 
-Deno.test("serveapi with TlsVerify hears of a client that was killed", async () => {
+Deno.test("serveapi with TlsVerify notices that a client was killed", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server(), authority.ca));
   const left = untilLeft(served);
@@ -414,7 +414,7 @@ Deno.test("main with --tlsverify serves the docker CLI", async (t) => {
   assertEquals(await daemon.end(), 0);
 });
 
-Deno.test("main leaves nothing of --tlsverify behind", async () => {
+Deno.test("main with --tlsverify leaves no file behind", async () => {
   await using authority = await Authority.make();
   await using folder = await TempFolder.make();
   const pair = await authority.client();

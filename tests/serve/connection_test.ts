@@ -3,7 +3,7 @@ import { Client, PING, rest } from "../support/client.ts";
 import { until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 
-Deno.test("a request whose client leaves aborts its job and disturbs no other", async () => {
+Deno.test("serveapi aborts the job of a client that leaves, and no other", async () => {
   await using served = await Served.open();
   const gone = Promise.withResolvers<unknown>();
   served.engine.register("wait", async (job) => {
@@ -24,7 +24,7 @@ Deno.test("a request whose client leaves aborts its job and disturbs no other", 
   await until(() => served.engine.stats.running <= 2);
 });
 
-Deno.test("serveapi ends connections whose request body nobody reads, and frees their sockets", async () => {
+Deno.test("serveapi ends connections whose request body no handler reads, and frees their sockets", async () => {
   await using served = await Served.open({ IdleTimeout: "0.2" });
   served.engine.register("ignore", (job) => job.print("ignored"));
   served.router.job({ method: "POST", path: "/ignore", job: "ignore" });

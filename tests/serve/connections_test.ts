@@ -115,7 +115,7 @@ Deno.test("serveapi at MaxConnections with nothing idle lets the next client wai
   third.close();
 });
 
-Deno.test("serveapi cuts a client that does not take its answer within SendTimeout", async () => {
+Deno.test("serveapi cuts a client that does not read its answer within SendTimeout", async () => {
   await using served = await Served.open({ SendTimeout: "0.3", IdleTimeout: "0.1" });
   // Plain Hono: one big body that Deno sends by itself, which no stream of ours can watch.
   served.router.get("/big", () => new Response(new Uint8Array(64 * 1024 * 1024)));
@@ -126,7 +126,7 @@ Deno.test("serveapi cuts a client that does not take its answer within SendTimeo
   client.close();
 });
 
-Deno.test("serveapi lets a client that takes its answer slowly have all of it", async () => {
+Deno.test("serveapi sends a whole answer to a client that reads slowly", async () => {
   const size = 8 * 1024 * 1024;
   await using served = await Served.open({ IdleTimeout: "0.05" });
   served.router.get("/big", () => new Response(new Uint8Array(size)));
@@ -196,7 +196,7 @@ Deno.test("shutdown ends event streams cleanly", async () => {
   await shutdown;
 });
 
-Deno.test("shutdown cuts what is not done when the drain is over", async () => {
+Deno.test("shutdown cuts unfinished answers when the drain time is over", async () => {
   const served = await Served.open();
   const aborted = Promise.withResolvers<void>();
   served.engine.register("never", (job) => {
@@ -216,7 +216,7 @@ Deno.test("shutdown cuts what is not done when the drain is over", async () => {
   assertEquals(await served.ended, undefined);
 });
 
-Deno.test("serveapi at MaxConnections is not blocked for ever by clients that take no answer", async () => {
+Deno.test("serveapi at MaxConnections is not blocked by clients that read no answer", async () => {
   await using served = await Served.open({ MaxConnections: "2", IdleTimeout: "0.2" });
   served.router.get("/big", () => new Response(new Uint8Array(32 * 1024 * 1024)));
   const stalled: Client[] = [];

@@ -52,7 +52,7 @@ function statuses(of: ClientHttp2Session, path: string, count: number) {
   return seen;
 }
 
-Deno.test("serveapi cuts clients that do not take their answers, whatever makes those, and serves the next", async (t) => {
+Deno.test("serveapi cuts clients that do not read their answers, whatever makes those, and serves the next", async (t) => {
   for (const proto of ["tcp", "unix"]) {
     const path = `${await Deno.makeTempDir({ prefix: "floodgate-" })}/s`;
     await using served = await Served.open(
@@ -79,7 +79,7 @@ Deno.test("serveapi cuts clients that do not take their answers, whatever makes 
   }
 });
 
-Deno.test("serveapi lets a client that goes on taking have answers of any kind", async (t) => {
+Deno.test("serveapi sends whole answers of every kind to a client that reads on", async (t) => {
   const size = 24 * MIB;
   await using served = await Served.open({ SendTimeout: "4", IdleTimeout: "4" });
   served.router.get("/whole", () => new Response(new Uint8Array(size)));
@@ -116,7 +116,7 @@ Deno.test("serveapi lets a client that goes on taking have answers of any kind",
   ));
 });
 
-Deno.test("an answer that is sent piece by piece keeps its status, header and length", async () => {
+Deno.test("deliver keeps status, headers and length of an answer that it sends in pieces", async () => {
   await using served = await Served.open();
   const text = "\u20ac\u{1f600}x".repeat(50_000);
   served.router.get("/text", (c) => c.text(text, 201, { "X-Kept": "yes" }));
@@ -133,7 +133,7 @@ Deno.test("an answer that is sent piece by piece keeps its status, header and le
   client.close();
 });
 
-Deno.test("serveapi ends an HTTP/2 connection that takes nothing, and bounds what waits for it", async (t) => {
+Deno.test("serveapi ends an HTTP/2 connection that reads nothing, and bounds the bytes that wait for it", async (t) => {
   await using served = await Served.open({ SendTimeout: "0.5", IdleTimeout: "0.5" });
   served.router.get("/mib", () => new Response(new Uint8Array(MIB)));
   served.router.get("/8k", () => new Response(new Uint8Array(8_192)));
@@ -151,7 +151,7 @@ Deno.test("serveapi ends an HTTP/2 connection that takes nothing, and bounds wha
   }
 });
 
-Deno.test("serveapi gives up an HTTP/2 answer that is not taken, and leaves its neighbours alone", async () => {
+Deno.test("serveapi gives up an HTTP/2 answer that is not read, and leaves its neighbours alone", async () => {
   await using served = await Served.open({ SendTimeout: "0.3", IdleTimeout: "60" });
   const cancelled = Promise.withResolvers<void>();
   served.router.get("/stream", () => new Response(endless(() => cancelled.resolve())));
@@ -177,7 +177,7 @@ Deno.test("serveapi gives up an HTTP/2 answer that is not taken, and leaves its 
   client.destroy();
 });
 
-Deno.test("serveapi cuts a closing connection whose client takes nothing", async (t) => {
+Deno.test("serveapi cuts a closing connection whose client reads nothing", async (t) => {
   for (const drain of [300, 20_000]) {
     await t.step(`shutdown with a drain of ${drain} ms`, async () => {
       await using served = await Served.open({ SendTimeout: "0.5", IdleTimeout: "60" });

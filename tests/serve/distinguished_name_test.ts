@@ -49,7 +49,7 @@ const CN = [0x55, 4, 3];
 const text = (value: string) => new TextEncoder().encode(value);
 const named = (value: Uint8Array) => readNames(bare([CN, value])).subject;
 
-Deno.test("readNames has every attribute of the subject, the last first", async () => {
+Deno.test("readNames reads every attribute of the subject, the last first", async () => {
   const subject =
     "/DC=example/DC=com/C=DE/ST=Berlin/L=Mitte/street=Allee 1/O=Ops/OU=a/OU=b/title=Dr" +
     "/serialNumber=42/GN=Alice/SN=Liddell/UID=alice/emailAddress=alice@example.com/CN=Alice L";
@@ -105,14 +105,14 @@ Deno.test("readNames says the same as openssl", async () => {
   }
 });
 
-Deno.test("readNames has no name where there is none", async () => {
+Deno.test("readNames gives no name for an empty subject", async () => {
   assertEquals(readNames(bare()).subject, "");
   assertEquals(readNames(bare([CN, der(0x0c)])).subject, "CN=");
   assertEquals(readNames(await certificate("/O=x")).version, 3);
   assertEquals(readNames(bare()).version, 1);
 });
 
-Deno.test("readNames knows what a certificate is for", async () => {
+Deno.test("readNames reads the purposes of a certificate", async () => {
   await using authority = await Authority.make();
   const usages = async (extensions: string) => {
     const { cert } = await authority.signed("one", "/CN=x", extensions);
@@ -126,7 +126,7 @@ Deno.test("readNames knows what a certificate is for", async () => {
   assertEquals(await usages("extendedKeyUsage=serverAuth"), ["1.3.6.1.5.5.7.3.1"]);
 });
 
-Deno.test("readNames reads each kind of text, and writes bytes where it is none", () => {
+Deno.test("readNames reads each kind of text, and writes other values as bytes", () => {
   const cases: [value: Uint8Array, text: string][] = [
     [der(0x0c, text("\u00e9\u20ac")), "\u00e9\u20ac"],
     [der(0x13, text("alice")), "alice"],
@@ -152,7 +152,7 @@ Deno.test("readNames reads each kind of text, and writes bytes where it is none"
   for (const [value, expected] of cases) assertEquals(named(value), `CN=${expected}`);
 });
 
-Deno.test("readNames escapes what has a meaning in a name, and what is not to be seen", () => {
+Deno.test("readNames escapes special and unprintable characters", () => {
   const cases: [text: string, escaped: string][] = [
     ["a,b", "a\\,b"],
     ['+"<>;=\\', '\\+\\"\\<\\>\\;\\=\\\\'],

@@ -6,7 +6,7 @@ import { settle, TempFolder, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import { settings } from "../support/tls.ts";
 
-Deno.test("serveapi drops held clients quietly that went away before the gate opened", async () => {
+Deno.test("serveapi closes held clients that left before the gate opened, without a line in the log", async () => {
   await using served = await Served.bind();
   const leavers = await Promise.all(Array.from({ length: 20 }, () => Client.to(served.target)));
   await Promise.all(leavers.map((client, i) => client.send(i % 2 ? PING : "GET /_pi")));
@@ -70,7 +70,7 @@ Deno.test("serveapi holds at most Hold clients", async () => {
   }
 });
 
-Deno.test("shutdown serves those who wait in the queue of a unix socket", async () => {
+Deno.test("shutdown serves the clients in the queue of a unix socket", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/s`;
   const served = await Served.open({}, [`unix://${path}`]);
@@ -86,7 +86,7 @@ Deno.test("shutdown serves those who wait in the queue of a unix socket", async 
   assertEquals(folder.names(), []);
 });
 
-Deno.test("shutdown serves those who wait for a place", async () => {
+Deno.test("shutdown serves the clients that wait for a connection to end", async () => {
   const served = await Served.open({ MaxConnections: "1" });
   const go = Promise.withResolvers<void>();
   served.engine.register("wait", (job) => go.promise.then(() => job.print("done")));
@@ -107,7 +107,7 @@ Deno.test("shutdown serves those who wait for a place", async () => {
   await shutdown;
 });
 
-Deno.test("serveapi jobs of one engine share what descriptors allow", async () => {
+Deno.test("serveapi jobs of one engine share the limit of descriptors", async () => {
   await using served = await Served.open();
   const { target, ended } = await served.another();
   const client = await Client.to(target);

@@ -137,7 +137,7 @@ Deno.test("admit routes by the target of a request, whatever its Host is", async
   }
 });
 
-Deno.test("admit answers a malformed Host with 400 where there is a body, too", async () => {
+Deno.test("admit answers a malformed Host with 400, also with a body", async () => {
   await using stack = new AsyncDisposableStack();
   for (const way of await ways(stack)) {
     using client = await way.connect();
@@ -157,7 +157,7 @@ Deno.test("admit answers a malformed Host with 400 where there is a body, too", 
   }
 });
 
-Deno.test("admit gives HTTP/2 the URL that its client has asked for", async () => {
+Deno.test("admit gives an HTTP/2 request the URL that its client requested", async () => {
   await using authority = await Authority.make();
   const server = await authority.server();
   await using served = await Served.bind(settings(server));
@@ -169,7 +169,7 @@ Deno.test("admit gives HTTP/2 the URL that its client has asked for", async () =
   assertEquals(await (await fetch(url, { client })).text(), url);
 });
 
-Deno.test("admit judges by its authority a request that has no Host, as of HTTP/2", async () => {
+Deno.test("admit judges an HTTP/2 request without a Host by its authority", async () => {
   await using served = await Served.open();
   const { hostname, port } = served.target as Deno.ConnectOptions;
   const ask = async (authority: string) => {
@@ -191,7 +191,7 @@ Deno.test("admit judges by its authority a request that has no Host, as of HTTP/
   assertMatch(await ask("evil.example"), /^\{"message":"host .*evil.* 403 2$/);
 });
 
-Deno.test("checkAnswers gives 500 for what is no Response, and counts no connection for it", async () => {
+Deno.test("checkAnswers answers 500 for what is no Response, and leaks no connection", async () => {
   await using served = await Served.bind({ MaxConnections: "3" });
   const odd = [undefined, null, "text", 42, {}, { status: 200 }, Promise.resolve("late"), []];
   for (const [at, answer] of odd.entries()) {
@@ -214,7 +214,7 @@ Deno.test("checkAnswers gives 500 for what is no Response, and counts no connect
   assert(served.lines.some((line) => line.includes("GET /odd/2 returned no Response")));
 });
 
-Deno.test("checkAnswers tells HEAD the length that GET has, or none", async () => {
+Deno.test("checkAnswers gives HEAD the length of GET, or none", async () => {
   await using served = await Served.bind();
   served.engine.register("text", (job) => job.print("hällo"));
   served.engine.register("long", async (job) => {

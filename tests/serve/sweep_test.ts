@@ -3,7 +3,7 @@ import { Sweep, UNSENT } from "../../serve/sweep.ts";
 import { Client, PING } from "../support/client.ts";
 import { Daemon, project, run, TempFolder, until } from "../support/daemon.ts";
 
-Deno.test("Sweep looks from start to stop, and sooner once it is hastened", async () => {
+Deno.test("Sweep runs from start to stop, and sooner once it is hastened", async () => {
   let looks = 0;
   let interval = 3_600_000;
   const sweep = new Sweep(() => looks++, () => interval);
@@ -44,7 +44,7 @@ Deno.test("Sweep.sent is behind its clock by the time that an answer may take to
   assert(sweep.clock - sweep.sent >= UNSENT, `${sweep.clock - sweep.sent} ms`);
 });
 
-Deno.test("Connections.serve reads what came while the process stood still before it judges who is late", async () => {
+Deno.test("Connections.serve reads what arrived while the process stood still before it ends late clients", async () => {
   const args = ["-H", "tcp://127.0.0.1:0", "--header-timeout", "0.5", "--idle-timeout", "0.5"];
   await using daemon = Daemon.start(args);
   const target = { hostname: "127.0.0.1", port: await daemon.port() };
@@ -67,7 +67,7 @@ Deno.test("Connections.serve reads what came while the process stood still befor
   }
 });
 
-Deno.test("a program that has shut its engine down ends, whatever looked at its connections", async () => {
+Deno.test("Sweep keeps no program alive whose engine has shut down", async () => {
   await using folder = await TempFolder.make();
   await Deno.writeTextFile(
     `${folder.path}/program.ts`,

@@ -13,7 +13,7 @@ import {
   whoami,
 } from "../support/tls.ts";
 
-Deno.test("serveapi with Tls speaks HTTP/1.1 and HTTP/2, as the client likes", async () => {
+Deno.test("serveapi with Tls speaks HTTP/1.1 or HTTP/2, by ALPN", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server()));
   for (const [flag, version] of [["--http1.1", "1.1"], ["--http2", "2"]] as const) {
@@ -37,7 +37,7 @@ Deno.test("serveapi with Tls leaves unix sockets in the clear", async () => {
   assertEquals(ping.stdout, "OK", ping.stderr);
 });
 
-Deno.test("serveapi with Tls asks for no certificate, and has no user", async () => {
+Deno.test("serveapi with Tls asks for no certificate, and sets no user", async () => {
   await using authority = await Authority.make();
   await using served = await Served.open(settings(await authority.server()));
   whoami(served);

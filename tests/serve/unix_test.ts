@@ -53,7 +53,7 @@ Deno.test("bind on unix makes a socket file of mode 0660 that answers", async ()
   await greeter;
 });
 
-Deno.test("bind on unix lets no client in before the group and the mode are right", async () => {
+Deno.test("bind on unix admits no client before the group and the mode are set", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   const steps: unknown[] = [];
@@ -110,7 +110,7 @@ function ownGroup(): string {
     "";
 }
 
-Deno.test("bind on unix refuses a group that there is not, and leaves no file", async () => {
+Deno.test("bind on unix refuses an unknown group, and leaves no file", async () => {
   await using folder = await TempFolder.make();
   const address = `unix://${folder.path}/api.sock`;
   await assertRefused(
@@ -203,7 +203,7 @@ Deno.test("bind on unix refuses the place of a living process, which goes on", a
   await greeter;
 });
 
-Deno.test("bind on unix leaves alone what is no socket, with takeover as well", async () => {
+Deno.test("bind on unix leaves a file that is no socket alone, with takeover as well", async () => {
   await using folder = await TempFolder.make();
   const living = Deno.listen({ transport: "unix", path: `${folder.path}/living` });
   using _ = living;
@@ -228,7 +228,7 @@ Deno.test("bind on unix leaves alone what is no socket, with takeover as well", 
   assertEquals(await Deno.readLink(`${folder.path}/link`), "living");
 });
 
-Deno.test("bind on unix in a folder that is missing says so", async () => {
+Deno.test("bind on unix names a missing folder", async () => {
   await using folder = await TempFolder.make();
   await assertRefused(
     () => bound(`unix://${folder.path}/missing/api.sock`),
@@ -239,7 +239,7 @@ Deno.test("bind on unix in a folder that is missing says so", async () => {
   assertEquals(folder.names(), []);
 });
 
-Deno.test("bind on unix in a folder that is a file names the address", async () => {
+Deno.test("bind on unix names the address if its folder is a file", async () => {
   await using folder = await TempFolder.make();
   await Deno.writeTextFile(`${folder.path}/file`, "");
   const address = `unix://${folder.path}/file/api.sock`;
@@ -277,7 +277,7 @@ Deno.test("bind on one unix path twice at once gives it to one of the two", asyn
   await greeter;
 });
 
-Deno.test("Bound.unpublish removes the file once, and lets the clients stay", async () => {
+Deno.test("Bound.unpublish removes the file once, and keeps the clients", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   for (const how of ["unpublish", "unpublishNow"] as const) {
@@ -314,7 +314,7 @@ Deno.test("Bound.unpublish leaves the file that another process put in its place
   assertEquals(await Deno.readTextFile(path), "precious");
 });
 
-Deno.test("Bound.unpublish looks once: later, another's file may have our file's number", async () => {
+Deno.test("Bound.unpublish checks once: later, another file may have our file's inode number", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   const place = await bound(`unix://${path}`);
@@ -329,7 +329,7 @@ Deno.test("Bound.unpublish looks once: later, another's file may have our file's
   assertEquals(folder.names(), ["api.sock"]);
 });
 
-Deno.test("Bound.publish takes a living process's place, and both end as they should", async () => {
+Deno.test("Bound.publish replaces a living process's socket, and both end cleanly", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
   const old = await bound(`unix://${path}`);
@@ -389,7 +389,7 @@ Deno.test("bind on unix removes what a daemon left that was killed while it made
   assertEquals(folder.names(), []);
 });
 
-Deno.test("bind on unix does not look at what others have put in the folder, and uses another name", async () => {
+Deno.test("bind on unix ignores files of others in the folder, and uses another name", async () => {
   await using folder = await TempFolder.make();
   for (let i = 0; i < 1_000; i++) await Deno.symlink("nowhere", `${folder.path}/.floodgate-${i}`);
   await Deno.symlink("/", `${folder.path}/.s.floodgate`);
@@ -407,7 +407,7 @@ Deno.test("bind on unix does not look at what others have put in the folder, and
   assertEquals(folder.names(), before);
 });
 
-Deno.test("bind on unix does not take up a folder that others can enter", async () => {
+Deno.test("bind on unix does not reuse a folder that others can enter", async () => {
   await using folder = await TempFolder.make();
   const planted = `${folder.path}/.s.floodgate`;
   await Deno.mkdir(planted);
@@ -500,7 +500,7 @@ Deno.test({
   },
 });
 
-Deno.test("main refuses a folder that others can write in, where it may not use its descriptor", async () => {
+Deno.test("main refuses a folder that others can write in, without the permission for its descriptor", async () => {
   await using folder = await TempFolder.make();
   const limited = {
     flags: [
@@ -546,7 +546,7 @@ Deno.test("main names a folder that its user may not write in", {
   );
 });
 
-Deno.test("main tells what a socket is that its user may not connect to", {
+Deno.test("main says that a process listens on a socket that its user may not connect to", {
   ignore: Deno.uid() !== 0 || await missing("setpriv", ["--version"]),
 }, async () => {
   await using folder = await TempFolder.make();
@@ -667,7 +667,7 @@ for (const [how, group] of [["by its name", GROUP.name], ["by its number", GROUP
   });
 }
 
-Deno.test("main refuses a group that there is not, in one line, and leaves nothing behind", async () => {
+Deno.test("main refuses an unknown group, in one line, and leaves nothing behind", async () => {
   await using folder = await TempFolder.make();
   const address = `unix://${folder.path}/api.sock`;
   for (const group of ["no-such-group-here", "4294967295", "-1", "--help"]) {

@@ -37,7 +37,7 @@ chromiumTest("a page in Chromium has a WebSocket", async () => {
   await until(async () => (await served.stats()).hijacked === 0);
 });
 
-Deno.test("Deno's own WebSocket works as a client", async () => {
+Deno.test("Deno's WebSocket works as a client", async () => {
   await using served = await Served.open();
   served.router.get("/ws", (c) => echo(c.req.raw));
   const { port } = served.target as Deno.ConnectOptions;
