@@ -617,7 +617,8 @@ const withoutBody: MiddlewareHandler = async (c, next) => {
     const { length } = typeof body === "string" ? encoder.encode(body) : body;
     headers.set("Content-Length", String(length));
   }
-  // Not awaited: it resolves when the job that writes the answer has ended.
+  // Not awaited: it resolves when the job that writes the answer has ended. A source that fails as it
+  // is cancelled has ended as well.
   res.body?.cancel().catch(() => {});
   c.res = undefined;
   c.res = new Response(null, { status: res.status, statusText: res.statusText, headers });

@@ -137,7 +137,7 @@ class Attachment {
       }
       await (await this.#attach()).end(error);
     };
-    // Errors from here on mean that the client has left, which has aborted the job.
+    // Errors of both mean that the client has left, which has aborted the job.
     job.run().then(() => end(), end).catch(() => {});
     if (eager) turn().then(() => this.#attach()).catch(() => {});
     return this.#answer.promise;

@@ -442,7 +442,8 @@ async function pipe(
   };
   // A broken client is broken in both directions: closing the pair tells the native loop.
   const inwardsEnded = inwards().catch(() => closeQuietly(conn));
-  // Once the server has sent everything, what the client still sends is discarded.
+  // Once the server has sent everything, or either side has failed, what the client still sends is
+  // discarded.
   await outwards().catch(() => {});
   socket.destroy();
   closeQuietly(conn);
@@ -475,7 +476,7 @@ class SocketPairs {
   /** Makes a connected pair. */
   make(): Promise<{ near: Deno.Conn; far: Deno.Conn }> {
     const made = this.#last.then(() => this.#make());
-    this.#last = made.catch(() => {});
+    this.#last = made.catch(() => {}); // The caller gets the error; the next pair is made anyway.
     return made;
   }
   close(): void {

@@ -104,6 +104,7 @@ export class Healthchecks {
       let late = false;
       const timer = setTimeout(() => {
         late = true;
+        // It fails if the process has ended just now.
         this.#containers.daemon.driver.signal(exec.id, "SIGKILL").catch(() => {});
         io?.close(); // A process that it left in the background may keep its output open.
       }, timeout / 1e6);

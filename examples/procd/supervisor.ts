@@ -151,6 +151,7 @@ class Running {
     stop: AbortSignal,
   ): Promise<void> {
     const reader = readable.getReader();
+    // Where cancelling fails the read below has failed as well.
     stop.addEventListener("abort", () => void reader.cancel().catch(() => {}), { once: true });
     for (;;) {
       const { value, done } = await reader.read();

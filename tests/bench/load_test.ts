@@ -50,7 +50,7 @@ class Bench implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.server.kill("SIGKILL");
     await this.server.status;
-    await this.server.stdout.cancel().catch(() => {});
+    await this.server.stdout.cancel().catch(() => {}); // A test may still be reading it.
     await this.folder[Symbol.asyncDispose]();
   }
 }

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { Client, PING } from "../support/client.ts";
 import { freePort, missing, TempFolder, until } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
@@ -81,11 +81,12 @@ Deno.test("metrics count jobs by name and outcome, and no unregistered names", a
   await using served = await Served.open();
   await exposed(served);
   const { engine } = served;
+  // 20 ms, which the metrics have to count.
   engine.register("good", () => new Promise((resolve) => setTimeout(resolve, 20)));
   engine.register("bad", () => 3);
   engine.registerCatchall(() => {});
   for (let i = 0; i < 3; i++) await engine.job("good").run();
-  await engine.job("bad").run().catch(() => {});
+  await assertRejects(() => engine.job("bad").run());
   for (let i = 0; i < 10; i++) await engine.job(`made up ${i}`).run();
   const text = await exposed(served);
   const series = (job: string, outcome: string) =>
@@ -160,7 +161,7 @@ Deno.test(
       const query = async (text: string) => {
         const answer = await fetch(
           `http://127.0.0.1:${port}/api/v1/query?query=${encodeURIComponent(text)}`,
-        ).catch(() => undefined);
+        ).catch(() => undefined); // Prometheus does not listen yet.
         return answer?.ok ? (await answer.json()).data.result : (await answer?.body?.cancel(), []);
       };
       await until(async () => (await query("floodgate_ready"))[0]?.value[1] === "1");
@@ -181,7 +182,7 @@ Deno.test("metrics count requests by route, method and status, and no client's o
   engine.register("greet", (job) => job.print(`{"hello":"wörld"}`));
   engine.register("long", async (job) => {
     await job.print("begun\n");
-    await new Promise((resolve) => setTimeout(resolve, 30));
+    await new Promise((resolve) => setTimeout(resolve, 30)); // Which the metrics have to count.
     await job.print("done\n");
   });
   router.job({ method: "GET", path: "/greet/:name", job: "greet" });

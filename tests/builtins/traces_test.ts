@@ -17,6 +17,7 @@ Deno.test("a job is a span with its name and status, the child of what runs it",
         await new Promise((resolve) => setTimeout(resolve, 1));
         engine.log("warn", "said in the job", { answer: 42 });
         await engine.job("inner").run();
+        // How these two end is in their spans.
         await engine.job("failing").run().catch(() => {});
         await engine.job("three").run().catch(() => {});
         await job.print("done");

@@ -1,16 +1,15 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { NO_ACTIVATE, PASSED } from "../support/activate.ts";
 import { Client, get, PING } from "../support/client.ts";
 import {
   Daemon,
   exchange,
   installer,
-  missing,
   project,
   TempFolder,
   until,
+  untilThere,
 } from "../support/daemon.ts";
-
-const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
 
 Deno.test("--boot-timeout fails a boot that hangs, with its last progress in the reason", async () => {
   await using folder = await TempFolder.make();
@@ -55,9 +54,7 @@ function activated(path: string, folder: string, ...args: string[]): Daemon {
   return Daemon.start(["-H", "fd://", ...args], {
     through: [
       ...["systemd-socket-activate", "-l", path],
-      ...["PATH", "HOME", "DENO_DIR", "NO_COLOR", "DENO_NO_UPDATE_CHECK"].flatMap((
-        name,
-      ) => ["-E", name]),
+      ...PASSED,
       ...["sh", "-c", again, "sh"],
     ],
     program: project("mod.ts"),
@@ -99,10 +96,10 @@ Deno.test(
     await using folder = await TempFolder.make();
     const path = `${folder.path}/s`;
     await Deno.writeTextFile(`${folder.path}/stop`, "");
-    const go = JSON.stringify(`${folder.path}/go`);
+    const go = `${folder.path}/go`;
     const module = installer(`
     engine.register("long", async () => {
-      while (!await Deno.lstat(${go}).catch(() => {})) await new Promise((r) => setTimeout(r, 5));
+      ${untilThere(go)}
       console.log("long has ended");
     });
     engine.job("long").run();
@@ -117,9 +114,7 @@ Deno.test(
     ], {
       through: [
         ...["systemd-socket-activate", "-l", path],
-        ...["PATH", "HOME", "DENO_DIR", "NO_COLOR", "DENO_NO_UPDATE_CHECK"].flatMap((
-          name,
-        ) => ["-E", name]),
+        ...PASSED,
       ],
     });
     await daemon.says(/Listening on/);
@@ -138,7 +133,7 @@ Deno.test(
     events[Symbol.dispose]();
     await passed(1_500);
     assertEquals(daemon.stderr.includes("ending"), false); // A job runs.
-    await Deno.writeTextFile(`${folder.path}/go`, "");
+    await Deno.writeTextFile(go, "");
     await daemon.says(/no client for 0.2 s: ending/);
     assertEquals((await daemon.status).code, 0);
     assertMatch(daemon.stdout, /long has ended/);

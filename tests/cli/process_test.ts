@@ -98,11 +98,13 @@ Deno.test({
     const install = installer(`
       engine.register("wait", () => new Promise((resolve) => engine.stopping.onabort = () => resolve()));
       engine.job("wait", "for", "ever").run();
+      // The time itself matters: the boot lasts until Deno would listen for the signal.
       await new Promise((resolve) => setTimeout(resolve, 700));`);
     const began = performance.now();
     await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install]);
     await until(() => folder.names().includes("api.sock"));
-    // Deno listens for the signal from half a second after its start on.
+    // Deno listens for the signal from half a second after its start on, so signals are sent at
+    // intervals until long after.
     let sent = 0;
     for (; performance.now() < began + 1_500 || sent < 10; sent++) {
       daemon.kill("SIGUSR1");

@@ -2,6 +2,7 @@ import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
 import { Env } from "../../engine/env.ts";
 import { compactJson, elementsOf, membersOf } from "../../engine/json.ts";
 import { project, run } from "../support/daemon.ts";
+import { assertLinear } from "../support/engine.ts";
 
 /** Numbers between 0 and 1, the same ones each time (mulberry32). */
 function random(seed: number): () => number {
@@ -136,28 +137,17 @@ const WORST: Record<string, (size: number) => string> = {
 };
 
 for (const [what, make] of Object.entries(WORST)) {
-  Deno.test(`Env.decode takes time in proportion to the text: ${what}`, () => {
-    const time = (size: number) => {
+  Deno.test(`Env.decode takes time in proportion to the text: ${what}`, async () => {
+    await assertLinear(MIB / 4, (size) => {
       const text = make(size);
-      let best = Infinity;
-      for (let i = 0; i < 3; i++) {
-        const started = performance.now();
+      return () => {
         try {
           Env.decode(text).encode();
         } catch (error) {
           if (!(error instanceof SyntaxError)) throw error;
         }
-        best = Math.min(best, performance.now() - started);
-      }
-      return best;
-    };
-    // Eight times the text; the square of that would be 64 times the time. A machine that is busy
-    // with something else gets another chance.
-    for (let attempt = 1;; attempt++) {
-      const [small, large] = [time(MIB / 4), time(2 * MIB)];
-      if (large < Math.max(small, 5) * 24) break;
-      assertLess(attempt, 10, `${large} ms for eight times what takes ${small} ms`);
-    }
+      };
+    });
   });
 }
 

@@ -1,7 +1,15 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { activate, NO_ACTIVATE } from "../support/activate.ts";
-import { get } from "../support/client.ts";
-import { Daemon, exchange, installer, project, TempFolder, untilHeld } from "../support/daemon.ts";
+import { ANSWERED, get } from "../support/client.ts";
+import {
+  Daemon,
+  exchange,
+  installer,
+  project,
+  TempFolder,
+  untilHeld,
+  untilThere,
+} from "../support/daemon.ts";
 
 /** What the daemon itself wrote to stderr. */
 function complaints(daemon: Daemon): string[] {
@@ -20,7 +28,6 @@ async function portOf(pid: number, fd: number): Promise<number> {
   throw new Error(`descriptor ${fd} is in no table`);
 }
 const PING = get("/_ping");
-const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
 
 /** Addresses that the daemon says it listens on. */
 function addresses(daemon: Daemon): string[] {
@@ -149,10 +156,8 @@ Deno.test("fd:// finishes requests at SIGTERM, and leaves the next to the next d
   const module = installer(`
     router.get("/slow", async (c) => {
       console.log("asked");
-      for (;;) {
-        try { Deno.statSync(${JSON.stringify(go)}); return c.text("finished"); }
-        catch { await new Promise((r) => setTimeout(r, 5)); }
-      }
+      ${untilThere(go)}
+      return c.text("finished");
     });`);
   await using daemon = await activate([path], ["-H", "fd://", "--install", module]);
   const answer = exchange({ transport: "unix", path }, get("/slow"));
@@ -175,9 +180,7 @@ Deno.test(
     // None is answered until there is no descriptor left for the last.
     const module = installer(`
     const gone = async () => {
-      while (!await Deno.lstat(${
-      JSON.stringify(go)
-    }).catch(() => {})) await new Promise((r) => setTimeout(r, 5));
+      ${untilThere(go)}
     };
     router.get("/late", async (c) => {
       await gone();

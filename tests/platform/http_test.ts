@@ -408,7 +408,7 @@ needs(
     released.resolve();
     await gone;
     watched.fail("again"); // It has ended.
-    await pair.served.finished.catch(() => {});
+    await pair.served.finished.catch(() => {}); // It fails with the answer.
     // What the loop reads in another way cannot be watched.
     using file = await Deno.open(new URL(import.meta.url));
     assertEquals(watchReads(file.readable, () => {}, () => {}), undefined);

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { get } from "../support/client.ts";
+import { ANSWERED, get } from "../support/client.ts";
 import {
   Daemon,
   exchange,
@@ -10,11 +10,11 @@ import {
   serveProject,
   TempFolder,
   until,
+  untilThere,
 } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
 
 const PING = get("/_ping");
-const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
 
 const NO_NOTIFY = await missing("systemd-notify", ["--version"]);
 const NO_NODE = await missing("node", ["--version"]);
@@ -47,13 +47,6 @@ class Receiver implements Disposable {
   }
 }
 
-/** Waits for a file, in a module for `--install`. */
-function waitFor(path: string): string {
-  return `while (!await Deno.lstat(${
-    JSON.stringify(path)
-  }).catch(() => {})) await new Promise((r) => setTimeout(r, 5));`;
-}
-
 for (const kind of ["path", "abstract"]) {
   Deno.test(`sd_notify over a socket with ${kind} name: booting, ready after the boot, reloading, stopping`, async () => {
     await using folder = await TempFolder.make();
@@ -64,7 +57,7 @@ for (const kind of ["path", "abstract"]) {
     const module = `${folder.path}/module.js`;
     await Deno.writeTextFile(
       module,
-      `export async function install() { console.log("booting"); ${waitFor(go)} }`,
+      `export async function install() { console.log("booting"); ${untilThere(go)} }`,
     );
     await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`, "--install", module], {
       env: { NOTIFY_SOCKET: systemd.address },
@@ -114,7 +107,10 @@ async function startWithin(
   }
 }
 
-/** A boot of 30 steps, each of which takes 100 ms, after the daemon has loaded. */
+/**
+ * A boot of 30 steps of 100 ms, after the daemon has loaded. In real time, which {@linkcode
+ * startWithin} counts as systemd does.
+ */
 const longBoot = (progress: string) =>
   `for (let i = 1; i <= 30; i++) { ${progress} await new Promise((r) => setTimeout(r, 100)); }`;
 
@@ -145,12 +141,14 @@ Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is i
 Deno.test("progress that comes too fast is sent by its last text, before READY", async () => {
   await using folder = await TempFolder.make();
   using systemd = new Receiver(`${folder.path}/notify`);
+  const go = `${folder.path}/go`;
   const steps = `for (let i = 1; i <= 10_000; i++) engine.progress(String(i));`;
-  const wait = `await new Promise((r) => setTimeout(r, 200));`;
   await using _daemon = Daemon.start(
-    ["-H", `unix://${folder.path}/s`, "--install", installer(steps + wait)],
+    ["-H", `unix://${folder.path}/s`, "--install", installer(steps + untilThere(go))],
     { env: { NOTIFY_SOCKET: systemd.address } },
   );
+  await systemd.got("STATUS=10000");
+  await Deno.writeTextFile(go, "");
   await systemd.got("READY=1");
   const all = systemd.texts;
   assertEquals(all.slice(-2), [
@@ -183,7 +181,7 @@ Deno.test("SIGHUP during the boot tells systemd nothing, which waits for READY=1
   using systemd = new Receiver(`${folder.path}/notify`);
   const go = `${folder.path}/go`;
   await using daemon = Daemon.start(
-    ["-H", `unix://${folder.path}/s`, "--install", installer(waitFor(go))],
+    ["-H", `unix://${folder.path}/s`, "--install", installer(untilThere(go))],
     { env: { NOTIFY_SOCKET: systemd.address } },
   );
   await daemon.says(/listening on/);

@@ -89,7 +89,7 @@ needs(
     await asked.promise;
     const stream = duplicate(descriptor.fd);
     cancel();
-    await served.finished.catch(() => {});
+    await served.finished.catch(() => {}); // It may reject because it was cancelled.
     answer.resolve(new Response());
     await stream.write(encoder.encode("hello"));
     await stream.closeWrite();

@@ -1,13 +1,13 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { userName } from "../../platform/peers.ts";
 import { Client, get, PING } from "../support/client.ts";
+import { NO_ACTIVATE } from "../support/activate.ts";
 import { Daemon, installer, missing, run, TempFolder } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
 
 const ROOT = Deno.uid() === 0;
 const NO_SETPRIV = !ROOT || await missing("setpriv", ["--version"]);
 const NO_CURL = await missing("curl", ["--version"]);
-const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
 
 /** Tells who asks, and lets one group stop things. */
 const WHO = installer(`

@@ -9,13 +9,12 @@ import {
   observe,
   shutConnections,
 } from "../../platform/sockets.ts";
-import { Client, get, PING as PING_KEPT } from "../support/client.ts";
+import { ANSWERED, Client, get, PING as PING_KEPT } from "../support/client.ts";
 import { Daemon, exchange, TempFolder, testWhere, until } from "../support/daemon.ts";
 import { Served } from "../support/served.ts";
 import { foreign, foreignTest, needs } from "../support/platform.ts";
 
 const PING = get("/_ping");
-const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
 
 needs(
   "a listener's descriptor is found in /proc/self/fd by the address it has",

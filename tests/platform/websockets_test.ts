@@ -4,17 +4,9 @@ import { isWebSocket, markServed } from "../../platform/websockets.ts";
 import { connect, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
+import { handshakeOf } from "../support/upgrades.ts";
 
-const HANDSHAKE = [
-  "GET / HTTP/1.1",
-  "Host: localhost",
-  "Connection: Upgrade",
-  "Upgrade: websocket",
-  "Sec-WebSocket-Version: 13",
-  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-  "",
-  "",
-].join("\r\n");
+const HANDSHAKE = handshakeOf("/");
 /** A text of three letters, masked with zeros, as clients have to mask. */
 const MESSAGE = new Uint8Array([0x81, 0x83, 0, 0, 0, 0, 0x61, 0x62, 0x63]);
 
@@ -41,7 +33,7 @@ async function echo(
     (error) => new Response(String(error), { status: 500 }),
     () => {},
   );
-  served.finished.catch(() => {});
+  served.finished.catch(() => {}); // Tests that are about it await it.
   await client.write(new TextEncoder().encode(HANDSHAKE));
   await test(client, served, () => socket!);
 }

@@ -1,4 +1,4 @@
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
 import { attachProfiler, Engine } from "../../mod.ts";
 import { createRouter } from "../../router.ts";
 import { Monitor } from "../../profiler/monitor.ts";
@@ -57,7 +57,7 @@ Deno.test(
     for (const gate of Object.values(gates)) gate.resolve();
     await Promise.all(runs);
 
-    await engine.job("failing").run().catch(() => {});
+    await assertRejects(() => engine.job("failing").run());
     for (let i = 0; i < 300; i++) await engine.job(`name-${i}`).run();
     const after = await jobs();
     assertEquals(after.running, []);

@@ -1,10 +1,10 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { run, TempFolder, until } from "../support/daemon.ts";
+import { missing, run, TempFolder, until } from "../support/daemon.ts";
 import { BUSY, lineOf, profiled, under } from "../support/profiler.ts";
 
-const NO_GO = await run("go", ["version"]).then(({ code }) => code !== 0, () => true);
+const NO_GO = await missing("go", ["version"]);
 if (NO_GO) console.log("skipped: there is no go here, whose pprof would read the profiles");
-const NO_CURL = await run("curl", ["--version"]).then(({ code }) => code !== 0, () => true);
+const NO_CURL = await missing("curl", ["--version"]);
 if (NO_CURL) console.log("skipped: there is no curl here, which would fetch from a unix socket");
 
 /** Runs `go tool pprof`, which may write only below the folder. */

@@ -237,7 +237,7 @@ Deno.test("Router.job cuts the answer of a job that fails after it began, and lo
     engine.register("big", async (job) => {
       const written = job.print("x".repeat(stream ? 10 : 70 * KIB));
       await settle();
-      written.catch(() => {});
+      written.catch(() => {}); // The job fails by what it throws itself.
       throw new Error("no such luck");
     });
     router.job({ method: "GET", path: "/big", job: "big", stream });

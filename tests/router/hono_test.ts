@@ -158,7 +158,7 @@ function build(app: Hono, files: string, logged: string[]): void {
   app.get("/secure/x", (c) => c.text("secure"));
   app.use("/timeout/*", timeout(20));
   app.get("/timeout/x", async (c) => {
-    await new Promise((resolve) => setTimeout(resolve, 60));
+    await new Promise((resolve) => setTimeout(resolve, 60)); // Past the timeout above.
     return c.text("late");
   });
   app.get("/timeout/y", (c) => c.text("in time"));

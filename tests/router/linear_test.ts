@@ -1,9 +1,7 @@
-import { assertLess } from "@std/assert";
 import { judgePages } from "../../serve/browsers.ts";
 import { admit } from "../../serve/requests.ts";
-import { make } from "../support/router.ts";
-
-const KIB = 1_024;
+import { assertLinear } from "../support/engine.ts";
+import { KIB, make } from "../support/router.ts";
 
 /** What a client sends that would be the worst of its kind, of about so many bytes. */
 const WORST: Record<string, (size: number) => string> = {
@@ -74,28 +72,18 @@ function places() {
 }
 
 for (const [what, make] of Object.entries(WORST)) {
-  Deno.test(`Router takes time in proportion to what a client sends: ${what}`, async () => {
+  Deno.test(`Router takes time in proportion to what a client sends: ${what}`, async (t) => {
     const { of, logged } = places();
     for (const [where, send] of Object.entries(of)) {
-      const time = async (size: number) => {
-        const text = make(size);
-        let best = Infinity;
-        for (let i = 0; i < 3; i++) {
-          const started = performance.now();
-          const response = await send(text);
-          await response.body?.cancel();
-          best = Math.min(best, performance.now() - started);
-          logged.length = 0;
-        }
-        return best;
-      };
-      // Eight times the text; the square of that would be 64 times the time. A machine that is busy
-      // with something else gets another chance.
-      for (let attempt = 1;; attempt++) {
-        const [small, large] = [await time(16 * KIB), await time(128 * KIB)];
-        if (large < Math.max(small, 5) * 24) break;
-        assertLess(attempt, 10, `${where}: ${large} ms for eight times what takes ${small} ms`);
-      }
+      await t.step(where, () =>
+        assertLinear(16 * KIB, (size) => {
+          const text = make(size);
+          return async () => {
+            const response = await send(text);
+            await response.body?.cancel();
+            logged.length = 0;
+          };
+        }));
     }
   });
 }

@@ -462,6 +462,7 @@ Deno.test("Router.job drops a queued request whose client leaves", async () => {
     router.job({ method: "GET", path: "/work", job: "work", concurrency });
   });
   const url = `http://127.0.0.1:${server.port}/work`;
+  // A request that is aborted rejects: that is how its client leaves.
   const leave = new AbortController();
   const first = fetch(url, { signal: leave.signal }).catch(() => {});
   await until(() => server.engine.stats.running === 2); // serveapi is the other.

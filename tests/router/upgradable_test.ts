@@ -7,7 +7,7 @@ import { Client, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";
 import { foreignTest } from "../support/platform.ts";
 import { portOf, Served } from "../support/served.ts";
-import { closed, message, openSocket, upgrade, upgradeOf } from "../support/upgrades.ts";
+import { closed, message, openSocket, sendBack, upgrade, upgradeOf } from "../support/upgrades.ts";
 
 /** A router with all that is upgraded. */
 function upgrading({ engine }: Served): Router {
@@ -17,7 +17,7 @@ function upgrading({ engine }: Served): Router {
   router.upgradable("/echo");
   router.post("/echo", (c) => {
     const { response, connection } = c.env.upgrade();
-    connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+    sendBack(connection);
     return response;
   });
   router.get("/ws", (c) => {

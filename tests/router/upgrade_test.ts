@@ -115,7 +115,7 @@ foreignTest("a job that fails before it is attached answers with its error", asy
 foreignTest("a job says when its client has the upgrade, however long it takes", async () => {
   await using doors = await Doors.open();
   const { engine, router, lines } = doors.served;
-  // Longer than it would be waited for in vain.
+  // The time itself is what is tested: no client gets its 101 by waiting, as after 200 ms once.
   const boot = () => new Promise((resolve) => setTimeout(resolve, 250));
   const handlers: Record<string, (job: Job) => unknown> = {
     fails: (job) => job.error(`no such container: ${job.args[0]}`),

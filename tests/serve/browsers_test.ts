@@ -256,7 +256,7 @@ Deno.test("serveapi refuses a page's upload, and closes its connection", async (
   const sent = client.send(
     `POST /containers/create HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n` +
       `Content-Length: ${body.length}\r\n\r\n${body}`,
-  ).catch(() => {});
+  ).catch(() => {}); // The daemon may close the connection before it has read all.
   const { status, header, body: answer } = await client.answer();
   assertEquals(status, 403);
   assertStringIncludes(JSON.parse(answer).message, "pages of http://evil.example may not use");

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { type ClientHttp2Session, connect } from "node:http2";
 import { Client, PING } from "../support/client.ts";
-import { until } from "../support/daemon.ts";
+import { TempFolder, until } from "../support/daemon.ts";
 import { Workload } from "../../serve/workload.ts";
 import { Served } from "../support/served.ts";
 
@@ -11,7 +11,7 @@ const MIB = 1_024 * 1_024;
 function answers(served: Served, size: number): string[] {
   served.engine.register("dump", (job) => {
     // It waits for no client, and has ended before its client has taken anything.
-    job.stdout.write(new Uint8Array(size))?.catch(() => {});
+    job.stdout.write(new Uint8Array(size))?.catch(() => {}); // Cutting the client fails it.
   });
   served.router.job({ method: "GET", path: "/ended-job", job: "dump" });
   served.router.job({ method: "GET", path: "/stream-job", job: "dump", stream: true });
@@ -54,7 +54,8 @@ function statuses(of: ClientHttp2Session, path: string, count: number) {
 
 Deno.test("serveapi cuts clients that do not read their answers, whatever makes those, and serves the next", async (t) => {
   for (const proto of ["tcp", "unix"]) {
-    const path = `${await Deno.makeTempDir({ prefix: "floodgate-" })}/s`;
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/s`;
     await using served = await Served.open(
       { SendTimeout: "0.4", IdleTimeout: "0.3", MaxConnections: "10" },
       [proto === "tcp" ? "tcp://127.0.0.1:0" : `unix://${path}`],
@@ -75,7 +76,6 @@ Deno.test("serveapi cuts clients that do not read their answers, whatever makes 
         await until(async () => (await served.stats()).open === 0);
       });
     }
-    await Deno.remove(path.slice(0, -2), { recursive: true }).catch(() => {});
   }
 });
 
@@ -188,6 +188,7 @@ Deno.test("serveapi cuts a closing connection whose client reads nothing", async
       const sent = client.send(request.repeat(2_000)).catch(() => {}); // It is reset in the middle.
       let seen = -1;
       await until(async () => {
+        // The window is full once no further request is taken for a while.
         const { requests } = await served.stats();
         await new Promise((resolve) => setTimeout(resolve, 50));
         return seen === (seen = requests);

@@ -58,7 +58,7 @@ Deno.test("Connections.serve reads what arrived while the process stood still be
     last.close();
     daemon.kill("SIGSTOP");
     await Promise.all(clients.map((client) => client.send(PING)));
-    await new Promise((resolve) => setTimeout(resolve, 1_500)); // It is about this time.
+    await new Promise((resolve) => setTimeout(resolve, 1_500)); // Past both timeouts.
     daemon.kill("SIGCONT");
     const answers = await Promise.allSettled(clients.map((client) => client.answer()));
     const lost = answers.filter(({ status }) => status === "rejected").length;

@@ -23,6 +23,7 @@ import {
   handshakeOf,
   message,
   openSocket,
+  sendBack,
   upgrade,
   upgradeOf,
 } from "../support/upgrades.ts";
@@ -34,7 +35,7 @@ function echo({ router }: Served): Promise<UpgradedConnection>[] {
   router.post("/echo", (c) => {
     const { response, connection } = c.env.upgrade({ "x-more": "1" });
     connections.push(connection);
-    connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+    sendBack(connection);
     return response;
   });
   return connections;
@@ -109,7 +110,7 @@ foreignTest(
     router.post("/body", async (c) => {
       const body = await c.req.text();
       const { response, connection } = c.env.upgrade({ "x-body": body });
-      connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+      sendBack(connection);
       return response;
     });
     echo(doors.served);
@@ -770,7 +771,7 @@ foreignTest(
         await new Promise((resolve) => job.signal.addEventListener("abort", resolve));
       }
       await job.print(job.signal.reason.message);
-      // Until it is cut.
+      // Writes at intervals until it is cut.
       for (;;) {
         await new Promise((resolve) => setTimeout(resolve, 20));
         await job.print(".");
@@ -875,7 +876,7 @@ foreignTest(
       await slow.promise;
       const { response, connection } = c.env.upgrade();
       connections.push(connection);
-      connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+      sendBack(connection);
       return response;
     });
     router.upgradable("/slow");
@@ -917,6 +918,7 @@ foreignTest(
         using client = await Client.to(target);
         await client.send(request);
         await client.conn.closeWrite();
+        // The daemon may have cut it already.
         if (!request.includes("/slow")) await client.more().catch(() => {});
       },
     ];
@@ -998,7 +1000,8 @@ Deno.test("WebSockets work over TLS, with client certificates or without", async
       socket.send(text);
       assertEquals(await got, text);
     }
-    // Longer than a TLS connection that has ended is let stay.
+    // The time itself is what is tested: longer than a TLS connection may linger (1 s), and than
+    // the pause of a sweep.
     await new Promise((resolve) => setTimeout(resolve, 1_500));
     const got = message(socket);
     socket.send("still here");
@@ -1018,7 +1021,7 @@ foreignTest("raw upgrades work behind client certificates, and know the client",
   served.router.upgradable("/x");
   served.router.post("/x", (c) => {
     const { response, connection } = c.env.upgrade({ "x-client": c.env.client!.subject });
-    connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {});
+    sendBack(connection);
     return response;
   });
   const { port } = served.target as Deno.ConnectOptions;

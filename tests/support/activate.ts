@@ -10,7 +10,15 @@ import { Daemon, type DaemonOptions, freePort, missing } from "./daemon.ts";
 export const NO_ACTIVATE = await missing("systemd-socket-activate", ["--version"]);
 
 /** systemd-socket-activate passes no variables on but those that it is told. */
-const PASSED = ["HOME", "PATH", "TMPDIR", "DENO_DIR", "JSR_URL", "NO_COLOR", "DENO_NO_UPDATE_CHECK"]
+export const PASSED: string[] = [
+  "HOME",
+  "PATH",
+  "TMPDIR",
+  "DENO_DIR",
+  "JSR_URL",
+  "NO_COLOR",
+  "DENO_NO_UPDATE_CHECK",
+]
   .flatMap((name) => ["-E", name]);
 
 /**

@@ -35,6 +35,9 @@ export function get(path: string): string {
   return `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n`;
 }
 
+/** The beginning of an answer with status 200. */
+export const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
+
 const encoder = new TextEncoder();
 
 /** Connects. */

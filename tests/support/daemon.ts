@@ -169,6 +169,12 @@ export function installer(body: string): string {
     encodeURIComponent(`export async function install(engine, router) {${body}}`);
 }
 
+/** For the body of {@linkcode installer}: waits until there is a file. */
+export function untilThere(path: string): string {
+  return `while (!await Deno.lstat(${JSON.stringify(path)}).catch(() => {}))
+    await new Promise((resolve) => setTimeout(resolve, 5));`;
+}
+
 /**
  * For the body of {@linkcode installer}: waits until so many clients are held, or the most that can
  * be.

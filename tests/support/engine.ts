@@ -5,7 +5,7 @@
  * @module
  */
 
-import { assertRejects } from "@std/assert";
+import { assertLess, assertRejects } from "@std/assert";
 import {
   Engine,
   Env,
@@ -90,3 +90,28 @@ export const failing = (error: Error): Record<string, WritableStream<Uint8Array>
 
 export const encoded = (text: string) => new TextEncoder().encode(text);
 export const decoded = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+
+/**
+ * Asserts that work takes time in proportion to its size, by the best of three runs each.
+ *
+ * @param size The smaller of the two sizes; the other is eight times that.
+ * @param prepare Gives the work of a size.
+ */
+export async function assertLinear(size: number, prepare: (size: number) => () => unknown) {
+  const time = async (size: number) => {
+    const work = prepare(size);
+    let best = Infinity;
+    for (let i = 0; i < 3; i++) {
+      const started = performance.now();
+      await work();
+      best = Math.min(best, performance.now() - started);
+    }
+    return best;
+  };
+  // The square of eight times the size would be 64 times the time. A busy machine may try again.
+  for (let attempt = 1;; attempt++) {
+    const [small, large] = [await time(size), await time(8 * size)];
+    if (large < Math.max(small, 5) * 24) break;
+    assertLess(attempt, 10, `${large} ms for eight times what takes ${small} ms`);
+  }
+}

@@ -5,6 +5,7 @@
  */
 
 import WebSocketClient from "npm:ws@8.18.0";
+import type { UpgradedConnection } from "../../router.ts";
 import { Client, type Target } from "./client.ts";
 import { TempFolder, until } from "./daemon.ts";
 import { Served } from "./served.ts";
@@ -108,5 +109,12 @@ export function closed(socket: WebSocketClient): Promise<{ code: number; reason:
       (code: number, reason: Uint8Array) =>
         resolve({ code, reason: new TextDecoder().decode(reason) }),
     );
+  });
+}
+
+/** Sends back what a raw connection gets. */
+export function sendBack(connection: Promise<UpgradedConnection>): void {
+  connection.then(({ readable, writable }) => readable.pipeTo(writable)).catch(() => {
+    // The connection was cut, or the upgrade not given: tests about that see it at the client.
   });
 }
