@@ -119,6 +119,7 @@ export function canPeek(): boolean {
 }
 
 const FOUND = Symbol("descriptor");
+const FD = core?.internalFdSymbol;
 /** What is known of the descriptor of a connection. */
 export interface Descriptor {
   readonly fd: number;
@@ -129,7 +130,7 @@ export interface Descriptor {
 /** The descriptor of a connection; of a unix one, if {@linkcode findDescriptor} has found it. */
 export function descriptorOf(conn: Deno.Conn): Descriptor | undefined {
   const known = conn as unknown as Record<symbol, unknown>;
-  const fd = known[core.internalFdSymbol];
+  const fd = known[FD];
   return typeof fd === "number" ? { fd } : known[FOUND] as Descriptor | undefined;
 }
 
@@ -190,14 +191,13 @@ class Finder {
   #late = false;
   /** The listeners, by path. */
   #listeners = new Map<string, UnixListener>();
+  #last: UnixListener | undefined;
   /** How many were asked for, looks that took, and how often all descriptors were looked through. */
   readonly counts = { asked: 0, looks: 0, all: 0 };
 
   find(path: string): Descriptor | undefined {
-    let listener = this.#listeners.get(path);
-    if (listener === undefined) {
-      this.#listeners.set(path, listener = { name: nameOf(path), current: false });
-    }
+    // Most come to the same as the last, and to look it up takes longer than to compare.
+    const listener = path === this.#last?.path ? this.#last : this.#last = this.#listenerAt(path);
     const { name } = listener;
     this.counts.asked++;
     const fd = listener.current ? this.#guess(name) : this.#onlyOne(name);
@@ -205,6 +205,14 @@ class Finder {
     if (fd === undefined) return undefined;
     this.#hand = fd + 1;
     return { fd, cookie: this.#cookies[fd] };
+  }
+
+  #listenerAt(path: string): UnixListener {
+    let listener = this.#listeners.get(path);
+    if (listener === undefined) {
+      this.#listeners.set(path, listener = { path, name: nameOf(path), current: false });
+    }
+    return listener;
   }
 
   skip(): void {
@@ -303,6 +311,7 @@ class Finder {
 }
 /** A listener, and whether each of its connections is known. */
 interface UnixListener {
+  readonly path: string;
   /** Its name, as getsockname(2) gives it. */
   readonly name: Uint8Array;
   current: boolean;

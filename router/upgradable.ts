@@ -44,7 +44,10 @@ export class Upgrades implements Upgradable {
   }
 
   get size(): number {
-    return this.#all.reduce((sum, { upgrades }) => sum + upgrades.size, this.#own.size);
+    let { size } = this.#own;
+    // Asked for each connection.
+    for (const { upgrades } of this.#all) size += upgrades.size;
+    return size;
   }
   has(segment: string): boolean {
     return this.#own.has(segment) ||

@@ -76,22 +76,17 @@ class Front implements Upgrading {
     this.#conn = conn;
     this.#descriptor = descriptor;
     signal.addEventListener("abort", () => this.#cut());
-    const pass = () => {
-      this.#native = serve(conn, this, handler, onError, onListen);
-      return this.#native.finished;
-    };
     const judge = (kind: number): Promise<void> => {
       if (kind === INCOMPLETE) return this.#lookAgain().then(judge);
       if (kind > 0) return this.#serveRaw(kind, handler, onError);
       this.once = kind === MAY_UPGRADE;
       this.#tooOld = kind === TOO_OLD;
-      return pass();
+      this.#native = serve(conn, this, handler, onError, onListen);
+      return this.#native.finished;
     };
-    // Most clients have sent their first request by the time they are accepted, and it asks for none.
     const kind = look(descriptor);
-    const served = kind === PASS
-      ? pass()
-      : kind === NOTHING
+    // Most clients have sent their first request by the time they are accepted.
+    const served = kind === NOTHING
       ? untilReadable(conn).then(() => judge(look(descriptor)))
       : judge(kind);
     this.finished = served.then(
