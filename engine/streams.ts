@@ -16,13 +16,20 @@ export class Input {
   /**
    * Attaches the source.
    *
-   * @throws {TypeError} If a source is attached already.
+   * @throws {TypeError} If a source is attached already, or this is none.
    */
   add(source: ReadableStream<Uint8Array> | Request | Response | Uint8Array | string): void {
     if (this.#added) throw new TypeError("the input has a source already");
+    // A Blob has a text, too, but not a body.
+    if (has(source, "text") && "body" in source) this.#whole = source;
+    else if (typeof source === "string" || source instanceof Uint8Array) {
+      this.#source = streamOf(source);
+    } else if (source instanceof ReadableStream) this.#source = source;
+    else {
+      const expected = "a text, a Uint8Array, a ReadableStream, a Request or a Response";
+      throw new TypeError(`cannot read ${shown(source)}, expected ${expected}`);
+    }
     this.#added = true;
-    if (typeof source === "object" && "text" in source) this.#whole = source;
-    else this.#source = source instanceof ReadableStream ? source : streamOf(source);
   }
   /** Whether a source is attached. */
   get used(): boolean {
@@ -117,8 +124,16 @@ export class Output {
     this.#writer = writer as { [WRITE_AFTER_END](data: Uint8Array | string): void } | undefined;
   }
 
-  /** Attaches a destination. It is closed with the output. */
+  /**
+   * Attaches a destination. It is closed with the output.
+   *
+   * @throws {TypeError} If this is none, or a stream that is locked.
+   */
   add(destination: WritableStream<Uint8Array> | Sink): void {
+    if (!has(destination, "getWriter") && !has(destination, "write")) {
+      const expected = "a WritableStream, or an object with a method write";
+      throw new TypeError(`cannot write to ${shown(destination)}, expected ${expected}`);
+    }
     // Not by instanceof: the runtime loads the class WritableStream only when code names it.
     if ("getWriter" in destination) {
       const writer = destination.getWriter();
@@ -308,6 +323,14 @@ export class Output {
     }
     if (this.#failure) throw this.#failure.error;
   }
+}
+
+function has<T, Name extends string>(
+  value: T,
+  name: Name,
+): value is Extract<T, Record<Name, unknown>> {
+  return typeof value === "object" && value !== null &&
+    typeof (value as Record<string, unknown>)[name] === "function";
 }
 
 /** A value of the wrong type, for an error message. */

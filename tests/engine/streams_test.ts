@@ -27,6 +27,28 @@ async function writeBytewise(out: Output, text: string): Promise<void> {
 
 // Input
 
+Deno.test("Input and Output refuse what is no source and no destination, and take one then", async () => {
+  for (const wrong of [null, undefined, 5, {}, [1], new Blob(["lost"]), () => "text"]) {
+    const input = new Input();
+    assertThrows(
+      () => input.add(wrong as never),
+      TypeError,
+      "expected a text, a Uint8Array, a Rea",
+    );
+    assertEquals(input.used, false);
+    input.add("right");
+    assertEquals(await input.text(), "right");
+
+    const output = new Output();
+    assertThrows(
+      () => output.add(wrong as never),
+      TypeError,
+      "expected a WritableStream, or an ob",
+    );
+    assertEquals(output.used, false);
+  }
+});
+
 Deno.test("Input takes a stream, bytes or a string", async () => {
   for (const source of [() => streamOf("hé", "llo"), () => encoded("héllo"), () => "héllo"]) {
     const [text, readable] = [new Input(), new Input()];
