@@ -57,7 +57,6 @@ const DEADLY = Deno.build.os !== "linux" ? {} : {
   SIGUSR2: 12,
   SIGALRM: 14,
   SIGXCPU: 24,
-  SIGXFSZ: 25,
   SIGVTALRM: 26,
   SIGPROF: 27,
   SIGIO: 29,
@@ -66,7 +65,8 @@ const DEADLY = Deno.build.os !== "linux" ? {} : {
 
 /**
  * The first SIGINT or SIGTERM drains, the second ends the process with the status that a shell
- * expects (128 and the number). SIGHUP runs the job `reload`. Other deadly signals end the process
+ * expects (128 and the number). SIGHUP runs the job `reload`. SIGXFSZ does nothing: the write that
+ * went over the limit fails, and the log counts what it loses. Other deadly signals end the process
  * at once, and leave no file.
  */
 export function listenToSignals(engine: Engine, drain: () => number): () => void {
@@ -89,6 +89,7 @@ export function listenToSignals(engine: Engine, drain: () => number): () => void
       engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
     );
   }]);
+  if (Deno.build.os === "linux") listeners.push(["SIGXFSZ", () => {}]);
   for (const [name, number] of Object.entries(DEADLY)) {
     listeners.push([name as Deno.Signal, () => end(name, number)]);
   }

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { descriptorsProblem } from "../../platform/descriptors.ts";
 import { Client, PING } from "../support/client.ts";
-import { Daemon, installer, project, run, TempFolder, until } from "../support/daemon.ts";
+import { Daemon, installer, missing, project, run, TempFolder, until } from "../support/daemon.ts";
 
 for (const signal of ["SIGTERM", "SIGINT"] as const) {
   Deno.test(`main ends with status 0 and without a socket file at ${signal}`, async () => {
@@ -70,6 +70,28 @@ for (const [signal, number] of [["SIGUSR2", 12], ["SIGALRM", 14], ["SIGQUIT", 3]
     assertMatch(daemon.stderr, new RegExp(`${signal}: ended at once`));
   });
 }
+
+Deno.test({
+  name: "main goes on where its log file may not be longer",
+  ignore: await missing("prlimit", ["--version"]),
+  async fn() {
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/api.sock`;
+    const log = `${folder.path}/log`;
+    await using daemon = Daemon.start(["-H", `unix://${path}`, "--debug", "--log-file", log]);
+    await daemon.says(/listening on/);
+    // From now on: Deno writes files of its own when it starts.
+    await run("prlimit", ["--pid", `${daemon.pid}`, "--fsize=20000"]);
+    using client = await Client.to({ transport: "unix", path });
+    const version = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    for (let asked = 0; asked < 300; asked++) {
+      assertEquals((await client.ask(version)).status, 200);
+    }
+    const { size } = await Deno.stat(log);
+    assertEquals(size, 20_000);
+    assertEquals(await daemon.end("SIGTERM"), 0);
+  },
+});
 
 /** How many sockets of the process listen for tcp, by /proc. */
 function listening(pid: number): number {
