@@ -245,6 +245,7 @@ async function makePrivateFolder(
   for (const stem of [name, crypto.randomUUID().slice(0, 8)]) {
     const own = `.${stem}${SUFFIX}`;
     const path = `${folder}/${own}`;
+    let made = true;
     try {
       Deno.mkdirSync(path, { mode: 0o700 });
     } catch (error) {
@@ -252,26 +253,33 @@ async function makePrivateFolder(
         throw new Error(`this user may not write in ${folder}`, { cause: error });
       }
       if (!(error instanceof Deno.errors.AlreadyExists)) throw error;
+      made = false;
     }
-    const opened = held?.open(own);
-    const info = held === undefined ? lstat(path) : opened && Deno.statSync(opened.path);
-    if (!info?.isDirectory || info.uid !== uid || (info.mode! & 0o777) !== 0o700) {
+    let opened: ReturnType<NonNullable<typeof held>["open"]>;
+    const leave = () => {
       opened?.[Symbol.dispose]();
-      continue;
-    }
-    const privateFolder = {
-      path: opened?.path ?? path,
-      leave() {
-        opened?.[Symbol.dispose]();
-        try {
-          Deno.removeSync(path);
-        } catch {
-          // Another daemon of this user is using it, or has removed it.
-        }
-      },
+      try {
+        Deno.removeSync(path);
+      } catch {
+        // Another daemon of this user is using it, or has removed it.
+      }
     };
-    await sweep(privateFolder.path);
-    return privateFolder;
+    try {
+      opened = held?.open(own);
+      const info = held === undefined ? lstat(path) : opened && Deno.statSync(opened.path);
+      if (!info?.isDirectory || info.uid !== uid || (info.mode! & 0o777) !== 0o700) {
+        opened?.[Symbol.dispose]();
+        continue;
+      }
+      const privateFolder = { path: opened?.path ?? path, leave };
+      await sweep(privateFolder.path);
+      return privateFolder;
+    } catch (error) {
+      // Out of descriptors, for example.
+      if (made) leave();
+      else opened?.[Symbol.dispose]();
+      throw error;
+    }
   }
   throw new TypedError(
     "conflict",

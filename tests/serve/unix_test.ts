@@ -759,3 +759,25 @@ Deno.test("main --takeover whose boot fails leaves the living daemon alone", asy
   assertEquals((await client.ask(PING)).status, 200);
   client.close();
 });
+
+Deno.test({
+  name: "bind on unix leaves no folder where descriptors run out",
+  ignore: descriptorsProblem() !== undefined,
+  async fn() {
+    await using folder = await TempFolder.make();
+    const path = `${folder.path}/api.sock`;
+    const install = "data:text/javascript,export function install() { throw new Error('bound') }";
+    let short = 0;
+    // From where Deno itself cannot start to where the socket is bound.
+    for (let descriptors = 12;; descriptors++) {
+      await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", install], {
+        descriptors,
+      });
+      await daemon.status;
+      assertEquals(folder.names(), [], `with ${descriptors} descriptors`);
+      if (/Too many open files|EMFILE/.test(daemon.stderr)) short++;
+      if (/listening on/.test(daemon.stdout)) break;
+    }
+    assert(short > 0);
+  },
+});
