@@ -278,9 +278,15 @@ function sendLine(
 
 function parseLine(message: Uint8Array | string): Line {
   const text = typeof message === "string" ? message : new TextDecoder().decode(message);
-  const parsed: unknown = JSON.parse(text);
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    // Said below.
+  }
   if (typeof parsed === "object" && parsed !== null) return parsed as Line;
-  throw new Error("the other process sent a line that is not a JSON object");
+  const sent = Deno.inspect(text.trim(), { strAbbreviateSize: 40 });
+  throw new Error(`the other process is no daemon: it sent ${sent}, expected a JSON object`);
 }
 
 async function receiveLine(passage: AcceptedPassage): Promise<Line | undefined> {

@@ -361,3 +361,26 @@ Deno.test({
     assert((await exchange(target, get("/version"))).startsWith("HTTP/1.1 200"));
   },
 });
+
+foreignTest("main says so where what it is to take over from is no daemon", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/other`;
+  using listener = Deno.listen({ transport: "unix", path });
+  const answering = listener.accept().then(async (conn) => {
+    await conn.write(new TextEncoder().encode("220 mail ready\n"));
+    await new Response(conn.readable).bytes().catch(() => {});
+  });
+  await using daemon = Process.start([
+    "-H",
+    `unix://${folder.path}/api.sock`,
+    "--handover",
+    path,
+    "--takeover",
+  ]);
+  assertEquals((await daemon.status).code, 1);
+  await daemon.says(
+    /the other process is no daemon: it sent "220 mail ready", expected a JSON obj/,
+  );
+  assertEquals(folder.names(), ["other"]);
+  await answering;
+});
