@@ -16,7 +16,8 @@ function answers(served: Served, size: number): string[] {
   served.router.job({ method: "GET", path: "/ended-job", job: "dump" });
   served.router.job({ method: "GET", path: "/stream-job", job: "dump", stream: true });
   served.router.get("/whole", () => new Response(new Uint8Array(size)));
-  served.router.get("/text", () => new Response("\u20ac".repeat(size / 3)));
+  const text = "\u20ac".repeat(size / 3);
+  served.router.get("/text", () => new Response(text));
   served.router.get("/stream", () => new Response(endless()));
   return ["/ended-job", "/stream-job", "/whole", "/text", "/stream"];
 }

@@ -216,9 +216,9 @@ export async function missing(command: string, args: string[]): Promise<boolean>
 
 /** Waits until a condition holds, with a generous limit for busy machines. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 20_000;
+  const deadline = performance.now() + 60_000;
   while (!await condition()) {
-    if (performance.now() > deadline) throw new Error(`not so after 20 s: ${condition}`);
+    if (performance.now() > deadline) throw new Error(`not so after 60 s: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
