@@ -28,6 +28,7 @@ export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 // Deno makes for them is worth its 3 ms.
 const SYMBOLS = {
   recv: { parameters: ["i32", "pointer", "usize", "i32"], result: "i32" },
+  poll: { parameters: ["pointer", "usize", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
   getsockname: { parameters: ["i32", "pointer", "pointer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
@@ -84,12 +85,21 @@ class Libc {
   peek(fd: number, { pointer, length }: Memory): number {
     return this.#calls.recv(fd, pointer, length, MSG_PEEK | MSG_DONTWAIT);
   }
+  /** Whether the other end of a socket sends no more, whatever is still to be read. */
+  hasEnded(fd: number): boolean {
+    // struct pollfd: an int, and two shorts, of which the second is the result.
+    this.#numbers[0] = fd;
+    this.#numbers[1] = POLLRDHUP;
+    return this.#calls.poll(this.#numbersAt, 1n, 0) > 0;
+  }
 }
 let library: Libc | undefined;
 const libc = () => library ??= new Libc();
 
 const MSG_PEEK = 0x02;
 const MSG_DONTWAIT = 0x40;
+/** Its neighbours POLLERR and POLLHUP are told without being asked for (poll(2)). */
+const POLLRDHUP = 0x2000;
 const F_GETFD = 1;
 const F_DUPFD_CLOEXEC = 1030;
 const SOL_SOCKET = 1;
@@ -354,6 +364,11 @@ export function peek(fd: number, window: Uint8Array<ArrayBuffer>): number {
   let memory = windows.get(window);
   if (memory === undefined) windows.set(window, memory = memoryOf(window));
   return libc().peek(fd, memory);
+}
+
+/** Whether a client sends no more, though there may be more to read. */
+export function hasEnded({ fd }: Descriptor): boolean {
+  return libc().hasEnded(fd);
 }
 
 /** What node:net's handles can that nothing else can: make a resource of a descriptor. */

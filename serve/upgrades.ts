@@ -16,6 +16,7 @@ import {
   type Descriptor,
   descriptorOf,
   duplicate,
+  hasEnded,
   peek,
   releaseDescriptor,
   type Stream,
@@ -146,8 +147,10 @@ class Front implements Upgrading {
       const pause = PAUSES[Math.min(i, PAUSES.length - 1)]!;
       await new Promise<void>((resolve) => after(pause, resolve));
       if (this.#over) break; // The descriptor may be another's.
+      const ended = hasEnded(this.#descriptor);
       const kind = look(this.#descriptor);
       if (kind !== INCOMPLETE) return kind === NOTHING ? PASS : kind;
+      if (ended) break; // The loop finds that out, too.
     }
     return PASS;
   }

@@ -270,6 +270,22 @@ foreignTest("a request for a raw upgrade may come in pieces", async () => {
   }
 });
 
+foreignTest("a client that leaves in the middle of a header is not waited for", async () => {
+  await using doors = await Doors.open({ HeaderTimeout: "0" });
+  echo(doors.served);
+  const head = upgradeOf("/echo");
+  for (const { target } of doors.doors) {
+    using half = await Client.to(target);
+    await half.send(head.slice(0, head.length / 2));
+    await half.conn.closeWrite();
+    await half.ended();
+    const gone = await Client.to(target);
+    await gone.send(head.slice(0, head.length / 2));
+    gone.close();
+    await doors.empty();
+  }
+});
+
 foreignTest("a request for a raw upgrade may be written as HTTP allows", async () => {
   await using doors = await Doors.open();
   echo(doors.served);
