@@ -27,7 +27,8 @@ export async function readConfigFile(
     new TypedError("bad parameter", `--config-file ${path}: ${problem}`);
   let parsed: unknown;
   try {
-    parsed = JSON.parse(await Deno.readTextFile(path));
+    // Editors on Windows begin a file with a byte order mark, which is no JSON (RFC 8259, 8.1).
+    parsed = JSON.parse((await Deno.readTextFile(path)).replace(/^\uFEFF/, ""));
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
     const what = error instanceof SyntaxError ? "this is not JSON" : "it cannot be read";

@@ -51,6 +51,10 @@ Deno.test("--config-file has dockerd's names, and those of the other flags", asy
   });
 });
 
+Deno.test("--config-file may begin with a byte order mark", async () => {
+  assertEquals((await parsed('\uFEFF{"log-level": "warn"}')).logLevel, "warn");
+});
+
 Deno.test("--config-file and flags add up, and may say the same", async () => {
   const settings = await parsed(
     { "idle-timeout": "1m", "log-level": "warn" },
