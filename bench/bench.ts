@@ -29,7 +29,7 @@ const EXPECTED = project("bench/expected.json");
  * The least that a figure has to be worse before `--check` says so, whatever its spread was: two
  * runs differ by more than their turns do, because their processes differ.
  */
-const TOLERANCE = 0.1;
+const TOLERANCE = 0.15;
 
 function usage(problem: string): never {
   console.error(`bench: ${problem}; there are --check, --quick and --only ${PARTS.join(",")}`);

@@ -141,7 +141,7 @@ const CHECKED = new Set([
   "/version, tcp, 32 kept",
   "/_ping, tcp, 32 fresh",
   "/_ping, unix, 32 fresh",
-  "/upload, 1 000 B, tcp, 32 kept",
+  "/upload, 100 B, tcp, 32 kept",
   "/upload, 100 000 B, tcp, 32 kept",
   "tcp, 32 WebSockets, 64 B",
 ]);
