@@ -8,6 +8,7 @@
 import type { Engine, Job } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { type Logger, stderr } from "../engine/log.ts";
+import { lightly, START } from "../engine/time.ts";
 import { Activation, ConnectionLimit } from "../listenbuffer.ts";
 import { HEADER_TIMEOUT, IDLE_TIMEOUT, SEND_TIMEOUT } from "../router/limits.ts";
 import { denoProblem } from "../platform/deno.ts";
@@ -269,8 +270,6 @@ async function runTrue(engine: Engine): Promise<void> {
   await job.run();
 }
 
-/** For how long after the gate has opened nothing is done that can wait, in milliseconds. */
-const START = 1_000;
 /** How much time systemd gives a boot for the next word of progress, in milliseconds. */
 const PROGRESS_WITHIN = 30_000;
 const READY = "READY=1\nSTATUS=Accepting connections";
@@ -297,8 +296,7 @@ class Api {
   #stopped = false;
   /** What takes another daemon's place, and gives ours up; loaded only where it is wanted. */
   #takeover?: Takeover;
-  /** Aborts once the start is over, and what can wait is done. */
-  #started?: AbortSignal;
+  #cancelAfterStart = () => {};
   #afterStart = () => {
     const ports = this.addresses.flatMap((address) => /^tcp:.*:(\d+)$/.exec(address)?.[1] ?? []);
     this.#serving?.keepAlive(new Set(ports.map(Number)));
@@ -462,8 +460,7 @@ class Api {
   async serve(router: Fetcher): Promise<void> {
     const listeners = this.#listeners!;
     await listeners.prepare(router);
-    this.#started = AbortSignal.timeout(START);
-    this.#started.addEventListener("abort", this.#afterStart);
+    this.#cancelAfterStart = lightly(START, this.#afterStart);
     if (this.#stopped) await this.close();
     await listeners.run();
     if (this.#failure) throw this.#failure.reason;
@@ -511,8 +508,7 @@ class Api {
     await this.#takeover?.close();
     this.#tls?.close();
     globalThis.removeEventListener("unload", this.#unload);
-    // While something listens to it, it keeps the process alive.
-    this.#started?.removeEventListener("abort", this.#afterStart);
+    this.#cancelAfterStart();
   }
 }
 

@@ -11,6 +11,7 @@ import { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { TypedError } from "../engine/errors.ts";
 import { createLogger, isLogged, type Logger, writeToStderr } from "../engine/log.ts";
+import { lightly, START } from "../engine/time.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
 import { denoProblem } from "../platform/deno.ts";
 import type { Router } from "../router.ts";
@@ -33,9 +34,6 @@ import {
   type ProgramSettings,
   refuseProfiles,
 } from "./settings.ts";
-
-/** For how long once booted nothing is done that can wait, in milliseconds: the first clients come. */
-const START = 1_000;
 
 /**
  * Runs the daemon as the command line does, until it is told to stop.
@@ -111,7 +109,7 @@ export async function main(args: readonly string[]): Promise<number> {
 
   let served: Promise<void> | undefined;
   let releasePidfile = () => {};
-  let quiet: AbortSignal | undefined;
+  let cancelFetch = () => {};
   try {
     const serving = await serve(engine, {
       ...flags.serve,
@@ -180,8 +178,7 @@ export async function main(args: readonly string[]): Promise<number> {
     await Promise.race([boot(), ...ends]);
     hanging?.cancel();
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
-    quiet = AbortSignal.timeout(START);
-    quiet.addEventListener("abort", fetchStdCli);
+    cancelFetch = lightly(START, fetchStdCli);
     // What a script that deploys waits for.
     if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
     if (exitIdleTime !== undefined) {
@@ -201,7 +198,7 @@ export async function main(args: readonly string[]): Promise<number> {
     else complain(error);
     return 1;
   } finally {
-    quiet?.removeEventListener("abort", fetchStdCli);
+    cancelFetch();
     surviving();
     stop();
     releasePidfile();

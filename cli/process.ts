@@ -9,6 +9,7 @@ import type { Engine } from "../engine.ts";
 import { messageOf, reportOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
 import { printable, stderr, writeToStderr } from "../engine/log.ts";
+import { lightly } from "../engine/time.ts";
 
 /** The first line of an error's message. */
 export function oneLine(error: unknown): string {
@@ -113,15 +114,14 @@ export class UserSignal {
   /** The engine whose jobs are listed; until it is set, the signal does nothing. */
   engine: Engine | undefined;
   #diverted?: Promise<void>;
-  #late: AbortSignal;
+  #cancelTimer: () => void;
   /** Whether the debugger stays shut, once that is known. */
   #shut: boolean | undefined;
 
   /** Without a listener the signal would end the process. */
   constructor() {
     if (Deno.build.os !== "windows") Deno.addSignalListener("SIGUSR1", this.#list);
-    this.#late = AbortSignal.timeout(Math.max(0, DENO_DEAF - performance.now()));
-    this.#late.addEventListener("abort", this.#divert);
+    this.#cancelTimer = lightly(Math.max(0, DENO_DEAF - performance.now()), this.#divert);
   }
 
   /**
@@ -133,7 +133,7 @@ export class UserSignal {
   }
 
   #divert = (): Promise<void> => {
-    this.#late.removeEventListener("abort", this.#divert);
+    this.#cancelTimer();
     return this.#diverted ??= import("../platform/signals.ts").then(({ onUserSignal }) => {
       this.#shut = onUserSignal(this.#list);
       if (Deno.build.os !== "windows") Deno.removeSignalListener("SIGUSR1", this.#list);

@@ -16,7 +16,7 @@ import {
 import { Env } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
-import { DRAIN_TIMEOUT } from "../engine/time.ts";
+import { DRAIN_TIMEOUT, lightly } from "../engine/time.ts";
 import { stdCliIsCached } from "../platform/deno.ts";
 import { parseArgs } from "../offline/parse_args.ts";
 import { descriptorsProblem, permittedEnv } from "../platform/descriptors.ts";
@@ -312,8 +312,7 @@ async function loadParseArgs(): Promise<typeof parseArgs> {
 function loadStdCli(): Promise<{ parseArgs: typeof parseArgs } | undefined> {
   return new Promise((resolve) => {
     import(STD_CLI).then(resolve, () => resolve(undefined));
-    // Not `setTimeout`: it loads `node:timers`, which takes longer than to bind a socket.
-    AbortSignal.timeout(PATIENCE).addEventListener("abort", () => resolve(undefined));
+    lightly(PATIENCE, () => resolve(undefined));
   });
 }
 

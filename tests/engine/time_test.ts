@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { within } from "../../engine/time.ts";
+import { lightly, within } from "../../engine/time.ts";
 import { FakeClock } from "../support/clock.ts";
 import { isPending } from "../support/daemon.ts";
 
@@ -25,4 +25,16 @@ Deno.test("within waits longer than a timer of Deno's can", async () => {
   await clock.pass(1);
   assertEquals(await waiting, false);
   assertEquals(clock.timers, 0);
+});
+
+Deno.test("lightly calls back in time, and not once it is cancelled", async () => {
+  const called: string[] = [];
+  const cancel = lightly(0, () => called.push("cancelled"));
+  cancel();
+  const last = Promise.withResolvers<void>();
+  lightly(0, () => called.push("first"));
+  lightly(1, last.resolve);
+  await last.promise;
+  assertEquals(called, ["first"]);
+  cancel(); // It may be over.
 });
