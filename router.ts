@@ -20,7 +20,7 @@ import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
 import type { Engine } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
-import { addHeaders, sentHeaders, standFor, staticBody } from "./platform/http.ts";
+import { addHeaders, standFor, staticBody, withBody } from "./platform/http.ts";
 import type { Bindings } from "./router/bindings.ts";
 import { Bodies, type LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
@@ -612,16 +612,16 @@ const withoutBody: MiddlewareHandler = async (c, next) => {
   if (!c.finalized) return; // Reading c.res would create a response.
   const { res } = c;
   const body = staticBody(res);
-  const headers = sentHeaders(res);
-  if (body != null && !headers.has("content-length")) {
+  const head = withBody(res, null);
+  if (body != null && !head.headers.has("content-length")) {
     const { length } = typeof body === "string" ? encoder.encode(body) : body;
-    headers.set("Content-Length", String(length));
+    head.headers.set("Content-Length", String(length));
   }
   // Not awaited: it resolves when the job that writes the answer has ended. A source that fails as it
   // is cancelled has ended as well.
   res.body?.cancel().catch(() => {});
   c.res = undefined;
-  c.res = new Response(null, { status: res.status, statusText: res.statusText, headers });
+  c.res = head;
 };
 
 /** Middleware before a handler that Hono would run without any: what does not answer is not found. */

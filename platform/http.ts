@@ -204,20 +204,14 @@ export function addHeaders(response: Response, headers: HeaderList): void {
 const ENCODED: readonly string[] = ["content-encoding", "content-length", "transfer-encoding"];
 
 /**
- * A copy of the headers that an answer is sent with. One that `fetch` has decoded still has those of the
- * encoded body: the native loop leaves them out, and for a copy it could not know.
+ * The same answer with another body. One that `fetch` has decoded still has the headers of the encoded
+ * body: the native loop leaves them out, and of a copy it could not know.
  */
-export function sentHeaders(response: Response): Headers {
+export function withBody(response: Response, body: ReadableStream | null): Response {
   const headers = new Headers(response.headers);
   const inner = innerResponse(response) as { bodyDecoded?: boolean } | undefined;
   if (inner?.bodyDecoded) { for (const name of ENCODED) headers.delete(name); }
-  return headers;
-}
-
-/** The same answer with another body. */
-export function withBody(response: Response, body: ReadableStream | null): Response {
   const { status, statusText } = response;
-  const headers = sentHeaders(response);
   return new Response(body as ReadableStream<Uint8Array<ArrayBuffer>>, {
     status,
     statusText,

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Reads, sentHeaders, type StaticBody, watchReads } from "../platform/http.ts";
+import { type Reads, type StaticBody, watchReads, withBody } from "../platform/http.ts";
 
 /**
  * The most bytes that the native loop gets at once: each request for more shows that the client
@@ -192,27 +192,23 @@ class Pieces<Info> extends Delivery<Info> {
     account: Account<Info>,
   ) {
     super(info, last, account);
-    const headers = sentHeaders(response);
+    this.response = withBody(
+      response,
+      new ReadableStream<Uint8Array>({
+        start: (controller) => {
+          this.#controller = controller;
+        },
+        pull: () => this.#next(),
+        cancel: (reason) => this.cancel(reason),
+      }, { highWaterMark: 0 }),
+    );
     if (body === undefined) this.#source = response.body!.getReader();
     else {
       const bytes = typeof body === "string" ? encoder.encode(body) : body;
       // The native loop sets it only where it has the whole body.
-      headers.set("content-length", String(bytes.length));
+      this.response.headers.set("content-length", String(bytes.length));
       this.#keep(bytes);
     }
-    const stream = new ReadableStream<Uint8Array>({
-      start: (controller) => {
-        this.#controller = controller;
-      },
-      pull: () => this.#next(),
-      cancel: (reason) => this.cancel(reason),
-    }, { highWaterMark: 0 });
-    const { status, statusText } = response;
-    this.response = new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>, {
-      status,
-      statusText,
-      headers,
-    });
   }
 
   protected cancelSource(reason: unknown): Promise<unknown> | undefined {
