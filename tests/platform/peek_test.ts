@@ -191,79 +191,76 @@ function seeded(seed: number): () => number {
   };
 }
 
+/** What a program prints, as JSON, that finds the connections of a unix listener `unix`. */
+async function found(program: string) {
+  await using folder = await TempFolder.make();
+  const module = new URL("../../platform/peek.ts", import.meta.url);
+  // In a process of its own: other tests open descriptors, too.
+  await Deno.writeTextFile(
+    `${folder.path}/look.ts`,
+    `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
+    const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
+    ${program}`,
+  );
+  const { stdout, stderr } = await run(Deno.execPath(), [
+    ...["run", "-A", "--no-check", `${folder.path}/look.ts`],
+  ]);
+  assertEquals(stderr, "");
+  return JSON.parse(stdout);
+}
+
 foreignTest(
   "findDescriptor looks through all descriptors once, though tcp connections come between",
   async () => {
-    await using folder = await TempFolder.make();
-    const module = new URL("../../platform/peek.ts", import.meta.url);
-    // In a process of its own: other tests open descriptors, too.
-    await Deno.writeTextFile(
-      `${folder.path}/look.ts`,
-      `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
-    const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
-    const tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-    const kept = [];
-    let unknown = 0;
-    const take = async (listener, client) => {
-      const conn = await listener.accept();
-      findDescriptor(conn);
-      const descriptor = descriptorOf(conn);
-      if (!descriptor) unknown++;
-      kept.push([client, conn, descriptor]);
-    };
-    for (let i = 0; i < 200; i++) {
-      await take(unix, await Deno.connect(unix.addr));
-      await take(tcp, await Deno.connect(tcp.addr));
-      if (i % 3) continue;
-      const [client, conn, descriptor] = kept.shift();
-      client.close();
-      conn.close();
-      if (descriptor) releaseDescriptor(descriptor);
-    }
-    console.log(JSON.stringify({ all: findings().all, unknown }));`,
-    );
-    const { stdout, stderr } = await run(Deno.execPath(), [
-      ...["run", "-A", "--no-check", `${folder.path}/look.ts`],
-    ]);
-    assertEquals([stderr, stdout], ["", '{"all":1,"unknown":0}\n']);
+    const findings = await found(`
+      const tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const kept = [];
+      let unknown = 0;
+      const take = async (listener, client) => {
+        const conn = await listener.accept();
+        findDescriptor(conn);
+        const descriptor = descriptorOf(conn);
+        if (!descriptor) unknown++;
+        kept.push([client, conn, descriptor]);
+      };
+      for (let i = 0; i < 200; i++) {
+        await take(unix, await Deno.connect(unix.addr));
+        await take(tcp, await Deno.connect(tcp.addr));
+        if (i % 3) continue;
+        const [client, conn, descriptor] = kept.shift();
+        client.close();
+        conn.close();
+        if (descriptor) releaseDescriptor(descriptor);
+      }
+      console.log(JSON.stringify({ all: findings().all, unknown }));`);
+    assertEquals(findings, { all: 1, unknown: 0 });
   },
 );
 
 foreignTest(
   "findDescriptor finds connections at the first looks, though it is told late which have ended",
   async () => {
-    await using folder = await TempFolder.make();
-    const module = new URL("../../platform/peek.ts", import.meta.url);
-    await Deno.writeTextFile(
-      `${folder.path}/look.ts`,
-      `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
-    const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
-    const idle = [];
-    let ended = [];
-    for (let turn = 0; turn < 50; turn++) {
-      const clients = [];
-      for (let i = 0; i < 40; i++) clients.push(await Deno.connect(unix.addr));
-      const accepted = [];
-      for (let i = 0; i < 40; i++) {
-        const conn = await unix.accept();
-        findDescriptor(conn);
-        accepted.push([conn, descriptorOf(conn)]);
+    const { asked, looks, all } = await found(`
+      const idle = [];
+      let ended = [];
+      for (let turn = 0; turn < 50; turn++) {
+        const clients = [];
+        for (let i = 0; i < 40; i++) clients.push(await Deno.connect(unix.addr));
+        const accepted = [];
+        for (let i = 0; i < 40; i++) {
+          const conn = await unix.accept();
+          findDescriptor(conn);
+          accepted.push([conn, descriptorOf(conn)]);
+        }
+        // It is told of those that ended in the last turn when theirs are taken already.
+        for (const descriptor of ended) if (descriptor) releaseDescriptor(descriptor);
+        if (turn % 10 === 0) idle.push(...clients.splice(0, 20), ...accepted.splice(0, 20));
+        for (const client of clients) client.close();
+        for (const [conn] of accepted) conn.close();
+        ended = accepted.map(([, descriptor]) => descriptor);
       }
-      // It is told of those that ended in the last turn when theirs are taken already.
-      for (const descriptor of ended) if (descriptor) releaseDescriptor(descriptor);
-      if (turn % 10 === 0) idle.push(...clients.splice(0, 20), ...accepted.splice(0, 20));
-      for (const client of clients) client.close();
-      for (const [conn] of accepted) conn.close();
-      ended = accepted.map(([, descriptor]) => descriptor);
-    }
-    console.log(JSON.stringify(findings()));
-    Deno.exit();`,
-    );
-    const { stdout, stderr } = await run(Deno.execPath(), [
-      ...["run", "-A", "--no-check", `${folder.path}/look.ts`],
-    ]);
-    assertEquals(stderr, "");
-    const { asked, looks, all } = JSON.parse(stdout);
+      console.log(JSON.stringify(findings()));
+      Deno.exit();`);
     assertEquals([asked, all], [2_000, 1]);
     assert(looks < 3 * asked, `${asked} connections took ${looks} looks`);
   },

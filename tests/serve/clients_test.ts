@@ -155,32 +155,10 @@ const webSockets: Record<string, Way> = {
 /** What Node runs: as dockerode does, it takes the connection by an "upgrade" event. */
 const NODE_CLIENT = `
   const [scheme, options] = JSON.parse(process.argv[1]);
-  const headers = { Connection: "Upgrade", Upgrade: "tcp" };
-  const asked = require(scheme).request({ path: "/cat", method: "POST", headers, ...options });
-  asked.on("response", ({ statusCode }) => {
-    console.log(statusCode);
-    process.exit();
-  });
-  asked.on("upgrade", (response, socket, head) => {
-    socket.on("data", (data) => process.stdout.write(data));
-    process.stdout.write(head);
-    socket.end("hello");
-  });
-  asked.end();
-`;
-
-/** The same with a body and a pool of connections, from one that another path was asked for on. */
-const NODE_POOL = `
-  const [scheme, options] = JSON.parse(process.argv[1]);
   const { Agent, request } = require(scheme);
-  const agent = new Agent({ keepAlive: true });
-  const ask = (path, rest) => request({ path, agent, ...options, ...rest });
-  ask("/_ping").on("response", (response) => {
-    response.resume().on("end", () => setImmediate(upgrade));
-  }).end();
-  function upgrade() {
-    const headers = { Connection: "Upgrade", Upgrade: "tcp", "Content-Length": 2 };
-    const asked = ask("/cat", { method: "POST", headers });
+  function upgrade(more, body) {
+    const headers = { Connection: "Upgrade", Upgrade: "tcp", ...more.headers };
+    const asked = request({ path: "/cat", method: "POST", ...options, ...more, headers });
     asked.on("response", ({ statusCode }) => {
       console.log(statusCode);
       process.exit();
@@ -190,16 +168,26 @@ const NODE_POOL = `
       process.stdout.write(head);
       socket.end("hello");
     });
-    asked.end("{}");
+    asked.end(body);
   }
 `;
+const NODE_ALONE = `${NODE_CLIENT} upgrade({ agent: false });`;
 
-async function runNode(door: Door, program: string, more: Record<string, unknown>): Promise<void> {
+/** The same with a body and a pool of connections, from one that another path was asked for on. */
+const NODE_POOL = `${NODE_CLIENT}
+  const agent = new Agent({ keepAlive: true });
+  request({ path: "/_ping", agent, ...options }).on("response", (response) => {
+    const more = { agent, headers: { "Content-Length": 2 } };
+    response.resume().on("end", () => setImmediate(() => upgrade(more, "{}")));
+  }).end();
+`;
+
+async function runNode(door: Door, program: string): Promise<void> {
   const options = door.path !== undefined
     ? { socketPath: door.path }
     : { host: "localhost", port: door.port, ...tlsOf(door) };
   const scheme = door.authority ? "https" : "http";
-  const given = JSON.stringify([scheme, { ...options, ...more }]);
+  const given = JSON.stringify([scheme, options]);
   const { code, stdout, stderr } = await run(NODE!, ["-e", program, given]);
   assertEquals([code, stdout, stderr], [0, "hellobye", ""]);
 }
@@ -218,8 +206,8 @@ const rawStreams: Record<string, Way> = {
     await client.conn.closeWrite();
     assertEquals(await client.ended(), "hellobye");
   },
-  "Node's": (door) => runNode(door, NODE_CLIENT, { agent: false }),
-  "Node's, from a pool": (door) => runNode(door, NODE_POOL, {}),
+  "Node's": (door) => runNode(door, NODE_ALONE),
+  "Node's, from a pool": (door) => runNode(door, NODE_POOL),
   "Go's, as the docker CLI": (door, { go }) => runGo(go, door, "docker"),
   "Go's, net/http": (door, { go }) => runGo(go, door, "http"),
 };
