@@ -69,6 +69,8 @@ const DEADLY = Deno.build.os !== "linux" ? {} : {
  * expects (128 and the number). SIGHUP runs the job `reload`. SIGXFSZ does nothing: the write that
  * went over the limit fails, and the log counts what it loses. Other deadly signals end the process
  * at once, and leave no file.
+ *
+ * @returns What stops listening, but for SIGHUP and SIGXFSZ, which do nothing from then on.
  */
 export function listenToSignals(engine: Engine, drain: () => number): () => void {
   const end = (name: string, number: number) => {
@@ -83,18 +85,20 @@ export function listenToSignals(engine: Engine, drain: () => number): () => void
       engine.shutdown({ drain: drain() });
     },
   ]);
-  listeners.push(["SIGHUP", () => {
+  for (const [name, number] of Object.entries(DEADLY)) {
+    listeners.push([name as Deno.Signal, () => end(name, number)]);
+  }
+  for (const [name, listener] of listeners) Deno.addSignalListener(name, listener);
+  // These two stay: Deno delivers a signal a moment after it came, and ends the process where no
+  // listener is left by then.
+  if (Deno.build.os === "linux") Deno.addSignalListener("SIGXFSZ", () => {});
+  Deno.addSignalListener("SIGHUP", () => {
     if (engine.stopping.aborted) return;
     // If it fails, the log says why, and the daemon goes on with the settings it had.
     engine.job("reload").run().catch((error) =>
       engine.log("error", `SIGHUP: nothing was reloaded: ${oneLine(error)}`)
     );
-  }]);
-  if (Deno.build.os === "linux") listeners.push(["SIGXFSZ", () => {}]);
-  for (const [name, number] of Object.entries(DEADLY)) {
-    listeners.push([name as Deno.Signal, () => end(name, number)]);
-  }
-  for (const [name, listener] of listeners) Deno.addSignalListener(name, listener);
+  });
   return () => {
     for (const [name, listener] of listeners) Deno.removeSignalListener(name, listener);
   };
