@@ -82,17 +82,27 @@ const gone = () => new DOMException("The client has left.", "AbortError");
 
 /** A connection that is served. */
 export class Connection {
-  /** Where it is among those that are open. */
-  place = -1;
+  // What each request touches stands first, in as few lines of the processor's cache as may be: of a
+  // thousand connections none is there any more when its next request comes.
   state: ConnectionState = "new";
   /** Requests in work: their answers are not complete, or what makes those has not let go. */
   active = 0;
-  /** How many of those were given up: nothing more is sent of their answers. */
-  abandoned = 0;
+  readonly owner: Owner;
+  #handler: RequestHandler;
   /** When something last began or ended. */
   since: number;
-  /** Since when its answers are to be its last. */
-  retired = Infinity;
+  /** Since when its answers are to be its last, if they are. */
+  retired: number | undefined;
+  /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
+  #http2: boolean | undefined;
+  /** Whether its first answer is its last, as that of its server: {@linkcode Upgrading.once}. */
+  #once = false;
+
+  #server?: Upgrading;
+  /** Where it is among those that are open. */
+  place = -1;
+  /** How many of those were given up: nothing more is sent of their answers. */
+  abandoned = 0;
   /** Answers on their way, where that is looked at; made when there is one. */
   #deliveries?: Delivery<Info>[];
   /** Requests whose handlers look at their signal; made when one does. */
@@ -100,18 +110,13 @@ export class Connection {
   /** What it has become, where it speaks HTTP no more. */
   hijacked?: Hijacked;
   readonly remoteAddr: Deno.Addr;
-  readonly owner: Owner;
   /** That of a tcp connection. */
   #localAddr: Deno.Addr | undefined;
   /** That of a unix connection, where it was found. */
   #descriptor: Descriptor | undefined;
   #peer?: Peer | undefined;
-  #handler: RequestHandler;
-  #server?: Upgrading;
   #cancel?: () => void;
   #cut = false;
-  /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
-  #http2: boolean | undefined;
   #probe?: Probe;
   /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
   #crippled = false;
@@ -247,8 +252,9 @@ export class Connection {
       return native.refused;
     }
     const first = this.state === "new";
+    if (first) this.#once = this.#server?.once ?? false;
     counts.requests++;
-    if (this.retired !== Infinity) {
+    if (this.retired !== undefined) {
       const problem = "who may connect has changed since you did, connect again";
       return this.#refuse(problem, new Info(this, request, native.client));
     }
@@ -307,8 +313,7 @@ export class Connection {
   #answer(response: Response, native: AnyInfo, info: Info): Response | Promise<Response> {
     if (response.status === SWITCHING_PROTOCOLS) return this.#hijack(response, info);
     this.#http2 ??= this.#probe?.http2;
-    const last = this.retired !== Infinity || this.owner.lastAnswers ||
-      this.#server?.once === true;
+    const last = this.#once || this.retired !== undefined || this.owner.lastAnswers;
     const body = staticBody(response);
     const size = body === undefined
       ? Infinity
@@ -395,7 +400,7 @@ export class Connection {
     if (this.state === "active") this.state = "hijacked";
     // It is a connection from now on, and no request in work.
     this.owner.workload.requests--;
-    if (this.retired !== Infinity || this.owner.draining) hijacked.leave();
+    if (this.retired !== undefined || this.owner.draining) hijacked.leave();
     hijacked.ended.then(() => {
       this.owner.workload.requests++;
       info.leave();

@@ -311,7 +311,7 @@ export class Connections implements Owner {
     const patience = this.#pressed() ? Math.min(send, idle) : send;
     for (const connection of this.#open) {
       const quiet = now - connection.since;
-      if (now - connection.retired > RETIRED_TIMEOUT) {
+      if (connection.retired !== undefined && now - connection.retired > RETIRED_TIMEOUT) {
         this.#end(connection, "cut");
       } else if (connection.active > 0) {
         const stalled = connection.stalled(
