@@ -60,7 +60,10 @@ export interface Upgrade {
 
 /** A hijacked connection: a raw byte stream in both directions. */
 export interface UpgradedConnection {
-  /** The client's data. It ends when the client half-closes; the client may still read then. */
+  /**
+   * The client's data, a byte stream. It ends when the client half-closes; the client may still read
+   * then.
+   */
   readonly readable: ReadableStream<Uint8Array>;
   /**
    * Data for the client; a write waits until the kernel has taken it. Closing it half-closes the

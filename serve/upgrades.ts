@@ -579,7 +579,7 @@ class RawConnection implements UpgradedConnection {
   #buffer: Uint8Array<ArrayBuffer> | undefined;
   #readable?: ReadableStream<Uint8Array>;
   #writable?: WritableStream<Uint8Array>;
-  #controller?: ReadableStreamDefaultController<Uint8Array>;
+  #controller?: ReadableByteStreamController;
   /** Whether the client has sent all, or the handler reads no more. */
   #readEnded = false;
   #writeEnded = false;
@@ -595,12 +595,13 @@ class RawConnection implements UpgradedConnection {
 
   get readable(): ReadableStream<Uint8Array> {
     this.#forget();
-    return this.#readable ??= new ReadableStream<Uint8Array>({
+    return this.#readable ??= new ReadableStream({
+      type: "bytes",
       start: (controller) => {
         this.#controller = controller;
         if (this.#readEnded) controller.close();
       },
-      pull: () => this.#pull(),
+      pull: (controller) => this.#pull(controller),
       cancel: () => this.#endReading(),
     }, { highWaterMark: 0 });
   }
@@ -625,31 +626,41 @@ class RawConnection implements UpgradedConnection {
   /** Tells the handler of a shutdown: ends `readable`, and aborts its signal. */
   leave(): void {
     if (!this.#readEnded) {
-      this.#controller?.close();
+      this.#endOf(this.#controller);
       this.#endReading();
     }
     this.#left.abort(new TypedError("unavailable", "the daemon is shutting down"));
   }
 
-  async #pull(): Promise<void> {
+  async #pull(controller: ReadableByteStreamController): Promise<void> {
     try {
-      const buffer = this.#buffer ??= new Uint8Array(CHUNK);
+      // That of a reader that brings its own.
+      const view = controller.byobRequest?.view;
+      const buffer = view
+        ? new Uint8Array(view.buffer as ArrayBuffer, view.byteOffset, view.byteLength)
+        : this.#buffer ??= new Uint8Array(CHUNK);
       const count = await this.#stream.read(buffer);
       if (this.#readEnded) return; // By leave().
       if (count !== null) {
         this.transferred.received += count;
+        if (view) return controller.byobRequest!.respond(count);
         // A copy of little holds no more than that; of much it would take longer than a new buffer.
         const much = count > CHUNK / 4;
         if (much) this.#buffer = undefined;
-        return this.#controller!.enqueue(much ? buffer.subarray(0, count) : buffer.slice(0, count));
+        return controller.enqueue(much ? buffer.subarray(0, count) : buffer.slice(0, count));
       }
-      this.#controller!.close();
+      this.#endOf(controller);
       this.#endReading();
     } catch (error) {
       if (this.#readEnded) return;
       this.#break(error);
       throw error;
     }
+  }
+
+  #endOf(controller: ReadableByteStreamController | undefined): void {
+    controller?.close();
+    controller?.byobRequest?.respond(0); // Else a reader with a buffer of its own would wait on.
   }
 
   async #write(chunk: Uint8Array): Promise<void> {

@@ -76,6 +76,49 @@ foreignTest("c.env.upgrade() gives a handler the connection, with half-close", a
   }
 });
 
+foreignTest(
+  "c.env.upgrade() gives a connection that is read into a buffer of the reader's own",
+  async () => {
+    await using doors = await Doors.open();
+    const { engine, router } = doors.served;
+    const outcomes: string[] = [];
+    router.upgradable("/own");
+    router.post("/own", (c) => {
+      const { response, connection } = c.env.upgrade();
+      connection.then(async ({ readable, writable }) => {
+        const writer = writable.getWriter();
+        const reader = readable.getReader({ mode: "byob" });
+        let buffer = new Uint8Array(4);
+        for (;;) {
+          const { value, done } = await reader.read(buffer);
+          if (done) break;
+          await writer.write(value);
+          buffer = new Uint8Array(value.buffer);
+        }
+        outcomes.push("read to the end");
+        await writer.close();
+      });
+      return response;
+    });
+    for (const { target } of doors.doors) {
+      using client = await upgrade(target, upgradeOf("/own"));
+      await client.send("abcdefghij");
+      await client.sees(/^abcdefghij$/);
+      await client.conn.closeWrite();
+      assertEquals(await client.ended(), "abcdefghij");
+    }
+    assertEquals(outcomes.length, 2);
+    using stays = await upgrade(doors.doors[0]!.target, upgradeOf("/own"));
+    await stays.send("a");
+    await stays.sees(/^a$/);
+    const down = engine.shutdown({ drain: 5_000 });
+    // The handler waits in the middle of a read, and ends by itself.
+    assertEquals(await stays.ended(), "a");
+    assertEquals(outcomes.length, 3);
+    await down;
+  },
+);
+
 foreignTest("c.env.upgrade() lets a handler send its end first, and read on", async () => {
   await using doors = await Doors.open();
   const { router } = doors.served;
