@@ -288,7 +288,7 @@ Deno.test("ListenBuffer accepts on at once after an error of one connection", as
   assertEquals((await buffer.accept()).id, 0);
   assertEquals([buffer.stats.acceptErrors, pressure], [700, []]);
   // With the shortest wait after each, it would take 3.5 s.
-  assert(performance.now() - started < 1_000);
+  assert(performance.now() - started < 3_000);
 });
 
 Deno.test("ListenBuffer lets the event loop go on while every accept fails", async () => {

@@ -178,7 +178,7 @@ Deno.test(
       ]);
       await daemon.open();
       await run("curl", [
-        ...["-sS", "-m", "10", "--unix-socket", path, "-H", "X-Request-Id: r-1"],
+        ...["-sS", "-m", "60", "--unix-socket", path, "-H", "X-Request-Id: r-1"],
         ...["-A", 'curl"x', "-e", "http://from/", "http://localhost/greet/a"],
       ]);
       await daemon.says(/GET \/greet\/a.*\n/);

@@ -119,7 +119,7 @@ Deno.test(
       await using served = await Served.open();
       await healthOf(served, `unix://${path}`);
       const curl = (...args: string[]) =>
-        run("curl", ["-sS", "-m", "10", "--unix-socket", path, ...args]);
+        run("curl", ["-sS", "-m", "60", "--unix-socket", path, ...args]);
       assertEquals((await curl("--fail", "http://localhost/livez")).stdout, "ok\n");
       assertMatch((await curl("--fail", "http://localhost/readyz")).stdout, /^{"state":"ready",/);
       assertMatch(

@@ -18,6 +18,7 @@ const NO_CURL = await missing("curl", ["--version"]);
 Deno.test("main holds clients of a boot that takes 3 s and answers them right after it", async () => {
   await using folder = await TempFolder.make();
   const path = `${folder.path}/api.sock`;
+  const started = performance.now();
   await using daemon = Daemon.start(
     [
       "-H",
@@ -30,7 +31,6 @@ Deno.test("main holds clients of a boot that takes 3 s and answers them right af
     { env: { SHELF_BOOT: "3000" } },
   );
   const port = await daemon.port();
-  const started = performance.now();
   const answers = await Promise.all(
     Array.from({ length: 20 }, async (_, i) => {
       const answer = i % 2
@@ -42,7 +42,7 @@ Deno.test("main holds clients of a boot that takes 3 s and answers them right af
     }),
   );
   // The first answer cannot have come before the boot was done; a boot is a timer of 3 s.
-  assert(Math.min(...answers) > 2_500, `the first answer came after ${Math.min(...answers)} ms`);
+  assert(Math.min(...answers) >= 3_000, `the first answer came after ${Math.min(...answers)} ms`);
   assertStringIncludes(daemon.stderr, "-job acceptconnections() = OK (0)");
   assertEquals(await daemon.end(), 0);
 });
@@ -363,7 +363,7 @@ Deno.test("main with --health reports the boot to curl while clients are held", 
   await daemon.says(/40 of 200/);
   const curl = async (path: string) =>
     JSON.parse(
-      (await run("curl", ["-sS", "-m", "10", "--unix-socket", health, `http://localhost${path}`]))
+      (await run("curl", ["-sS", "-m", "60", "--unix-socket", health, `http://localhost${path}`]))
         .stdout,
     );
   const { state, progress } = await curl("/readyz");

@@ -133,6 +133,8 @@ Deno.test({
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
     await daemon.open();
+    // Where it took long to boot, all others may have come before the job.
+    daemon.kill("SIGUSR1");
     await daemon.says(
       /SIGUSR1: running jobs: 2\n.*SIGUSR1: serveapi\(.*\n.*SIGUSR1: wait\(for, ever\)/,
     );

@@ -112,7 +112,8 @@ Deno.test("main takes times and sizes with units", async () => {
   const started = performance.now();
   assertEquals(await client.read(new Uint8Array(1)), null); // It has said nothing.
   client.close();
-  assert(performance.now() - started < 5_000, "the client was kept for longer than 300 ms");
+  // By default it would be 10 s.
+  assert(performance.now() - started < 8_000, "the client was kept for longer than 300 ms");
   assertEquals(await daemon.end(), 0);
 });
 

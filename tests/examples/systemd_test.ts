@@ -135,7 +135,7 @@ Deno.test("the units work in a real systemd: activation, reload, restart under l
     made,
     `ExecStart=
 ExecStart=${command} --install /units/module.js
-WatchdogSec=1s
+WatchdogSec=3s
 StandardOutput=append:${log}
 StandardError=inherit`,
   );

@@ -112,10 +112,11 @@ async function startWithin(
  * startWithin} counts as systemd does.
  */
 const longBoot = (progress: string) =>
-  `for (let i = 1; i <= 30; i++) { ${progress} await new Promise((r) => setTimeout(r, 100)); }`;
+  `console.log("the boot begins");
+   for (let i = 1; i <= 30; i++) { ${progress} await new Promise((r) => setTimeout(r, 100)); }`;
 
 Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is its STATUS", async () => {
-  for (const goesOn of [true, false]) {
+  await Promise.all([true, false].map(async (goesOn) => {
     await using folder = await TempFolder.make();
     using systemd = new Receiver(`${folder.path}/notify`);
     const progress = goesOn ? "engine.progress(`container\\n${i} of 30`, { within: 2_000 });" : "";
@@ -125,8 +126,9 @@ Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is i
     );
     // What the program itself says at the beginning counts as well, and stands for a
     // TimeoutStartSec.
-    await until(() => systemd.texts.length > 0);
-    systemd.messages.length = 0;
+    await daemon.says(/the boot begins/);
+    await until(() => systemd.texts.some((text) => text.startsWith("STATUS=installing ")));
+    systemd.messages.shift();
     assertEquals(await startWithin(1_000, systemd, daemon), goesOn);
     if (goesOn) {
       const said = systemd.texts.slice(0, -1);
@@ -135,7 +137,7 @@ Deno.test("progress of a boot gives it more time than TimeoutStartSec=, and is i
         assertMatch(text, /^STATUS=container \d+ of 30\nEXTEND_TIMEOUT_USEC=2000000$/);
       }
     }
-  }
+  }));
 });
 
 Deno.test("progress that comes too fast is sent by its last text, before READY", async () => {
@@ -237,11 +239,15 @@ Deno.test("WATCHDOG=1 is sent twice in WATCHDOG_USEC, and not while the event lo
   await using daemon = watched(path, systemd, { WATCHDOG_USEC: "400000" });
   await systemd.got("READY=1");
   const dogs = () => systemd.messages.filter(({ text }) => text === WATCHDOG);
-  await until(() => dogs().length === 6);
-  assertEquals(systemd.texts.indexOf(WATCHDOG), systemd.texts.length - 6);
-  // Five times 200 ms; late on a busy machine, never early.
-  const took = dogs()[5]!.time - dogs()[0]!.time;
-  assert(took > 900 && took < 2_000, `five intervals took ${took} ms`);
+  // Five times 200 ms. On a busy machine one of them may be late, or the first be read late.
+  await until(() =>
+    dogs().some(({ time }, i, all) => {
+      const took = (all[i + 5]?.time ?? Infinity) - time;
+      return took > 900 && took < 1_300;
+    })
+  );
+  const others = systemd.texts.slice(systemd.texts.indexOf(WATCHDOG));
+  assertEquals(others.filter((text) => text !== WATCHDOG), []);
 
   const seen = dogs().length;
   const answer = await exchange({ transport: "unix", path }, get("/block?ms=1500"));
@@ -249,7 +255,7 @@ Deno.test("WATCHDOG=1 is sent twice in WATCHDOG_USEC, and not while the event lo
   await until(() => dogs().length > seen + 2);
   const times = dogs().slice(seen - 1).map(({ time }) => time);
   const longest = Math.max(...times.slice(1).map((time, i) => time - times[i]!));
-  assert(longest > 1_400, `the longest silence was ${longest} ms`);
+  assert(longest > 1_200, `the longest silence was ${longest} ms`);
   // It is no event, and nothing to fill a log with.
   assertEquals(daemon.stderr.includes("true()"), false);
   assertEquals(await daemon.end(), 0);

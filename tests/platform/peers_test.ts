@@ -103,7 +103,7 @@ Deno.test("c.env.peer tells users apart whose connections are open at the same t
   await kept.sees(/"uid":0/);
   const as = async (uid: number, groups: string, ...args: string[]) =>
     (await run("setpriv", [
-      ...["--reuid", String(uid), "--regid", "1357", groups, "curl", "-sS", "-m", "10"],
+      ...["--reuid", String(uid), "--regid", "1357", groups, "curl", "-sS", "-m", "60"],
       ...["--unix-socket", path, ...args],
     ])).stdout;
   for (const uid of [1234, 65534, 1235]) {

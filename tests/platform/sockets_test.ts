@@ -117,8 +117,9 @@ foreignTest("serveapi lets the kernel find out which tcp clients have vanished",
   await until(() => timers()[0]?.[0] === 2);
   const after = await Client.to(served.target);
   assertEquals((await after.ask(PING_KEPT)).status, 200);
-  const found = timers();
-  assertEquals(found.map(([timer]) => timer), [2, 2]);
+  // Until the client's kernel says that it has the answer, there is another timer in its place.
+  let found: number[][] = [];
+  await until(() => (found = timers()).length === 2 && found.every(([timer]) => timer === 2));
   assert(found.every(([, when]) => when! <= 1_500), JSON.stringify(found));
   before.close();
   after.close();

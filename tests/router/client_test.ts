@@ -63,23 +63,25 @@ console.log(JSON.stringify([
   });
   assertStringIncludes(message, 'query parameter filters has "colour"');
 
-  for (
-    const [right, wrong] of [['"price"', '"size"'], ['item: "pear"', "item: 5"], [
-      "3 }",
-      '"3" }',
-    ]] as const
-  ) {
-    await Deno.writeTextFile(`${folder.path}/wrong.ts`, client.replace(right, wrong));
-    const { code, stderr } = await run(Deno.execPath(), [
-      "check",
-      "--no-lock",
-      "--no-config",
-      "wrong.ts",
-    ], {
-      cwd: folder.path,
-      env: { NO_COLOR: "1" },
-    });
-    assertEquals([wrong, code], [wrong, 1]);
-    assertStringIncludes(stderr, "TS2322");
-  }
+  const wrongs = [
+    ['"price"', '"size"'],
+    ['item: "pear"', "item: 5"],
+    ["3 }", '"3" }'],
+  ] as const;
+  const names = await Promise.all(wrongs.map(async ([right, wrong], i) => {
+    await Deno.writeTextFile(`${folder.path}/wrong${i}.ts`, client.replace(right, wrong));
+    return `wrong${i}.ts`;
+  }));
+  const { code, stderr } = await run(
+    Deno.execPath(),
+    ["check", "--no-lock", "--no-config", ...names],
+    { cwd: folder.path, env: { NO_COLOR: "1" } },
+  );
+  assertEquals(code, 1);
+  // Each has one error: the number of it, and below it the place.
+  const errors = [...stderr.matchAll(/^TS(\d+) [^]*?\bat file:.*\/(wrong\d\.ts):/gm)];
+  assertEquals(
+    errors.map(([, number, name]) => [name, number]).sort(),
+    names.map((name) => [name, "2322"]),
+  );
 });

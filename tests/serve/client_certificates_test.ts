@@ -215,7 +215,7 @@ Deno.test("serveapi with TlsVerify tells a client without TLS that it takes that
     // The answer arrives even if the body is never read.
     const body = ["--data-binary", "x".repeat(100_000)];
     const { stdout, stderr } = await run("curl", [
-      ...["-sS", "-m", "10", "-w", "%{http_code}", `http://localhost:${port}/_ping`],
+      ...["-sS", "-m", "60", "-w", "%{http_code}", `http://localhost:${port}/_ping`],
       ...i % 2 ? body : [],
     ]);
     assertEquals(

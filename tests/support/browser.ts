@@ -4,6 +4,8 @@
  * @module
  */
 
+import { until } from "./daemon.ts";
+
 /** The path of Chromium; undefined, with a line that says so, if it is not installed. */
 export const CHROMIUM: string | undefined = await find();
 
@@ -32,6 +34,8 @@ export class Browser implements AsyncDisposable {
   #calls = new Map<number, PromiseWithResolvers<Params>>();
   #listeners = new Map<string, Listener[]>();
   #last = 0;
+  /** What names the page that is loaded: the event that one is may come when the next is asked for. */
+  #loaded?: string;
 
   private constructor(process: Deno.ChildProcess, profile: string, socket: WebSocket) {
     this.#process = process;
@@ -85,11 +89,15 @@ export class Browser implements AsyncDisposable {
     });
     const browser = new Browser(process, profile, socket);
     const { targetId } = await browser.send("Target.createTarget", { url: "about:blank" });
+    browser.on("Page.lifecycleEvent", ({ frameId, loaderId, name }) => {
+      if (frameId === targetId && name === "load") browser.#loaded = loaderId;
+    });
     const attached = await browser.send("Target.attachToTarget", { targetId, flatten: true });
     browser.#session = attached.sessionId;
     for (const domain of ["Page", "Runtime", "Network", "Log"]) {
       await browser.send(`${domain}.enable`);
     }
+    await browser.send("Page.setLifecycleEventsEnabled", { enabled: true });
     return browser;
   }
 
@@ -109,15 +117,15 @@ export class Browser implements AsyncDisposable {
 
   /** Navigates to a page, and waits until it is loaded. */
   async open(url: string): Promise<void> {
-    const loaded = this.loaded();
-    const { errorText } = await this.send("Page.navigate", { url });
+    const { errorText, loaderId } = await this.send("Page.navigate", { url });
     if (errorText) throw new Error(`${url}: ${errorText}`);
-    await loaded;
+    await until(() => this.#loaded === loaderId);
   }
 
-  /** Resolves when the next page is loaded. */
+  /** Resolves when another page than now is loaded. */
   loaded(): Promise<void> {
-    return new Promise((resolve) => this.on("Page.loadEventFired", () => resolve()));
+    const before = this.#loaded;
+    return until(() => this.#loaded !== before);
   }
 
   /** Evaluates an expression in the page; awaits a promise. */
@@ -169,6 +177,9 @@ export class Browser implements AsyncDisposable {
     await this.send("Browser.close");
     this.#socket.close();
     await this.#process.status;
-    await Deno.remove(this.#profile, { recursive: true });
+    // Its other processes end a moment later, and may write until then.
+    await until(() =>
+      Deno.remove(this.#profile, { recursive: true }).then(() => true, () => false)
+    );
   }
 }

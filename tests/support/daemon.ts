@@ -7,8 +7,11 @@
 import { fileURLToPath } from "node:url";
 import { connect, type Target } from "./client.ts";
 
-// The real setTimeout, even if a test has replaced it.
-const { setTimeout } = globalThis;
+// The real ones, even if a test has replaced them.
+const { setTimeout, clearTimeout } = globalThis;
+
+/** How long a condition may take to come true on a busy machine, in milliseconds. */
+const PATIENCE = 120_000;
 
 /** The path of a file of this project. */
 export function project(path: string): string {
@@ -94,13 +97,24 @@ export class Daemon implements AsyncDisposable {
     );
   }
 
-  /** Waits for a match in its output, and returns it. Throws if the daemon ends without one. */
+  /**
+   * Waits for a match in its output, and returns it. Throws if the daemon ends without one, or says
+   * nothing more for {@linkcode PATIENCE}.
+   */
   async says(pattern: RegExp): Promise<RegExpExecArray> {
-    for (;;) {
+    for (let late = false;;) {
       const match = pattern.exec(this.stdout) ?? pattern.exec(this.stderr);
       if (match) return match;
-      if (this.#ended) throw new Error(`no ${pattern} in\n${this.stdout}\n${this.stderr}`);
-      await this.#changed.promise;
+      if (late || this.#ended) {
+        const why = late ? ` for ${PATIENCE} ms` : "";
+        throw new Error(`no ${pattern}${why} in\n${this.stdout}\n${this.stderr}`);
+      }
+      let timer;
+      const patience = new Promise<void>((resolve) => {
+        timer = setTimeout(() => resolve(void (late = true)), PATIENCE);
+      });
+      await Promise.race([this.#changed.promise, patience]);
+      clearTimeout(timer);
     }
   }
 
@@ -216,9 +230,9 @@ export async function missing(command: string, args: string[]): Promise<boolean>
 
 /** Waits until a condition holds, with a generous limit for busy machines. */
 export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
-  const deadline = performance.now() + 60_000;
+  const deadline = performance.now() + PATIENCE;
   while (!await condition()) {
-    if (performance.now() > deadline) throw new Error(`not so after 60 s: ${condition}`);
+    if (performance.now() > deadline) throw new Error(`not so after ${PATIENCE} ms: ${condition}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }
@@ -236,10 +250,21 @@ export async function isPending(promise: Promise<unknown>): Promise<boolean> {
   return pending;
 }
 
-/** A port that was just free, for programs that do not accept 0. */
+/**
+ * A port that was just free, for programs that do not accept 0. It is none that the kernel gives to
+ * those who ask for any (ip_local_port_range, ip(7)): other tests do all the time, and would have it
+ * before the program does.
+ */
 export function freePort(hostname = "127.0.0.1"): number {
-  using listener = Deno.listen({ hostname, port: 0 });
-  return listener.addr.port;
+  for (;;) {
+    const port = 10_000 + Math.floor(Math.random() * 20_000);
+    try {
+      Deno.listen({ hostname, port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
 }
 
 /** Runs a program to its end. */

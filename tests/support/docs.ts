@@ -90,7 +90,7 @@ function patternOf(shown: string[], end: string): RegExp {
 }
 
 /** How long a command may take on a busy machine, in milliseconds. */
-const PATIENCE = 60_000;
+const PATIENCE = 180_000;
 
 /** A shell that runs commands one after another. */
 class Shell {

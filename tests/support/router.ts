@@ -75,7 +75,7 @@ export async function asking(port: number, ...lines: string[]): Promise<Client> 
 
 /** A promise with its resolvers. */
 export async function soon<T>(promise: Promise<T>): Promise<T> {
-  if (!await within(20_000, promise)) throw new Error("not so after 20 s");
+  if (!await within(60_000, promise)) throw new Error("not so after 60 s");
   return await promise;
 }
 

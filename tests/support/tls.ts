@@ -33,7 +33,7 @@ export function urlOf({ target }: Served): string {
 }
 
 export function curl(authority: Authority, url: string, ...args: string[]) {
-  return run("curl", ["-sS", "-m", "10", "--cacert", authority.ca, ...args, url]);
+  return run("curl", ["-sS", "-m", "60", "--cacert", authority.ca, ...args, url]);
 }
 export function showing({ cert, key }: Pair): string[] {
   return ["--cert", cert, "--key", key];
