@@ -299,7 +299,7 @@ class Api {
   #cancelAfterStart = () => {};
   #afterStart = () => {
     const ports = this.addresses.flatMap((address) => /^tcp:.*:(\d+)$/.exec(address)?.[1] ?? []);
-    this.#serving?.keepAlive(new Set(ports.map(Number)));
+    this.#serving?.setTcpOptions(new Set(ports.map(Number)));
   };
   #failure?: { reason: unknown };
   /** Deno.exit calls this; a daemon that is ended at once leaves no socket file either. */

@@ -18,6 +18,7 @@ const MSG_CMSG_CLOEXEC = 0x4000_0000;
 const MSG_NOSIGNAL = 0x4000;
 const POLLIN = 1;
 const IPPROTO_TCP = 6;
+const TCP_NODELAY = 1;
 const SO_KEEPALIVE = 9;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
@@ -398,12 +399,17 @@ export class Libc {
    */
   keepAlive(fd: number, idle: number, interval: number, count: number): void {
     if (this.option(fd, SO_KEEPALIVE) !== 0) return;
-    const set = (level: number, option: number, value: number) =>
-      this.#library.symbols.setsockopt(int(fd), level, option, int(value), 4);
-    set(IPPROTO_TCP, TCP_KEEPIDLE, idle);
-    set(IPPROTO_TCP, TCP_KEEPINTVL, interval);
-    set(IPPROTO_TCP, TCP_KEEPCNT, count);
-    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    this.#set(fd, IPPROTO_TCP, TCP_KEEPIDLE, idle);
+    this.#set(fd, IPPROTO_TCP, TCP_KEEPINTVL, interval);
+    this.#set(fd, IPPROTO_TCP, TCP_KEEPCNT, count);
+    this.#set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+  }
+  /** Lets a tcp socket send what is written at once; what is accepted from it too. */
+  noDelay(fd: number): void {
+    this.#set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+  }
+  #set(fd: number, level: number, option: number, value: number): void {
+    this.#library.symbols.setsockopt(int(fd), level, option, int(value), 4);
   }
   /** Says that it is needed no more. The library stays, for the next. */
   [Symbol.dispose](): void {}

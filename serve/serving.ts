@@ -5,7 +5,7 @@
  * @module
  */
 
-export { keepAlive } from "../platform/sockets.ts";
+export { setTcpOptions } from "../platform/sockets.ts";
 export { STDERR, writability } from "../platform/writability.ts";
 export { Listeners } from "./listeners.ts";
 
