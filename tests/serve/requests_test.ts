@@ -36,15 +36,9 @@ async function ways(stack: AsyncDisposableStack): Promise<Way[]> {
   const unix = await open({}, `unix://${path}`);
   const tls = await open(settings(server), "tcp://127.0.0.1:0");
   const verified = await open(settings(server, authority.ca), "tcp://127.0.0.1:0");
-  const secure = (served: Served, shown: { cert?: string; key?: string }) => async () =>
-    new Client(
-      await Deno.connectTls({
-        ...served.target as Deno.ConnectOptions,
-        hostname: "localhost",
-        caCerts: [await Deno.readTextFile(authority.ca)],
-        ...shown,
-      }),
-    );
+  const caCerts = [await Deno.readTextFile(authority.ca)];
+  const secure = ({ target }: Served, shown: { cert?: string; key?: string }) => () =>
+    Client.to({ ...target as Deno.ConnectOptions, hostname: "localhost", caCerts, ...shown });
   const certificate = {
     cert: await Deno.readTextFile(alice.cert),
     key: await Deno.readTextFile(alice.key),

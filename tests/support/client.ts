@@ -41,9 +41,16 @@ export const ANSWERED = /^HTTP\/1\.1 200 OK\r\n/;
 const encoder = new TextEncoder();
 
 /** Connects. */
-export function connect(target: Target): Promise<Deno.Conn> {
-  if ("caCerts" in target) return Deno.connectTls(target);
-  return "path" in target ? Deno.connect(target) : Deno.connect(target);
+export async function connect(target: Target): Promise<Deno.Conn> {
+  if (!("caCerts" in target)) {
+    return await ("path" in target ? Deno.connect(target) : Deno.connect(target));
+  }
+  // Only so it can show a certificate. Its first request is 40 ms late then: the kernel keeps it
+  // back until the daemon's has acknowledged the end of the handshake.
+  if (target.cert !== undefined) return await Deno.connectTls(target);
+  const conn = await Deno.connect({ hostname: target.hostname ?? "127.0.0.1", port: target.port });
+  conn.setNoDelay();
+  return await Deno.startTls(conn, target);
 }
 
 /** One connection. */
