@@ -10,7 +10,10 @@ import { keepingWebSockets } from "./websockets.ts";
 
 /** What a connection has become that speaks HTTP no more. */
 export interface Hijacked {
-  /** Resolves when the native loop may be given the answer. Default: at once. */
+  /**
+   * Resolves when the native loop may be given the answer, rejects if the connection cannot be hijacked.
+   * Default: at once.
+   */
   readonly answerable?: Promise<void>;
   /** Resolves when it has ended. Never rejects. */
   readonly ended: Promise<void>;

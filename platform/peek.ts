@@ -8,6 +8,7 @@
  */
 
 import { DESCRIPTORS, descriptorsProblem } from "./descriptors.ts";
+import { endsAt, endsOf } from "./sockets.ts";
 
 /** The part of Deno's core that is needed here. */
 interface Core {
@@ -30,6 +31,7 @@ const SYMBOLS = {
   recv: { parameters: ["i32", "pointer", "usize", "i32"], result: "i32" },
   poll: { parameters: ["pointer", "usize", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  close: { parameters: ["i32"], result: "i32" },
   getsockname: { parameters: ["i32", "pointer", "pointer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
 } as const;
@@ -81,6 +83,9 @@ class Libc {
   /** Another descriptor of the same; below 0 if there are none left. */
   duplicate(fd: number): number {
     return this.#calls.fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  }
+  close(fd: number): void {
+    this.#calls.close(fd);
   }
   peek(fd: number, { pointer, length }: Memory): number {
     return this.#calls.recv(fd, pointer, length, MSG_PEEK | MSG_DONTWAIT);
@@ -229,9 +234,9 @@ class Finder {
     for (const listener of this.#listeners.values()) listener.current = false;
   }
 
-  /** A tcp connection has it. */
-  occupy(fd: number): void {
-    this.#set(fd, OTHER, 0);
+  /** A tcp connection has it, or another one that was found: it is not to be found again. */
+  occupy(fd: number, cookie = 0): void {
+    this.#set(fd, OTHER, cookie);
   }
 
   release({ fd, cookie = 0 }: Descriptor): void {
@@ -379,20 +384,30 @@ interface TcpHandle {
 }
 
 /**
- * Another descriptor of a socket, as a stream that lives on when the first is closed.
+ * Another descriptor of a connection's socket, as a stream that lives on when the first is closed.
  *
- * @throws {Error} If there are no descriptors left, or this Deno has no way to do it.
+ * @throws {Error} If the connection has ended, there are no descriptors left, or this Deno has no way
+ * to do it.
  */
-export function duplicate(fd: number): Stream {
+export function duplicate(conn: Deno.Conn, { fd, cookie }: Descriptor): Stream {
   const copy = libc().duplicate(fd);
   if (copy < 0) throw new Error(`fcntl(${fd}, F_DUPFD_CLOEXEC) failed`);
+  // What serves the connection may have closed it, and the next client have its descriptor.
+  const same = cookie === undefined
+    ? endsAt(copy) === endsOf(conn)
+    : libc().cookieOf(copy) === cookie;
+  if (!same) {
+    libc().close(copy);
+    throw new Deno.errors.ConnectionReset("the client has left");
+  }
+  finder.occupy(copy, cookie);
   const { process } = globalThis as unknown as {
     process: { binding(name: "tcp_wrap"): { TCP: new (type: number) => TcpHandle } };
   };
   const handle = new (process.binding("tcp_wrap").TCP)(0);
   const failure = handle.open(copy);
   if (failure !== 0) throw new Error(`opening descriptor ${copy} failed: ${failure}`);
-  const stream = new ResourceStream(handle.takeStream());
+  const stream = new ResourceStream(handle.takeStream(), { fd: copy, cookie });
   handle.close(() => {}); // It has nothing to close any more, but a place in a table.
   return stream;
 }
@@ -400,8 +415,10 @@ export function duplicate(fd: number): Stream {
 /** A stream by its resource, as `Deno.Conn` is one. */
 class ResourceStream implements Stream {
   readonly #resource: number;
-  constructor(resource: number) {
+  readonly #descriptor: Descriptor;
+  constructor(resource: number, descriptor: Descriptor) {
     this.#resource = resource;
+    this.#descriptor = descriptor;
   }
   async read(buffer: Uint8Array): Promise<number | null> {
     return await core.read(this.#resource, buffer) || null;
@@ -414,5 +431,6 @@ class ResourceStream implements Stream {
   }
   close(): void {
     core.close(this.#resource);
+    releaseDescriptor(this.#descriptor);
   }
 }

@@ -304,6 +304,13 @@ export function endsOf(
   return `${formatTcp(localAddr as Deno.NetAddr)} ${formatTcp(remoteAddr as Deno.NetAddr)}`;
 }
 
+/** The same of a descriptor; undefined if it is no connection's. */
+export function endsAt(fd: number): string | undefined {
+  using libc = new Libc();
+  const peer = libc.peerOf(fd);
+  return peer && `${libc.nameOf(fd).address} ${peer}`;
+}
+
 /**
  * Ends tcp connections by shutdown(2), also those whose `Deno.Conn` other code has. Without the
  * permissions for that it does nothing.

@@ -126,7 +126,8 @@ export class Verifier {
       native = this.#serve(
         far,
         { addEventListener: (_type, listener) => cancel = listener },
-        (request, { completed }) => handler(request, { completed, client }),
+        (request, { completed, refused }) =>
+          handler(request, { completed, client, ...refused && { refused } }),
         onError,
         onListen,
       );
@@ -142,7 +143,8 @@ export class Verifier {
       hijack: (response, request) => native?.hijack?.(response, request),
       get upgrade() {
         const served = native;
-        return served?.upgrade && ((headers?: HeadersInit) => served.upgrade!(headers));
+        return served?.upgrade &&
+          ((request: Request, headers?: HeadersInit) => served.upgrade!(request, headers));
       },
       get once() {
         return native?.once ?? false;

@@ -5,7 +5,7 @@
  */
 
 import type { Peer } from "../engine.ts";
-import { TypedError } from "../engine/errors.ts";
+import { messageOf, TypedError } from "../engine/errors.ts";
 import {
   headerOf,
   type Hijacked,
@@ -24,7 +24,7 @@ import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.t
 import { endsOf } from "../platform/sockets.ts";
 import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 import { deliver, type Delivery } from "./delivery.ts";
-import type { RequestHandler, RequestInfo, Upgrading } from "./handler.ts";
+import type { PendingUpgrade, RequestHandler, RequestInfo, Upgrading } from "./handler.ts";
 import { refuse } from "./requests.ts";
 import type { Workload } from "./workload.ts";
 
@@ -48,8 +48,8 @@ export interface Owner {
   readonly workload: Workload;
   /** Whether an answer should be its connection's last. */
   readonly lastAnswers: boolean;
-  /** Whether all connections are to end. */
-  readonly draining: boolean;
+  /** Whether WebSockets and raw streams are told to end. */
+  readonly parting: boolean;
   /** Who the clients are, where that can be known. */
   readonly peers: Peers | undefined;
   /** Has other deadlines looked at as often as those of connections are. */
@@ -108,7 +108,7 @@ export class Connection {
   /** Requests whose handlers look at their signal; made when one does. */
   watched?: Set<Info>;
   /** What it has become, where it speaks HTTP no more. */
-  hijacked?: Hijacked;
+  hijacked: Hijacked | undefined;
   readonly remoteAddr: Deno.Addr;
   /** That of a tcp connection. */
   #localAddr: Deno.Addr | undefined;
@@ -400,24 +400,29 @@ export class Connection {
     if (this.state === "active") this.state = "hijacked";
     // It is a connection from now on, and no request in work.
     this.owner.workload.requests--;
-    if (this.retired !== undefined || this.owner.draining) hijacked.leave();
+    if (this.retired !== undefined || this.owner.parting) hijacked.leave();
     hijacked.ended.then(() => {
       this.owner.workload.requests++;
       info.leave();
       this.#answered(info);
     });
-    return hijacked.answerable?.then(() => response) ?? response;
+    return hijacked.answerable?.then(() => response, (error) => {
+      if (this.state === "hijacked") this.state = "idle";
+      this.hijacked = undefined;
+      // The loop would send the 101, and take what the client sends then for requests.
+      return this.#refuse(`the connection cannot be hijacked: ${messageOf(error)}`, info);
+    }) ?? response;
   }
 
   /** Takes it over, for the handler of a request. */
-  upgrade(request: Request, headers?: HeadersInit): Upgrade {
+  upgrade(request: Request, headers?: HeadersInit): PendingUpgrade {
     if (!/\bupgrade\b/i.test(headerOf(request, "connection") ?? "")) {
       throw new TypedError("bad parameter", "expected a request with Connection: Upgrade");
     }
     if (this.#server?.upgrade === undefined) {
       throw new TypedError("not implemented", this.owner.upgradeProblem());
     }
-    return this.#server.upgrade(headers);
+    return this.#server.upgrade(request, headers);
   }
 
   #answered(info: Info): void {
@@ -462,7 +467,9 @@ export class Info implements RequestInfo {
     if (!this.#done) this.#connection.owner.cut(this.#connection, this.delivery);
   }
   upgrade(headers?: HeadersInit): Upgrade {
-    return this.#connection.upgrade(this.request, headers);
+    const upgrade = this.#connection.upgrade(this.request, headers);
+    this.completed.then(() => upgrade.refuse("the request was answered otherwise"));
+    return upgrade;
   }
   get transferred(): Transferred | undefined {
     return this.#connection.hijacked?.transferred;

@@ -181,12 +181,14 @@ export class Connections implements Owner {
   }
   /** @internal Whether an answer should be the connection's last. */
   get lastAnswers(): boolean {
-    return this.draining || this.#pressed();
+    return this.#draining || this.#pressed();
   }
-  /** @internal Whether all connections are to end. */
-  get draining(): boolean {
+  /** Whether all connections are to end. */
+  get #draining(): boolean {
     return this.#drained !== Infinity;
   }
+  /** @internal Whether WebSockets and raw streams are told to end. */
+  parting = false;
   /** @internal What is in work. */
   get workload(): Workload {
     return this.#workload ??= new Workload();
@@ -261,6 +263,7 @@ export class Connections implements Owner {
     this.#sweep.hasten();
     const goodbye = patient ? Math.min(GOODBYE, limit / 2) : limit;
     if (await this.#emptied(limit - goodbye)) return;
+    this.parting = true;
     for (const connection of this.#open) connection.hijacked?.leave();
     if (await this.#emptied(goodbye)) return;
     this.cutAll();
@@ -297,7 +300,7 @@ export class Connections implements Owner {
   }
 
   get #interval(): number {
-    if (this.draining) return 20;
+    if (this.#draining) return 20;
     // Often enough that a timeout is late by an eighth, and rare enough to cost nothing.
     return Math.min(Math.max(Math.min(...Object.values(this.#timeouts)) / 8, 10), 1_000);
   }

@@ -39,10 +39,16 @@ export interface RequestInfo {
   upgrade(headers?: HeadersInit): Upgrade;
 }
 
+/** An upgrade that a handler has asked for. */
+export interface PendingUpgrade extends Upgrade {
+  /** Called when there will be no connection. Without effect where there is one. */
+  refuse(reason: unknown): void;
+}
+
 /** A served connection that the handlers of its requests may hijack. */
 export interface Upgrading extends Served {
   /** Hijacks the connection, for the handler of the current request. */
-  upgrade?: ((headers?: HeadersInit) => Upgrade) | undefined;
+  upgrade?: ((request: Request, headers?: HeadersInit) => PendingUpgrade) | undefined;
   /** Whether its next answer has to be its last, because the request after it may be an upgrade. */
   readonly once?: boolean;
 }

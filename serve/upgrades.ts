@@ -10,7 +10,14 @@
 
 import { TypedError } from "../engine/errors.ts";
 import { after, within } from "../engine/time.ts";
-import type { Hijacked, Serve, Served, Transferred } from "../platform/http.ts";
+import {
+  type Hijacked,
+  type Serve,
+  type Served,
+  staticBody,
+  type Transferred,
+  withBody,
+} from "../platform/http.ts";
 import {
   canPeek,
   type Descriptor,
@@ -60,10 +67,10 @@ class Front implements Upgrading {
   #over = false;
   /** Whether it has a request that was parsed here. */
   #answering = false;
-  /** The raw upgrade of the request in work. */
-  #upgrade?: RawUpgrade;
+  /** The last raw upgrade that a request has asked for. */
+  #upgrade: RawUpgrade | undefined;
   /** The raw upgrade that has hijacked the connection. */
-  #hijacked?: RawUpgrade;
+  #hijacked: RawUpgrade | undefined;
 
   constructor(
     conn: Deno.Conn,
@@ -88,7 +95,7 @@ class Front implements Upgrading {
     const kind = look(descriptor);
     // Most clients have sent their first request by the time they are accepted.
     const served = kind === NOTHING
-      ? untilReadable(conn).then(() => judge(look(descriptor)))
+      ? untilReadable(conn).then(() => judge(this.#over ? PASS : look(descriptor)))
       : judge(kind);
     this.finished = served.then(
       () => this.#end(),
@@ -119,14 +126,15 @@ class Front implements Upgrading {
   }
 
   /** Prepares the upgrade that the handler of the request in work asks for. */
-  upgrade(headers?: HeadersInit): RawUpgrade {
+  upgrade(request: Request, headers?: HeadersInit): RawUpgrade {
     if (this.#tooOld) throw new TypedError("bad parameter", "expected a request of HTTP/1.1");
-    return this.#upgrade ??= new RawUpgrade(headers);
+    if (this.#upgrade?.request !== request) this.#upgrade = new RawUpgrade(request, headers);
+    return this.#upgrade;
   }
 
   hijack(response: Response, request: Request): Hijacked | undefined {
     const upgrade = this.#upgrade;
-    if (upgrade === undefined) return this.#native?.hijack?.(response, request);
+    if (upgrade?.request !== request) return this.#native?.hijack?.(response, request);
     if (this.#native) upgrade.answerable = this.#takeBack(upgrade, response);
     return this.#hijacked = upgrade;
   }
@@ -184,6 +192,9 @@ class Front implements Upgrading {
       let response: Response;
       try {
         response = await handler(asked.request, { completed: completed.promise });
+        // As the native loop does.
+        if (response.type === "error") throw new TypeError("the answer is Response.error()");
+        if (response.bodyUsed) throw new TypeError("the body of the answer has been read");
       } catch (error) {
         response = onError(error);
       }
@@ -196,7 +207,6 @@ class Front implements Upgrading {
         await upgrade.ended;
         return;
       }
-      this.#upgrade?.refuse("the request was answered otherwise");
       try {
         await answer(conn, response, asked.request.method);
         completed.resolve();
@@ -218,7 +228,7 @@ class Front implements Upgrading {
     };
     try {
       // A body that the handler has not read keeps the socket readable.
-      if (asked.hasBody) return;
+      await asked.complete;
       await untilReadable(this.#conn);
       if (peek(this.#descriptor.fd, window) === 0) leave();
     } catch {
@@ -230,7 +240,7 @@ class Front implements Upgrading {
   async #takeBack(upgrade: RawUpgrade, response: Response): Promise<void> {
     let stream: Stream | undefined;
     try {
-      stream = duplicate(this.#descriptor.fd);
+      stream = duplicate(this.#conn, this.#descriptor);
       this.#cancel?.();
       // By then the loop has closed its own descriptor.
       await this.#native!.finished.catch(() => {});
@@ -238,7 +248,9 @@ class Front implements Upgrading {
       upgrade.take(stream, new AbortController());
     } catch (error) {
       if (stream) closeQuietly(stream);
+      this.#hijacked = undefined;
       upgrade.refuse(error);
+      throw error;
     }
   }
 }
@@ -248,7 +260,6 @@ class Front implements Upgrading {
 /** The longest header that is peeked at, in bytes. */
 const HEAD = 16_384;
 const window = new Uint8Array(HEAD);
-const latin1 = new TextDecoder("latin1");
 
 /** Results of {@linkcode judgeHead}, besides the length of a header that asks for an upgrade. */
 const PASS = 0;
@@ -286,7 +297,7 @@ function judgeHead(bytes: Uint8Array, count: number): number {
   for (let at = bytes.indexOf(LF, start); at >= 0 && at < count; at = bytes.indexOf(LF, at + 1)) {
     // Behind `count` are those of another client.
     if (bytes[at + 1] === CR && at + 2 < count) {
-      return upgrade || keeps ? judgeText(bytes, at + 3) : PASS;
+      return bytes[at + 2] === LF && (upgrade || keeps) ? judgeText(bytes, at + 3) : PASS;
     }
     if (bytes[at + 1] === LF && at + 1 < count) return PASS; // The native loop refuses such lines.
     const first = (bytes[at + 1] ?? 0) | 0x20;
@@ -315,9 +326,10 @@ function judgeText(bytes: Uint8Array, length: number): number {
 }
 const HTTP_1_0 = /^[^\r\n]* HTTP\/1\.0\r\n/;
 
-/** A header, without the empty lines that a client may send before it (RFC 9112, 2.2). */
+/** A header in Latin-1, without the empty lines that a client may send before it (RFC 9112, 2.2). */
 function textOf(head: Uint8Array): string {
-  return latin1.decode(head).replace(/^[\r\n]+/, "");
+  // Not by the decoder of that name, which is one of Windows-1252 (Encoding, 4.2).
+  return String.fromCharCode(...head).replace(/^[\r\n]+/, "");
 }
 
 /** The longest body of a request that asks for a raw upgrade, in bytes. */
@@ -325,13 +337,17 @@ const BODY = 1 << 20;
 /** How long the unread rest of such a body may take, in milliseconds. */
 const BODY_TIMEOUT = 10_000;
 const TOKEN = /^[!#$%&'*+.^`|~\w-]+$/;
+/** A line of a header. No other control character is in it (RFC 9110, 5.5). */
+const FIELD = /^([!#$%&'*+.^`|~\w-]+):([\t -~\x80-\xff]*)$/;
 
 /** A request that is parsed here, and not by the native loop. */
 class RawRequest {
   readonly request: Request;
-  readonly hasBody: boolean;
   readonly #conn: Stream;
   #left: number;
+  readonly #complete = Promise.withResolvers<void>();
+  /** Resolves when the body was read from the connection. */
+  readonly complete = this.#complete.promise;
   /** Whether the client waits for a word before it sends the body. */
   #expects: boolean;
 
@@ -339,9 +355,9 @@ class RawRequest {
     const { url, ...init } = request;
     this.#conn = conn;
     this.#left = length;
+    if (length === 0) this.#complete.resolve();
     this.#expects = new Headers(init.headers).has("expect");
-    this.hasBody = length > 0;
-    this.request = new Request(url, { ...init, body: this.hasBody ? this.#body() : null });
+    this.request = new Request(url, { ...init, body: length > 0 ? this.#body() : null });
   }
 
   /** Parses a header; returns the response if it is malformed. */
@@ -354,14 +370,9 @@ class RawRequest {
     if (authority === undefined && path === undefined) return bad();
     const headers = new Headers();
     for (const each of lines) {
-      const colon = each.indexOf(":");
-      const name = each.slice(0, colon);
-      if (colon < 1 || !TOKEN.test(name)) return bad();
-      try {
-        headers.append(name, each.slice(colon + 1).trim());
-      } catch {
-        return bad();
-      }
+      const [, name, value] = FIELD.exec(each) ?? [];
+      if (name === undefined) return bad();
+      headers.append(name, value!);
     }
     // Both of these, or one of them twice, are used for request smuggling (RFC 9112, 6.3).
     const length = headers.get("content-length") ?? "0";
@@ -400,6 +411,7 @@ class RawRequest {
     const count = await this.#conn.read(buffer);
     if (count === null) return undefined;
     this.#left -= count;
+    if (this.#left === 0) this.#complete.resolve();
     return buffer.subarray(0, count);
   }
 
@@ -416,7 +428,7 @@ class RawRequest {
 
 /** For the log and the metrics: a request that has as much of a malformed one as can be had. */
 function standIn(head: Uint8Array): Request {
-  const [, method, target] = /^([!-~]{1,32}) (\/[!-~]*)?/.exec(latin1.decode(head)) ?? [];
+  const [, method, target] = /^([!-~]{1,32}) (\/[!-~]*)?/.exec(textOf(head)) ?? [];
   const url = new URL("http://localhost/");
   url.pathname = target?.split("?", 1)[0] ?? "/";
   try {
@@ -451,27 +463,34 @@ const REASONS: Record<number, string> = {
 };
 
 /** The head of an answer, as it goes over the wire. */
-function headOf(
-  { status, statusText, headers }: Response,
-  more: [string, string][] = [],
-): Uint8Array {
+function headOf({ status, statusText, headers }: Response): Uint8Array {
   const lines = [`HTTP/1.1 ${status} ${statusText || (REASONS[status] ?? "")}`];
-  for (const [name, value] of [...headers, ...more]) lines.push(`${name}: ${value}`);
+  for (const [name, value] of headers) lines.push(`${name}: ${value}`);
   const text = lines.join("\r\n") + "\r\n\r\n";
   return Uint8Array.from(text, (character) => character.charCodeAt(0));
 }
 
 /** Sends an answer without an upgrade, and half-closes. */
-async function answer(conn: Stream, response: Response, method: string): Promise<void> {
-  const { body } = response;
-  const more: [string, string][] = [["connection", "close"], ["date", new Date().toUTCString()]];
-  response.headers.delete("connection");
-  const chunked = body !== null && !response.headers.has("content-length");
-  if (chunked) more.push(["transfer-encoding", "chunked"]);
-  else if (body === null && !response.headers.has("content-length")) {
-    more.push(["content-length", "0"]);
+async function answer(conn: Stream, given: Response, method: string): Promise<void> {
+  // The headers of a redirect, or a fetched answer, cannot be changed, and those may be of another's body.
+  const held = staticBody(given);
+  const response = withBody(given, given.body);
+  const { body, headers, status } = response;
+  if (held && !headers.has("content-length")) {
+    const { length } = typeof held === "string" ? encoder.encode(held) : held;
+    headers.set("content-length", String(length));
   }
-  await writeAll(conn, headOf(response, more));
+  headers.set("connection", "close");
+  if (!headers.has("date")) headers.set("date", new Date().toUTCString());
+  headers.delete("transfer-encoding"); // Of the one that it was fetched from.
+  const chunked = body !== null && !headers.has("content-length");
+  if (chunked) headers.set("transfer-encoding", "chunked");
+  // RFC 9110, 8.6.
+  else if (status === 204) headers.delete("content-length");
+  else if (body === null && status !== 304 && !headers.has("content-length")) {
+    headers.set("content-length", "0");
+  }
+  await writeAll(conn, headOf(response));
   if (body && method !== "HEAD") {
     for await (const chunk of body) {
       if (chunk.length === 0) continue;
@@ -531,7 +550,7 @@ class RawUpgrade implements Upgrade, Hijacked {
   #leaving = false;
   #over = false;
 
-  constructor(headers?: HeadersInit) {
+  constructor(readonly request: Request, headers?: HeadersInit) {
     const all = new Headers(headers);
     all.set("connection", "Upgrade");
     if (!all.has("upgrade")) all.set("upgrade", "tcp");

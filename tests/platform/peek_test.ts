@@ -87,7 +87,7 @@ needs(
     );
     await client.write(encoder.encode("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"));
     await asked.promise;
-    const stream = duplicate(descriptor.fd);
+    const stream = duplicate(conn, descriptor);
     cancel();
     await served.finished.catch(() => {}); // It may reject because it was cancelled.
     answer.resolve(new Response());
@@ -198,7 +198,8 @@ async function found(program: string) {
   // In a process of its own: other tests open descriptors, too.
   await Deno.writeTextFile(
     `${folder.path}/look.ts`,
-    `import { descriptorOf, findDescriptor, findings, releaseDescriptor } from "${module}";
+    `import * as peeking from "${module}";
+    const { descriptorOf, duplicate, findDescriptor, findings, peek, releaseDescriptor } = peeking;
     const unix = Deno.listen({ transport: "unix", path: "${folder.path}/s" });
     ${program}`,
   );
@@ -263,5 +264,71 @@ foreignTest(
       Deno.exit();`);
     assertEquals([asked, all], [2_000, 1]);
     assert(looks < 3 * asked, `${asked} connections took ${looks} looks`);
+  },
+);
+
+foreignTest("findDescriptor takes no copy of a connection for one that comes later", async () => {
+  assertEquals(
+    await found(`
+      const take = async () => {
+        const client = await Deno.connect(unix.addr);
+        const conn = await unix.accept();
+        findDescriptor(conn);
+        return { client, conn, descriptor: descriptorOf(conn) };
+      };
+      const end = ({ conn, descriptor }) => {
+        conn.close();
+        releaseDescriptor(descriptor);
+      };
+      const [first, gone] = [await take(), await take()];
+      end(gone);
+      const copy = duplicate(first.conn, first.descriptor); // It has the descriptor that is free.
+      end(first);
+      const next = [];
+      for (let i = 0; i < 3; i++) {
+        const each = await take();
+        await each.client.write(new TextEncoder().encode(String(i)));
+        const window = new Uint8Array(9);
+        next.push(peek(each.descriptor.fd, window) + new TextDecoder().decode(window.slice(0, 1)));
+      }
+      copy.close();
+      console.log(JSON.stringify(next));
+      Deno.exit();`),
+    ["10", "11", "12"],
+  );
+});
+
+foreignTest(
+  "duplicate() copies no connection that has the descriptor of one that ended",
+  async () => {
+    assertEquals(
+      await found(`
+      const tcp = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      const refused = [];
+      for (const listener of [tcp, unix]) {
+        const take = async () => {
+          const client = await Deno.connect(listener.addr);
+          const conn = await listener.accept();
+          findDescriptor(conn);
+          return { client, conn, descriptor: descriptorOf(conn) };
+        };
+        const first = await take();
+        const other = await take();
+        first.conn.close();
+        // The client's end of the next takes it, or the other.
+        const next = await take();
+        for (const taken of [first.descriptor, { ...first.descriptor, fd: next.descriptor.fd }]) {
+          try {
+            duplicate(first.conn, taken);
+          } catch (error) {
+            refused.push(error.message);
+          }
+        }
+        duplicate(next.conn, next.descriptor).close();
+      }
+      console.log(JSON.stringify(refused));
+      Deno.exit();`),
+      Array(4).fill("the client has left"),
+    );
   },
 );

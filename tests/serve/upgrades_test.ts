@@ -456,6 +456,8 @@ foreignTest(
       [header("POST /ec ho HTTP/1.1", host), 400],
       [header("GET /echo HTTP/1.1", host, "Content-Length: 1"), 400],
       [header("TRACE /echo HTTP/1.1", host), 400],
+      [header(line, host, "Content-Length:\v0"), 400],
+      [header(line, host, "X: a\0b"), 400],
     ];
     for (const [request, status] of refused) {
       using client = await Client.to(doors.doors[1]!.target);
@@ -468,6 +470,179 @@ foreignTest(
       assertEquals(observed.splice(0), [described, status]);
     }
     assertEquals(connections, []);
+    await doors.empty();
+  },
+);
+
+foreignTest("a header of a raw upgrade that ends as no header does is refused", async () => {
+  await using doors = await Doors.open();
+  const connections = echo(doors.served);
+  for (const { target } of doors.doors) {
+    using client = await Client.to(target);
+    const head = upgradeOf("/echo").replace(/\r\n$/, "\rX");
+    assertEquals((await client.ask(head)).status, 400);
+  }
+  assertEquals(connections, []);
+});
+
+foreignTest("a raw upgrade that is refused gets any answer as other requests do", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  const read = new Response("read");
+  await read.text();
+  await using origin = Deno.serve({ port: 0, onListen() {} }, () =>
+    new Response(
+      new Blob(["fetched"]).stream().pipeThrough(new CompressionStream("gzip")),
+      { headers: { "content-encoding": "gzip", "x-origin": "\xe9" } },
+    ));
+  const all: Record<string, () => Response | Promise<Response>> = {
+    "/redirect": () => Response.redirect("http://localhost/there", 307),
+    "/fetched": () => fetch(`http://127.0.0.1:${origin.addr.port}/`),
+    "/error": () => Response.error(),
+    "/read": () => read,
+    "/empty": () => new Response(null, { status: 204 }),
+    "/same": () => new Response(null, { status: 304 }),
+    "/whole": () => new Response("whole", { headers: { "content-length": "5" } }),
+  };
+  router.upgradable("/*");
+  for (const [path, answer] of Object.entries(all)) router.get(path, answer);
+  for (const { target } of doors.doors) {
+    for (const path of Object.keys(all)) {
+      const asked = async (request: string) => {
+        using client = await Client.to(target);
+        const { status, header, body } = await client.ask(request);
+        const names = header.split("\r\n").slice(1).filter((line) => !/^date:/.test(line));
+        return { status, body, names: names.sort() };
+      };
+      const up = upgradeOf(path).replace("POST", "GET").replace(/Content-Length: 0\r\n/, "");
+      const expected = await asked(get(path));
+      assertEquals(await asked(up), expected, path);
+    }
+  }
+  await doors.empty();
+});
+
+const bytesOf = (text: string) => Uint8Array.from(text, (character) => character.charCodeAt(0));
+
+foreignTest("a raw upgrade has the headers as they came", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  router.get("/x", (c) => c.json([...c.req.header("x-any")!].map((each) => each.charCodeAt(0))));
+  router.upgradable("/x");
+  for (const { target } of doors.doors) {
+    // In bytes: UTF-8, of which some are others in Windows-1252.
+    const bytes = [...new TextEncoder().encode("10 € – é")];
+    const text = String.fromCharCode(...bytes);
+    for (const up of ["", "Connection: Upgrade\r\nUpgrade: tcp\r\n"]) {
+      using client = await Client.to(target);
+      const head = `GET /x HTTP/1.1\r\nHost: localhost\r\nX-Any: ${text}\r\n${up}\r\n`;
+      await client.send(bytesOf(head));
+      const { status, body } = await client.answer();
+      assertEquals([status, JSON.parse(body)], [200, bytes]);
+    }
+  }
+});
+
+foreignTest("each request that asks for an upgrade gets one of its own", async () => {
+  await using doors = await Doors.open();
+  const { router } = doors.served;
+  const outcomes: string[] = [];
+  router.upgradable("/x");
+  router.post("/x", (c) => {
+    const id = c.req.query("id")!;
+    const { response, connection } = c.env.upgrade({ "x-id": id });
+    assertEquals(c.env.upgrade().response, response);
+    connection.then(
+      () => outcomes.push(`${id} has it`),
+      ({ message }) => outcomes.push(`${id}: ${message}`),
+    );
+    sendBack(connection);
+    return id === "second" ? response : c.text("no", 409);
+  });
+  for (const { target } of doors.doors) {
+    using client = await Client.to(target);
+    const ask = (id: string) => upgradeOf(`/x?id=${id}`).replace(/Content-Length: 0\r\n/, "");
+    assertEquals((await client.ask(PING)).status, 200);
+    assertEquals((await client.ask(ask("first"))).status, 409);
+    await client.send(ask("second"));
+    const [head] = await client.sees(/^HTTP\/1\.1 101 UPGRADED\r\n[^]*\r\n\r\n$/);
+    assertStringIncludes(head, "x-id: second");
+    assertEquals(outcomes.splice(0), [
+      "first: the request was answered otherwise",
+      "second has it",
+    ]);
+    client.close();
+    await doors.empty();
+  }
+});
+
+foreignTest("a connection that cannot be taken back stays one of requests", async () => {
+  await using folder = await TempFolder.make();
+  const install = installer(`
+    router.upgradable("/echo");
+    router.get("/echo", (c) => {
+      const { response, connection } = c.env.upgrade();
+      connection.catch(({ message }) => {
+        console.log("refused: " + message);
+        files.forEach((file) => file.close());
+      });
+      // No descriptor is left for the copy.
+      const files = [];
+      for (;;) {
+        try {
+          files.push(Deno.openSync("/dev/null"));
+        } catch {
+          break;
+        }
+      }
+      return response;
+    });`);
+  const path = `${folder.path}/s`;
+  await using daemon = Daemon.start(
+    ["-H", `unix://${path}`, "-H", "tcp://127.0.0.1:0", "--install", install],
+    { descriptors: 80 },
+  );
+  await daemon.open();
+  const targets: Target[] = [{ transport: "unix", path }, { port: await daemon.port() }];
+  for (const target of targets) {
+    using client = await Client.to(target);
+    for (let i = 0; i < 2; i++) {
+      assertEquals((await client.ask(PING)).status, 200);
+      const ask = upgradeOf("/echo").replace("POST", "GET").replace(/Content-Length: 0\r\n/, "");
+      const { status, body } = await client.ask(ask);
+      assertEquals(status, 503);
+      assertStringIncludes(body, "cannot be hijacked");
+    }
+  }
+  await daemon.says(/refused: fcntl/);
+});
+
+foreignTest(
+  "a client that leaves before its raw upgrade is answered aborts its request, with a body or not",
+  async () => {
+    await using doors = await Doors.open();
+    const { router } = doors.served;
+    const aborted: string[] = [];
+    let begun = Promise.withResolvers<void>();
+    router.upgradable("/x");
+    router.post("/x", async (c) => {
+      const body = await c.req.text();
+      begun.resolve();
+      const { signal } = c.env;
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      aborted.push(body);
+      return c.text("too late");
+    });
+    for (const { target } of doors.doors) {
+      for (const body of ["", "some body"]) {
+        begun = Promise.withResolvers();
+        const client = await Client.to(target);
+        await client.send(upgradeOf("/x", body));
+        await begun.promise;
+        client.close();
+        await until(() => aborted.pop() === body);
+      }
+    }
     await doors.empty();
   },
 );
@@ -1085,10 +1260,35 @@ foreignTest("raw upgrades work behind client certificates, and know the client",
 });
 
 foreignTest(
+  "a malformed request for a raw upgrade runs no handler behind client certificates, either",
+  async () => {
+    await using authority = await Authority.make();
+    await using served = await Served.open(settings(await authority.server(), authority.ca));
+    let ran = 0;
+    served.router.upgradable("/x");
+    served.router.post("/x", (c) => c.text(`${++ran}`));
+    const { port } = served.target as Deno.ConnectOptions;
+    const pair = await authority.client("alice", "/CN=alice");
+    const request = upgradeOf("/x", "", "Content-Length: 3");
+    assertMatch(await overTls(authority, port!, pair, request, "x"), /^HTTP\/1\.1 400 /);
+    assertEquals(ran, 0);
+    assertEquals((await served.stats()).requests, 0);
+  },
+);
+
+foreignTest(
   "a takeover lets WebSockets and raw streams go on in the process that has them",
   async () => {
     await using folder = await TempFolder.make();
+    const go = `${folder.path}/go`;
     const install = installer(`
+    const { existsSync } = await import("node:fs");
+    router.upgradable("/late");
+    router.use("/late", async (c, next) => {
+      while (!existsSync("${go}")) await new Promise((resolve) => setTimeout(resolve, 10));
+      await next();
+    });
+    router.job({ method: "POST", path: "/late", job: "cat", upgrade: "tcp" });
     router.get("/ws", (c) => {
       const { response, socket } = Deno.upgradeWebSocket(c.req.raw);
       socket.onmessage = ({ data }) => socket.send(data + " of " + Deno.pid);
@@ -1116,11 +1316,18 @@ foreignTest(
       Array.from({ length: 200 }, () => upgrade(target, upgradeOf("/cat"))),
     );
     const closes = Promise.all(sockets.map(closed));
+    // It is answered only when the other process has taken over.
+    const late = upgrade(target, upgradeOf("/late"));
+    using idle = await Client.to(target);
+    await idle.ask(PING);
     await using next = Daemon.start([...given, "--takeover"]);
     await next.open();
     await until(async () => (await exchange(target, get("/pid"))).endsWith(String(next.pid)));
     // The old one drains by now, and has a second less than its time for what is still open.
     await old.says(/draining/);
+    await idle.ended();
+    await Deno.writeTextFile(go, "");
+    raws.push(await late);
     await Promise.all([
       ...sockets.map(async (socket: Awaited<ReturnType<typeof openSocket>>) => {
         const got = message(socket);
