@@ -240,8 +240,9 @@ class Finder {
   }
 
   release({ fd, cookie = 0 }: Descriptor): void {
-    // Another may have it already, because what has ended is told later than it ends.
-    if (this.#cookies[fd] === cookie) this.#set(fd, FREE, 0);
+    // Another may have it already, because what has ended is told later than it ends. Or its socket may be
+    // open for a while yet, as that of a WebSocket is: it is none that comes later.
+    if (this.#cookies[fd] === cookie) this.#set(fd, FREE, cookie);
   }
 
   #set(fd: number, state: number, cookie: number): void {
@@ -284,7 +285,7 @@ class Finder {
       const fd = this.#lowestFree();
       if (this.#isNew(fd, name)) return fd;
       if (!libc().isOpen(fd)) return undefined;
-      this.#set(fd, OTHER, 0);
+      this.#set(fd, OTHER, this.#cookies[fd]!);
     }
   }
 
