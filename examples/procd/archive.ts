@@ -8,6 +8,7 @@
 import type { Job } from "../../mod.ts";
 import type { Container, Containers } from "./containers.ts";
 import { failure, subject } from "./daemon.ts";
+import { notThere } from "./files.ts";
 import { headerBytes, padding, readTar, TAR_END, type TarEntry, type TarHeader } from "./tar.ts";
 
 /** The most links that a path may lead through, as in Linux. */
@@ -74,10 +75,7 @@ class Tree {
       // A mount is a link that looks like the mounted folder.
       return this.#mounts.has(inside) ? await Deno.stat(outside) : await Deno.lstat(outside);
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) {
-        return undefined;
-      }
-      throw error;
+      return error instanceof Deno.errors.NotADirectory ? undefined : notThere(error);
     }
   }
 
@@ -115,14 +113,12 @@ function baseOf(path: string): string {
   return /(^|\/)\.$/.test(path) ? "." : parts(path).at(-1) ?? ".";
 }
 
-async function findIn(
-  tree: Tree,
-  container: Container,
-  path: string,
-  follow: boolean,
-): Promise<Place> {
+/** A path in the container that a job is about. */
+async function locate(containers: Containers, job: Job, path: string, follow: boolean) {
+  const container = containers.find(subject(job));
+  const tree = new Tree(containers, container);
   const place = await tree.find(path, follow);
-  if (place && (place.info.isDirectory || !path.endsWith("/"))) return place;
+  if (place && (place.info.isDirectory || !path.endsWith("/"))) return { container, tree, place };
   throw failure(
     "not found",
     `Could not find the file ${path} in container ${container.name}: cp reaches its own folder only, and its volumes`,
@@ -141,8 +137,7 @@ async function statHeader(tree: Tree, place: Place, path: string): Promise<strin
     mtime: info.mtime?.toISOString(),
     linkTarget: info.isSymlink ? link?.inside ?? await Deno.readLink(place.outside) : "",
   };
-  const bytes = new TextEncoder().encode(JSON.stringify(stat));
-  return btoa(String.fromCharCode(...bytes));
+  return new TextEncoder().encode(JSON.stringify(stat)).toBase64();
 }
 
 /** Writes a file, or a folder with its contents, as an archive. */
@@ -169,7 +164,7 @@ async function pack(job: Job, outside: string, name: string, seen: Deno.FileInfo
       try {
         await pack(job, path, `${name}/${each}`, await Deno.lstat(path));
       } catch (error) {
-        if (!(error instanceof Deno.errors.NotFound)) throw error; // Removed meanwhile.
+        notThere(error); // It was removed meanwhile.
       }
     }
   } else if (seen.isFile) {
@@ -216,20 +211,15 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
     if (!place) throw failure("bad parameter", `${path} leads out of the container`);
   }
   const { inside, outside } = place;
-  const there = await Deno.lstat(outside).catch((error) => {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  });
+  const there = await Deno.lstat(outside).catch(notThere);
   if (there) {
     const isFolder = there.isDirectory || tree.isMount(inside);
     if (isFolder && entry.type === "directory") return;
     if (isFolder !== (entry.type === "directory") && strict || tree.isMount(inside)) {
-      throw failure(
-        "bad parameter",
-        isFolder
-          ? `cannot overwrite directory "${inside}" with non-directory`
-          : `cannot overwrite non-directory "${inside}" with directory`,
-      );
+      const [is, other] = isFolder
+        ? ["directory", "non-directory"]
+        : ["non-directory", "directory"];
+      throw failure("bad parameter", `cannot overwrite ${is} "${inside}" with ${other}`);
     }
     await Deno.remove(outside, { recursive: true });
   }
@@ -265,29 +255,23 @@ async function unpack(tree: Tree, folder: string, entry: TarEntry, strict: boole
 export function registerArchive(containers: Containers): void {
   const { engine } = containers.daemon;
   const get = async (job: Job, path: string) => {
-    const container = containers.find(subject(job));
-    const tree = new Tree(containers, container);
     const follow = path.endsWith("/") || path.endsWith("/.");
-    const place = await findIn(tree, container, path, follow);
+    const { container, tree, place } = await locate(containers, job, path, follow);
     job.outcome = { headers: { [PATH_STAT]: await statHeader(tree, place, path) } };
     await pack(job, place.outside, baseOf(path), place.info);
     await job.stdout.write(TAR_END);
     await containers.tell("archive-path", container, { path });
   };
-  engine.register("archive_get", (job) => get(job, pathOf(job)));
-  engine.register("container_copy", (job) => get(job, job.args[1] ?? job.getenv("Resource")));
+  engine.register("archive_get", (job) => get(job, job.getenv("path")));
+  engine.register("container_copy", (job) => get(job, job.args[1] ?? ""));
   engine.register("archive_stat", async (job) => {
-    const container = containers.find(subject(job));
-    const tree = new Tree(containers, container);
-    const path = pathOf(job);
-    const place = await findIn(tree, container, path, path.endsWith("/"));
+    const path = job.getenv("path");
+    const { tree, place } = await locate(containers, job, path, path.endsWith("/"));
     job.outcome = { headers: { [PATH_STAT]: await statHeader(tree, place, path) } };
   });
   engine.register("archive_put", async (job) => {
-    const container = containers.find(subject(job));
-    const tree = new Tree(containers, container);
-    const path = pathOf(job);
-    const place = await findIn(tree, container, path, true);
+    const path = job.getenv("path");
+    const { container, tree, place } = await locate(containers, job, path, true);
     if (!place.info.isDirectory) {
       throw failure("bad parameter", `extraction point is not a directory: ${path}`);
     }
@@ -297,10 +281,4 @@ export function registerArchive(containers: Containers): void {
     }
     await containers.tell("extract-to-dir", container, { path });
   });
-}
-
-function pathOf(job: Job): string {
-  const path = job.getenv("path");
-  if (path === "") throw failure("bad parameter", "path cannot be empty");
-  return path;
 }

@@ -9,10 +9,9 @@ import type { Job } from "../../mod.ts";
 import { applied, command } from "./instructions.ts";
 import type { Config } from "./containers.ts";
 import { failure, print } from "./daemon.ts";
-import type { Image, ImageConfig, Images } from "./images.ts";
-import { referenceOf } from "./images.ts";
+import { type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
 import type { Lifecycle } from "./lifecycle.ts";
-import { readTar } from "./tar.ts";
+import { readTar, textOf } from "./tar.ts";
 
 /** The longest Dockerfile, in bytes. */
 const DOCKERFILE_LIMIT = 1_024 * 1_024;
@@ -97,15 +96,7 @@ function stageName(from: string): string | undefined {
 
 /** Instructions whose arguments have variables substituted. */
 const SUBSTITUTES = [
-  "ARG",
-  "ENV",
-  "LABEL",
-  "EXPOSE",
-  "USER",
-  "VOLUME",
-  "WORKDIR",
-  "STOPSIGNAL",
-  "FROM",
+  ...["ARG", "ENV", "LABEL", "EXPOSE", "USER", "VOLUME", "WORKDIR", "STOPSIGNAL", "FROM"],
 ];
 
 /** One build. */
@@ -137,20 +128,16 @@ class Build {
     for (const [i, { text, name, rest }] of steps.entries()) {
       await this.say(`Step ${i + 1}/${steps.length} : ${text}\n`);
       const variables = this.#image && name !== "FROM" ? this.#variables() : this.#global;
-      await this.#step(
-        name,
-        SUBSTITUTES.includes(name) ? substituted(rest, variables) : rest,
-        given,
-      );
+      const known = SUBSTITUTES.includes(name) ? substituted(rest, variables) : rest;
+      await this.#step(name, known, given);
       if (this.#image) await this.say(` ---> ${this.#image.id.slice(7, 19)}\n`);
     }
-    if (!this.#image) throw failure("bad parameter", "the Dockerfile has no FROM");
     const labels = this.#job.getenvJson("labels") as Record<string, string> | undefined;
     if (labels && Object.keys(labels).length > 0) {
-      const { config } = this.#image.document;
+      const { config } = this.#image!.document;
       await this.#derive({ ...config, Labels: { ...config.Labels, ...labels } }, "LABEL");
     }
-    return this.#image;
+    return this.#image!; // The first instruction but ARG is FROM.
   }
 
   #variables(): Map<string, string> {
@@ -181,7 +168,6 @@ class Build {
       this.#args.clear();
       return;
     }
-    if (!this.#image) throw failure("bad parameter", `no build stage: ${name} comes before FROM`);
     if (name === "COPY" || name === "ADD") {
       throw failure(
         "not implemented",
@@ -190,20 +176,15 @@ class Build {
     }
     if (name === "RUN") return await this.#run(text);
     if (name === "MAINTAINER") {
-      this.#image = await this.#images.derive(
-        this.#image,
-        this.#image.document.config,
-        `MAINTAINER ${text}`,
-        { author: text },
-      );
-      return;
+      return await this.#derive(this.#image!.document.config, `MAINTAINER ${text}`, text);
     }
     if (name === "ONBUILD") throw failure("not implemented", `${name} is not done here`);
-    await this.#derive(applied(this.#image.document.config, `${name} ${text}`), `${name} ${text}`);
+    const { config } = this.#image!.document;
+    await this.#derive(applied(config, `${name} ${text}`), `${name} ${text}`);
   }
 
-  async #derive(config: ImageConfig, by: string): Promise<void> {
-    this.#image = await this.#images.derive(this.#image!, config, by);
+  async #derive(config: ImageConfig, by: string, author = ""): Promise<void> {
+    this.#image = await this.#images.derive(this.#image!, config, by, { author });
   }
 
   /** Runs a command on this machine, in a container that is removed afterwards. */
@@ -235,10 +216,9 @@ class Build {
       const told = () => Promise.resolve();
       const code = await this.#life.wait(container.id, "not-running", told, this.#job.signal);
       if (code !== 0) {
-        throw failure(
-          "bad parameter",
-          `The command '${config.Cmd!.join(" ")}' returned a non-zero code: ${code}`,
-        );
+        const command = config.Cmd!.join(" ");
+        const problem = `The command '${command}' returned a non-zero code: ${code}`;
+        throw failure("bad parameter", problem);
       }
     } finally {
       await this.#life.remove(container.id, { force: true, volumes: true });
@@ -265,12 +245,10 @@ export function registerBuild(life: Lifecycle): void {
     const references = names.flatMap((name) => name.startsWith("[") ? JSON.parse(name) : [name])
       .filter((name) => name !== "").map((name: string) => referenceOf(name));
     let text: string | undefined;
-    for await (const { name, size, body } of readTar(job.stdin.readable)) {
-      if (name.replace(/^\.\//, "") !== wanted) continue;
-      if (size > DOCKERFILE_LIMIT) throw failure("bad parameter", `${wanted} is too long`);
-      const decoder = new TextDecoder();
-      text = "";
-      for await (const chunk of body) text += decoder.decode(chunk, { stream: true });
+    for await (const entry of readTar(job.stdin.readable)) {
+      if (entry.name.replace(/^\.\//, "") !== wanted) continue;
+      if (entry.size > DOCKERFILE_LIMIT) throw failure("bad parameter", `${wanted} is too long`);
+      text = await textOf(entry);
     }
     if (text === undefined) {
       throw failure("bad parameter", `Cannot locate specified Dockerfile: ${wanted}`);

@@ -5,6 +5,7 @@
  * @module
  */
 
+import { constants } from "node:os";
 import { type Job, TypedError } from "../../mod.ts";
 import {
   type Daemon,
@@ -13,17 +14,17 @@ import {
   humanDuration,
   NEVER,
   print,
-  sizeOf,
   type Strings,
   subject,
 } from "./daemon.ts";
+import { notThere, sizeOf } from "./files.ts";
 import { type Filters, labelled, named, some } from "./filters.ts";
 import { ARCHITECTURE, type Image, type ImageConfig, type Images, referenceOf } from "./images.ts";
 import { applied } from "./instructions.ts";
 import { DEFAULT_LIMITS, type LogLimits } from "./logs.ts";
 import { newName } from "./names.ts";
 import { type Endpoint, HOST, type Networks } from "./networks.ts";
-import { idRange, newId } from "./store.ts";
+import { newId } from "./store.ts";
 import { userOf } from "./users.ts";
 import type { Volumes } from "./volumes.ts";
 
@@ -48,7 +49,7 @@ export interface RestartPolicy {
 }
 
 /** A mount: a link from a container's folder to another. */
-export interface Mount {
+interface Mount {
   Type: "volume" | "bind";
   Name?: string | undefined;
   Source: string;
@@ -121,7 +122,7 @@ const MEMBERS = {
 } as const;
 
 /** Reads a {@linkcode Config} from a job's env. */
-export function configOf(job: Job): Config {
+function configOf(job: Job): Config {
   const config: Record<string, unknown> = {};
   for (const name of MEMBERS.text) if (job.env.has(name)) config[name] = job.getenv(name);
   for (const name of MEMBERS.flag) config[name] = job.getenvBool(name);
@@ -241,21 +242,7 @@ export class Containers {
 
   /** The container of this name, id, or unique prefix of an id; undefined if there is none. */
   get(name: string): Container | undefined {
-    const { store } = this.daemon;
-    const bare = name.replace(/^\//, "");
-    const exact = store.document<Container>(
-      "SELECT body FROM containers WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",
-      bare,
-    );
-    if (exact) return exact;
-    const range = idRange(bare);
-    if (!range) return undefined;
-    const sql = "SELECT body FROM containers WHERE id >= ? AND id < ? LIMIT 2";
-    const found = store.documents<Container>(sql, ...range);
-    if (found.length > 1) {
-      throw failure("not found", `multiple IDs found with provided prefix: ${bare}`);
-    }
-    return found[0];
+    return this.daemon.store.named("containers", name.replace(/^\//, ""));
   }
 
   /**
@@ -269,6 +256,17 @@ export class Containers {
     return found;
   }
 
+  /**
+   * The same, if it runs.
+   *
+   * @throws {TypedError} ("not found") If there is none; ("conflict") if it does not run.
+   */
+  findRunning(name: string): Container {
+    const found = this.find(name);
+    if (!isRunning(found)) throw failure("conflict", `container ${found.id} is not running`);
+    return found;
+  }
+
   /** All containers, the newest first. */
   all(): Container[] {
     return this.daemon.store.documents("SELECT body FROM containers ORDER BY created DESC");
@@ -276,19 +274,7 @@ export class Containers {
 
   /** Updates a container's record and returns it; undefined if the container was removed. */
   update(id: string, change: (container: Container) => void): Container | undefined {
-    return this.daemon.store.transaction(() => {
-      const sql = "SELECT body FROM containers WHERE id = ?";
-      const container = this.daemon.store.document<Container>(sql, id);
-      if (!container) return undefined;
-      change(container);
-      this.daemon.store.run(
-        "UPDATE containers SET name = ?, body = ? WHERE id = ?",
-        container.name,
-        JSON.stringify(container),
-        id,
-      );
-      return container;
-    });
+    return this.daemon.store.update("containers", id, change);
   }
 
   /** Records an event about a container. */
@@ -464,7 +450,7 @@ export class Containers {
       }
       const common = { Destination, Mode: mode, RW: rw };
       if (type === "bind") {
-        if (!await exists(source)) {
+        if (await Deno.lstat(source).catch(notThere) === undefined) {
           if (!create) {
             throw failure(
               "bad parameter",
@@ -511,8 +497,8 @@ export class Containers {
       if (Type !== "bind" && Type !== "volume") {
         throw failure("bad parameter", `mount type ${Type} unknown, expected bind or volume`);
       }
-      const create =
-        (each.BindOptions as { CreateMountpoint?: boolean })?.CreateMountpoint === true;
+      const { CreateMountpoint } = (each.BindOptions ?? {}) as { CreateMountpoint?: boolean };
+      const create = CreateMountpoint === true;
       await add(Type, String(Source), String(Target ?? ""), ReadOnly !== true, "", create);
     }
     for (const target of Object.keys(config.Volumes ?? {})) {
@@ -525,6 +511,7 @@ export class Containers {
   async #link(id: string, mounts: Mount[]): Promise<void> {
     const files = this.daemon.filesOf(id);
     // The shortest path first, so that nested mounts come after the outer ones.
+    const length = ({ Destination }: Mount) => Destination.length;
     for (const { Destination, Source } of mounts.toSorted((a, b) => length(a) - length(b))) {
       const parts = Destination.split("/").filter((part) => part !== "" && part !== ".");
       if (parts.includes("..")) {
@@ -535,9 +522,6 @@ export class Containers {
       if (inside) continue; // A nested mount has a variable and no link.
       await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
       await Deno.symlink(Source, path);
-    }
-    function length({ Destination }: Mount): number {
-      return Destination.length;
     }
   }
 
@@ -615,45 +599,27 @@ export class Containers {
 
   #fits(container: Container, filters: Filters): boolean {
     const { state, config } = container;
-    const health = state.health?.Status ?? "none";
-    return named(filters, container.name) &&
-      labelled(filters, config.Labels ?? undefined) &&
-      some(filters, "id", (id) => container.id.startsWith(id)) &&
-      some(filters, "status", (status) => status === state.status) &&
-      some(
-        filters,
-        "exited",
-        (code) => ["exited", "dead"].includes(state.status) && Number(code) === state.code,
-      ) &&
-      some(filters, "health", (wanted) => wanted === health) &&
-      some(
-        filters,
-        "network",
-        (wanted) =>
-          Object.entries(container.networks).some(([name, { NetworkID }]) =>
-            name === wanted || NetworkID.startsWith(wanted)
-          ),
-      ) &&
-      some(
-        filters,
-        "volume",
-        (wanted) =>
-          container.mounts.some(({ Name, Source, Destination }) =>
-            [Name, Source, Destination].includes(wanted)
-          ),
-      ) &&
-      some(
-        filters,
-        "expose",
-        (port) =>
-          Object.keys(config.ExposedPorts ?? {}).includes(
-            port.includes("/") ? port : `${port}/tcp`,
-          ),
-      ) &&
-      // No port is ever published.
-      !filters.get("publish")?.length &&
-      some(filters, "is-task", (wanted) => ["false", "0"].includes(wanted)) &&
-      some(filters, "isolation", (wanted) => ["", "default"].includes(wanted));
+    const networks = Object.entries(container.networks);
+    const hasEnded = ["exited", "dead"].includes(state.status);
+    const ports = Object.keys(config.ExposedPorts ?? {});
+    const fits: Record<string, (wanted: string) => boolean> = {
+      id: (id) => container.id.startsWith(id),
+      status: (status) => status === state.status,
+      exited: (code) => hasEnded && Number(code) === state.code,
+      health: (health) => health === (state.health?.Status ?? "none"),
+      network: (wanted) =>
+        networks.some(([name, { NetworkID }]) => name === wanted || NetworkID.startsWith(wanted)),
+      volume: (wanted) =>
+        container.mounts.some(({ Name, Source, Destination }) =>
+          [Name, Source, Destination].includes(wanted)
+        ),
+      expose: (port) => ports.includes(port.includes("/") ? port : `${port}/tcp`),
+      publish: () => false, // No port is ever published.
+      "is-task": (wanted) => ["false", "0"].includes(wanted),
+      isolation: (wanted) => ["", "default"].includes(wanted),
+    };
+    return named(filters, container.name) && labelled(filters, config.Labels ?? undefined) &&
+      Object.entries(fits).every(([name, test]) => some(filters, name, test));
   }
 
   /** An entry of the list. */
@@ -756,16 +722,6 @@ function quoted(word: string): string {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-async function exists(path: string): Promise<boolean> {
-  try {
-    await Deno.lstat(path);
-    return true;
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  }
-}
-
 /** Removes a folder; tries again if a process in it has just created files. */
 async function removeTree(path: string): Promise<void> {
   for (let tries = 0;; tries++) {
@@ -779,7 +735,7 @@ async function removeTree(path: string): Promise<void> {
 }
 
 /** Parses the restart policy. */
-export function restartOf(host: Record<string, unknown>): RestartPolicy {
+function restartOf(host: Record<string, unknown>): RestartPolicy {
   const given = (host.RestartPolicy ?? {}) as Partial<RestartPolicy>;
   const { Name = "", MaximumRetryCount = 0 } = given;
   const names = ["", "no", "always", "unless-stopped", "on-failure"];
@@ -843,77 +799,24 @@ function limitsOf(given: unknown): LogLimits {
   };
 }
 
-/** Linux's signals by number. */
-const SIGNALS = [
-  "SIGHUP",
-  "SIGINT",
-  "SIGQUIT",
-  "SIGILL",
-  "SIGTRAP",
-  "SIGABRT",
-  "SIGBUS",
-  "SIGFPE",
-  "SIGKILL",
-  "SIGUSR1",
-  "SIGSEGV",
-  "SIGUSR2",
-  "SIGPIPE",
-  "SIGALRM",
-  "SIGTERM",
-  "SIGSTKFLT",
-  "SIGCHLD",
-  "SIGCONT",
-  "SIGSTOP",
-  "SIGTSTP",
-  "SIGTTIN",
-  "SIGTTOU",
-  "SIGURG",
-  "SIGXCPU",
-  "SIGXFSZ",
-  "SIGVTALRM",
-  "SIGPROF",
-  "SIGWINCH",
-  "SIGIO",
-  "SIGPWR",
-  "SIGSYS",
-] as const satisfies readonly Deno.Signal[];
-
 /**
  * Parses a signal: `HUP`, `SIGHUP` or `1`.
  *
  * @throws {TypedError} ("bad parameter") If there is no such signal.
  */
 export function signalOf(text: string): Deno.Signal {
-  const upper = text.toUpperCase();
-  const found = /^\d+$/.test(text)
-    ? SIGNALS[Number(text) - 1]
-    : SIGNALS.find((signal) => signal === upper || signal === `SIG${upper}`);
+  const name = text.toUpperCase();
+  const found = Object.entries(constants.signals).find(([signal, number]) =>
+    signal === name || signal === `SIG${name}` || String(number) === text
+  );
   if (!found) throw failure("bad parameter", `invalid signal: ${text}`);
-  return found;
+  return found[0] as Deno.Signal;
 }
 
 /** The number of a signal. */
 export function numberOf(signal: Deno.Signal): number {
-  return (SIGNALS as readonly Deno.Signal[]).indexOf(signal) + 1;
+  return (constants.signals as Partial<Record<Deno.Signal, number>>)[signal]!;
 }
-
-const FILTERS = [
-  "ancestor",
-  "before",
-  "expose",
-  "exited",
-  "health",
-  "id",
-  "isolation",
-  "is-task",
-  "label",
-  "name",
-  "network",
-  "publish",
-  "since",
-  "status",
-  "volume",
-];
 
 /** The values that some of the filters have. */
 const FILTER_VALUES = {
@@ -929,7 +832,7 @@ export function registerContainers(containers: Containers): void {
       EndpointsConfig?: Record<string, Partial<Endpoint>>;
     } | undefined;
     const { container, warnings } = await containers.create(
-      subject(job) || job.getenv("name"),
+      subject(job),
       configOf(job),
       (job.getenvJson("HostConfig") ?? {}) as Record<string, unknown>,
       networking?.EndpointsConfig,
@@ -938,7 +841,7 @@ export function registerContainers(containers: Containers): void {
     await print(job, { Id: container.id, Warnings: warnings });
   });
   engine.register("containers", async (job) => {
-    const filters = job.env.getFilters("filters", FILTERS);
+    const filters = job.env.getFilters("filters");
     for (const name of ["since", "before"]) { // Clients before API version 1.24 send these.
       if (job.getenv(name)) filters.set(name, [job.getenv(name)]);
     }
@@ -952,14 +855,12 @@ export function registerContainers(containers: Containers): void {
         `invalid filter '${name}=${wrong}', expected one of ${values.join(", ")}`,
       );
     }
-    await print(
-      job,
-      await containers.list(filters, {
-        all: job.getenvBool("all"),
-        limit: job.getenvInt("limit"),
-        size: job.getenvBool("size"),
-      }),
-    );
+    const list = await containers.list(filters, {
+      all: job.getenvBool("all"),
+      limit: job.getenvInt("limit"),
+      size: job.getenvBool("size"),
+    });
+    await print(job, list);
   });
   engine.register("container_inspect", async (job) => {
     const container = containers.find(subject(job));
@@ -983,15 +884,14 @@ export function registerContainers(containers: Containers): void {
   });
   engine.register("rename", async (job) => {
     const container = containers.find(subject(job));
-    const name = containers.checkName(job.args[1] ?? job.getenv("name"));
+    const name = containers.checkName(job.args[1] ?? "");
     if (name === container.name) {
-      throw failure(
-        "bad parameter",
-        "Renaming a container with the same name as its current name",
-      );
+      const problem = "Renaming a container with the same name as its current name";
+      throw failure("bad parameter", problem);
     }
     const renamed = store.transaction(() => {
       containers.checkFree(name);
+      store.run("UPDATE containers SET name = ? WHERE id = ?", name, container.id);
       return containers.update(container.id, (each) => each.name = name);
     });
     if (renamed) await containers.tell("rename", renamed, { oldName: `/${container.name}` });
@@ -1044,11 +944,17 @@ export function registerContainers(containers: Containers): void {
     await print(job, { Warnings: warningsFor({}, Object.fromEntries(limits)) });
   });
   engine.register("commit", async (job) => {
-    const container = containers.find(subject(job) || job.getenv("container"));
+    const container = containers.find(subject(job));
     const changes = job.getenv("changes") === "" ? [] : job.getenvList("changes");
     await print(job, { Id: (await commit(containers, container, job, changes)).id });
   });
 }
+
+/** The members of a container's configuration that an image made of it has. */
+const OF_IMAGES = [
+  ...["User", "Env", "Cmd", "Entrypoint", "WorkingDir", "Labels"] as const,
+  ...["StopSignal", "ExposedPorts", "Volumes"] as const,
+];
 
 /** Makes an image of a container's configuration. */
 async function commit(
@@ -1060,31 +966,18 @@ async function commit(
   const parent = containers.images.get(container.image) ?? containers.images.find("host");
   const repository = job.getenv("repo");
   const reference = repository && referenceOf(repository, job.getenv("tag"));
-  const { User, Env, Cmd, Entrypoint, WorkingDir, Labels, StopSignal, ExposedPorts, Volumes } =
-    container.config;
+  const { Healthcheck } = container.config;
+  const kept = OF_IMAGES.map((name) => [name, container.config[name]]);
   const base: ImageConfig = {
-    User,
-    Env,
-    Cmd,
-    Entrypoint,
-    WorkingDir,
-    Labels,
-    StopSignal,
-    ExposedPorts,
-    Volumes,
-    Healthcheck: container.config.Healthcheck?.Test ? container.config.Healthcheck : undefined,
+    ...Object.fromEntries(kept),
+    Healthcheck: Healthcheck?.Test ? Healthcheck : undefined,
   };
   const config = changes.reduce((config, line) => applied(config, line), base);
-  const image = await containers.images.derive(
-    parent,
-    config,
-    container.args.map(quoted).join(" "),
-    {
-      author: job.getenv("author"),
-      comment: job.getenv("comment"),
-    },
-  );
+  const comment = job.getenv("comment");
+  const options = { author: job.getenv("author"), comment };
+  const by = container.args.map(quoted).join(" ");
+  const image = await containers.images.derive(parent, config, by, options);
   if (reference) await containers.images.tag(image, reference);
-  await containers.tell("commit", container, { comment: job.getenv("comment"), imageID: image.id });
+  await containers.tell("commit", container, { comment, imageID: image.id });
   return image;
 }

@@ -87,6 +87,11 @@ export function subject(job: Job): string {
   return job.args[0] ?? "";
 }
 
+/** Tells the router, by `Tty`, whether a job's output is a raw stream without frames. */
+export function terminal(job: Job, terminal: boolean): void {
+  job.setenvBool("Tty", terminal);
+}
+
 /** Prints a value as a line of JSON. */
 export function print(job: Job, value: unknown): Promise<void> {
   return job.print(JSON.stringify(value) + "\n");
@@ -116,20 +121,4 @@ export function humanDuration(ms: number): string {
   if (hours < 24 * 30 * 2) return `${Math.floor(hours / 24 / 7)} weeks`;
   if (hours < 24 * 365 * 2) return `${Math.floor(hours / 24 / 30)} months`;
   return `${Math.floor(hours / 24 / 365)} years`;
-}
-
-/** The size of a folder's files in bytes, without following links. */
-export async function sizeOf(folder: string): Promise<number> {
-  let size = 0;
-  try {
-    for await (const { name, isDirectory } of Deno.readDir(folder)) {
-      const path = `${folder}/${name}`;
-      size += isDirectory ? await sizeOf(path) : (await Deno.lstat(path)).size;
-    }
-  } catch (error) {
-    // The folder was removed meanwhile, or is not readable for this user.
-    if (error instanceof Deno.errors.NotFound) return size;
-    if (!(error instanceof Deno.errors.PermissionDenied)) throw error;
-  }
-  return size;
 }

@@ -5,13 +5,13 @@
  */
 
 import { type Job, TypedError } from "../../mod.ts";
-import { type Container, type Containers, isRunning } from "./containers.ts";
-import { type Daemon, failure, print, subject } from "./daemon.ts";
+import type { Container, Containers } from "./containers.ts";
+import { type Daemon, failure, print, subject, terminal } from "./daemon.ts";
 import type { Attached, Ended, Started, Streams } from "./driver.ts";
-import { checkProgram, codeOf, type Lifecycle } from "./lifecycle.ts";
+import { notThere } from "./files.ts";
+import { codeOf, type Lifecycle, recorded } from "./lifecycle.ts";
 import { newId } from "./store.ts";
 import { detachKeys, relay, sizeOf } from "./streams.ts";
-import { userOf } from "./users.ts";
 
 /** How long an exec is remembered at least after its exit, in milliseconds. */
 const MEMORY = 300_000;
@@ -64,13 +64,7 @@ export class Execs {
     const sql = "SELECT body FROM execs WHERE json_extract(body, '$.running')";
     for (const exec of this.#daemon.store.documents<Exec>(sql)) {
       if (running.has(exec.id)) continue;
-      let code: number | undefined;
-      try {
-        code = (JSON.parse(Deno.readTextFileSync(this.#record(exec))) as Ended).code;
-      } catch (error) {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
-      }
-      this.#finish(exec.id, code ?? 255);
+      this.#finish(exec.id, recorded(this.#record(exec))?.code ?? 255);
     }
   }
 
@@ -86,19 +80,12 @@ export class Execs {
   }
 
   #update(id: string, change: (exec: Exec) => void): Exec | undefined {
-    const { store } = this.#daemon;
-    return store.transaction(() => {
-      const exec = store.document<Exec>("SELECT body FROM execs WHERE id = ?", id);
-      if (!exec) return undefined;
-      change(exec);
-      store.run("UPDATE execs SET body = ? WHERE id = ?", JSON.stringify(exec), id);
-      return exec;
-    });
+    return this.#daemon.store.update("execs", id, change);
   }
 
   /** Creates an exec. */
   async create(container: Container, config: ExecConfig): Promise<Exec> {
-    checkRunning(container);
+    checkUnpaused(container);
     if (config.args.length === 0) throw failure("bad parameter", "No exec command specified");
     const now = Date.now();
     const exec: Exec = {
@@ -125,9 +112,7 @@ export class Execs {
       store.run(sql, exec.id, container.id, JSON.stringify(exec));
     });
     for (const each of old) {
-      await Deno.remove(this.#record(each)).catch((error) => {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
-      });
+      await Deno.remove(this.#record(each)).catch(notThere);
     }
     await this.#tell("exec_create", exec, container);
     return exec;
@@ -148,8 +133,8 @@ export class Execs {
     streams?: Streams,
     size = exec.size,
   ): Promise<Started & { io?: Attached }> {
-    const container = this.#containers.find(exec.container);
-    checkRunning(container);
+    const container = this.#containers.findRunning(exec.container);
+    checkUnpaused(container);
     const claimed = this.#update(exec.id, (each) => {
       if (each.started) throw failure("conflict", `exec ${exec.id} was started already`);
       each.started = each.running = true;
@@ -158,25 +143,12 @@ export class Execs {
     const { driver } = this.#daemon;
     this.#waiters.set(exec.id, Promise.withResolvers());
     try {
-      const user = userOf(exec.user || container.config.User || "");
-      const env = this.#life.environment(container, user.home, exec.env);
-      if (exec.terminal) env.TERM ??= "xterm";
-      const cwd = this.#life.workingFolder(
-        container,
-        exec.cwd || container.config.WorkingDir || "",
-        user,
-      );
-      checkProgram(exec.args[0] ?? "", env.PATH ?? "", cwd);
+      const program = this.#life.program(container, exec);
+      if (exec.terminal) program.env.TERM ??= "xterm";
       const spec = {
+        ...program,
         id: exec.id,
-        container: container.id,
         run: 1,
-        args: exec.args,
-        env,
-        cwd,
-        ...user.uid !== Deno.uid() || user.gid !== Deno.gid()
-          ? { uid: user.uid, gid: user.gid }
-          : {},
         terminal: exec.terminal,
         size,
         stdin: streams?.stdin ? "once" as const : "none" as const,
@@ -219,23 +191,22 @@ export class Execs {
   }
 }
 
-function checkRunning(container: Container): void {
-  const { state, id } = container;
-  if (!isRunning(container)) throw failure("conflict", `container ${id} is not running`);
-  if (state.status === "paused") {
-    throw failure("conflict", `container ${id} is paused, unpause the container before exec`);
-  }
+function checkUnpaused(container: Container): void {
+  if (container.state.status !== "paused") return;
+  throw failure(
+    "conflict",
+    `container ${container.id} is paused, unpause the container before exec`,
+  );
 }
 
 /** Registers the jobs of execs. */
 export function registerExecs(
   execs: Execs,
   containers: Containers,
-  terminal: (job: Job, terminal: boolean) => void,
 ): void {
   const { engine, driver } = containers.daemon;
   engine.register("execCreate", async (job) => {
-    const container = containers.find(subject(job));
+    const container = containers.findRunning(subject(job));
     const keys = job.getenv("DetachKeys");
     detachKeys(keys);
     const exec = await execs.create(container, {

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { TypedError } from "../../mod.ts";
+import { failure } from "./daemon.ts";
 
 /** Filters by name, of `Env.getFilters`. One of a filter's values has to match, by default. */
 export type Filters = ReadonlyMap<string, readonly string[]>;
@@ -44,7 +44,7 @@ export function yesOrNo(filters: Filters, name: string): boolean | undefined {
   if (value === undefined) return undefined;
   if (["true", "1"].includes(value)) return true;
   if (["false", "0"].includes(value)) return false;
-  throw new TypedError("bad parameter", `invalid filter ${name}=${value}, expected true or false`);
+  throw failure("bad parameter", `invalid filter ${name}=${value}, expected true or false`);
 }
 
 /** The time before which things are meant by `until`, in ms since 1970: a time, or how long ago. */
@@ -52,16 +52,18 @@ export function untilOf(filters: Filters): number {
   const [value] = filters.get("until") ?? [];
   if (value === undefined) return Infinity;
   if (/^\d+(\.\d+)?$/.test(value)) return Number(value) * 1_000;
-  const ago = [...value.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
-  if (ago.length > 0 && ago.map(([all]) => all).join("") === value) {
-    const units: Record<string, number> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };
-    return Date.now() -
-      ago.reduce((sum, [, n, unit = ""]) => sum + Number(n) * (units[unit] ?? 0), 0);
-  }
+  const ago = durationOf(value);
+  if (ago !== undefined) return Date.now() - ago;
   const date = Date.parse(value);
   if (!Number.isNaN(date)) return date;
-  throw new TypedError(
-    "bad parameter",
-    `invalid filter until=${value}, expected a time or a duration such as 10m`,
-  );
+  const expected = "expected a time or a duration such as 10m";
+  throw failure("bad parameter", `invalid filter until=${value}, ${expected}`);
+}
+
+/** A duration such as `1m30s`, in milliseconds; undefined if the text is none. */
+export function durationOf(text: string): number | undefined {
+  const units: Record<string, number> = { h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };
+  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
+  if (text === "" || parts.map(([all]) => all).join("") !== text) return undefined;
+  return parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * units[unit]!, 0);
 }

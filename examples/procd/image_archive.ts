@@ -6,7 +6,7 @@
 
 import { type Daemon, failure, print } from "./daemon.ts";
 import { encode, type Image, type Images, referenceOf } from "./images.ts";
-import { headerBytes, padding, readTar, TAR_END } from "./tar.ts";
+import { headerBytes, padding, readTar, TAR_END, textOf } from "./tar.ts";
 
 /** The longest file that is read from an archive, in bytes: all metadata is short. */
 const FILE_LIMIT = 4 * 1_024 * 1_024;
@@ -52,19 +52,14 @@ export function registerImageArchives(daemon: Daemon, images: Images): void {
   });
   engine.register("load", async (job) => {
     const files = new Map<string, string>();
-    for await (const { name, type, size, body } of readTar(job.stdin.readable)) {
-      if (type !== "file" || size > FILE_LIMIT) continue;
-      const decoder = new TextDecoder();
-      let text = "";
-      for await (const chunk of body) text += decoder.decode(chunk, { stream: true });
-      files.set(name.replace(/^\.\//, ""), text);
+    for await (const entry of readTar(job.stdin.readable)) {
+      if (entry.type !== "file" || entry.size > FILE_LIMIT) continue;
+      files.set(entry.name.replace(/^\.\//, ""), await textOf(entry));
     }
     const text = files.get("manifest.json");
     if (text === undefined) {
-      throw failure(
-        "bad parameter",
-        "the archive has no manifest.json, expected one of docker save",
-      );
+      const problem = "the archive has no manifest.json, expected one of docker save";
+      throw failure("bad parameter", problem);
     }
     for (const { Config, RepoTags } of JSON.parse(text) as Manifest[]) {
       const config = files.get(Config);

@@ -8,7 +8,6 @@
 import type { Job } from "../../mod.ts";
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import { type Filters, labelled, some, untilOf, yesOrNo } from "./filters.ts";
-import { idRange } from "./store.ts";
 
 /** A healthcheck; times in nanoseconds. */
 export interface Healthcheck {
@@ -139,29 +138,12 @@ export class Images {
     if (/^[\da-f]{64}$/.test(id)) {
       return store.document("SELECT body FROM images WHERE id = ?", `sha256:${id}`);
     }
-    if (!name.startsWith("sha256:")) {
-      let reference: string | undefined;
-      try {
-        reference = referenceOf(name);
-      } catch {
-        return undefined; // A malformed name is not found.
-      }
-      const tagged = store.document<Image>(
-        "SELECT body FROM images JOIN tags ON image = id WHERE reference = ?",
-        reference,
-      );
-      if (tagged) return tagged;
-    }
-    const range = idRange(id);
-    if (!range) return undefined;
-    const found = store.documents<Image>(
-      "SELECT body FROM images WHERE id >= ? AND id < ? LIMIT 2",
-      ...range.map((each) => `sha256:${each}`),
+    const reference = name === id ? safeReference(name) : undefined;
+    const tagged = reference && store.document<Image>(
+      "SELECT body FROM images JOIN tags ON image = id WHERE reference = ?",
+      reference,
     );
-    if (found.length > 1) {
-      throw failure("not found", `multiple IDs found with provided prefix: ${id}`);
-    }
-    return found[0];
+    return tagged || store.beginning("images", id, "sha256:");
   }
 
   /**
@@ -304,7 +286,7 @@ export class Images {
     return done;
   }
 
-  /** Whether an image has a name or children. */
+  /** Whether an image has neither a name nor children. */
   #dangles(image: Image, tags: Map<string, string[]>, all: Image[]): boolean {
     return !tags.has(image.id) && !all.some(({ parent }) => parent === image.id);
   }
@@ -335,15 +317,11 @@ export class Images {
       if (dangling !== undefined && dangling !== dangles) return false;
       if (created >= until || created <= since || created >= before) return false;
       if (!labelled(filters, image.document.config.Labels ?? undefined)) return false;
-      return some(
-        filters,
-        "reference",
-        (pattern) => (tags.get(image.id) ?? []).some((reference) => refersTo(pattern, reference)),
-      );
+      const names = tags.get(image.id) ?? [];
+      return some(filters, "reference", (pattern) => names.some((name) => refersTo(pattern, name)));
     }).map((image) => {
-      const names = (tags.get(image.id) ?? []).filter((reference) =>
-        some(filters, "reference", (pattern) => refersTo(pattern, reference))
-      );
+      const names = (tags.get(image.id) ?? [])
+        .filter((name) => some(filters, "reference", (pattern) => refersTo(pattern, name)));
       return {
         Id: image.id,
         ParentId: image.parent ?? "",
@@ -433,15 +411,14 @@ export function encode(document: ImageDocument): Uint8Array<ArrayBuffer> {
 }
 
 async function digestOf(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return "sha256:" + [...digest].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+  return "sha256:" + new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
 }
 
 function safeReference(name: string): string | undefined {
   try {
     return referenceOf(name);
   } catch {
-    return undefined; // It is an id.
+    return undefined; // It is an id, or malformed, and names no image.
   }
 }
 
@@ -456,13 +433,11 @@ function refersTo(pattern: string, reference: string): boolean {
   return expression.test(reference) || expression.test(repository);
 }
 
-const FILTERS = ["before", "dangling", "label", "label!", "reference", "since", "until"];
-
 /** Registers the jobs of images, except those of archives. */
 export function registerImages(daemon: Daemon, images: Images): void {
   const { engine } = daemon;
   engine.register("images", (job) => {
-    const filters = job.env.getFilters("filters", FILTERS);
+    const filters = job.env.getFilters("filters");
     const filter = job.getenv("filter"); // Clients before API version 1.41 send this.
     if (filter) filters.set("reference", [filter]);
     return print(job, images.list(filters, job.getenvBool("all")));
@@ -489,10 +464,7 @@ export function registerImages(daemon: Daemon, images: Images): void {
     await images.tag(images.find(name), referenceOf(repository, tag));
   });
   engine.register("images_prune", async (job) => {
-    await print(
-      job,
-      await images.prune(job.env.getFilters("filters", ["dangling", "until", "label", "label!"])),
-    );
+    await print(job, await images.prune(job.env.getFilters("filters")));
   });
   engine.register("pull", (job) => pull(job, images));
   engine.register("push", (job) => {

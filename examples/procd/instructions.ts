@@ -6,6 +6,7 @@
  */
 
 import { failure } from "./daemon.ts";
+import { durationOf } from "./filters.ts";
 import type { Healthcheck, ImageConfig } from "./images.ts";
 
 /** The words of a command: a JSON list, or a line for the image's shell. */
@@ -49,12 +50,9 @@ function pairs(text: string): [string, string][] {
 
 /** A duration such as `1m30s`, in nanoseconds. */
 function nanoseconds(text: string): number {
-  const units: Record<string, number> = { h: 3.6e12, m: 6e10, s: 1e9, ms: 1e6 };
-  const parts = [...text.matchAll(/(\d+(?:\.\d+)?)(h|ms|m|s)/g)];
-  if (parts.map(([all]) => all).join("") !== text || text === "") {
-    throw failure("bad parameter", `"${text}" is not a duration, expected such as 30s`);
-  }
-  return parts.reduce((sum, [, number, unit = ""]) => sum + Number(number) * (units[unit] ?? 0), 0);
+  const ms = durationOf(text);
+  if (ms !== undefined) return ms * 1e6;
+  throw failure("bad parameter", `"${text}" is not a duration, expected such as 30s`);
 }
 
 function healthcheck(text: string): Healthcheck {

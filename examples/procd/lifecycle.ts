@@ -15,6 +15,7 @@ import {
 } from "./containers.ts";
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import type { Ended, ProcessSpec, Started } from "./driver.ts";
+import { notThere } from "./files.ts";
 import { labelled, untilOf } from "./filters.ts";
 import { containerOf, pids } from "./procfs.ts";
 import { reaches, type User, userOf } from "./users.ts";
@@ -64,19 +65,19 @@ export class Lifecycle {
     this.containers = containers;
     this.#daemon = containers.daemon;
     this.#daemon.driver.onStart((started) => {
-      this.#started(started).catch((error) =>
-        this.#daemon.engine.log("error", `start of ${started.id}: ${error?.stack ?? error}`)
-      );
+      this.#started(started).catch(this.#complain(`start of ${started.id}`));
     });
     this.#daemon.driver.onEnd((ended) => {
-      this.#ended(ended).catch((error) =>
-        this.#daemon.engine.log("error", `end of ${ended.id}: ${error?.stack ?? error}`)
-      );
+      this.#ended(ended).catch(this.#complain(`end of ${ended.id}`));
     });
     this.#daemon.engine.onShutdown(() => {
       for (const timer of this.#timers.values()) clearTimeout(timer);
       clearInterval(this.#watching);
     });
+  }
+
+  #complain(what: string): (error: Error) => void {
+    return (error) => this.#daemon.engine.log("error", `${what}: ${error.stack ?? error}`);
   }
 
   /** Sets the callback for exits of execs. */
@@ -113,13 +114,8 @@ export class Lifecycle {
 
   /** The supervisor's record of the last exit. */
   #record({ id, state }: Container): Ended | undefined {
-    try {
-      const ended = JSON.parse(Deno.readTextFileSync(this.#recordPath(id))) as Ended;
-      return ended.run === state.run ? ended : undefined;
-    } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return undefined;
-      throw error;
-    }
+    const ended = recorded(this.#recordPath(id));
+    return ended?.run === state.run ? ended : undefined;
   }
 
   #recordPath(id: string): string {
@@ -133,7 +129,7 @@ export class Lifecycle {
       try {
         Deno.kill(pid, "SIGKILL");
       } catch (error) {
-        if (!(error instanceof Deno.errors.NotFound)) throw error;
+        notThere(error);
       }
     }
   }
@@ -152,17 +148,8 @@ export class Lifecycle {
     return this.containers.update(id, ({ state }) => {
       // Its exit may be recorded by now.
       if (state.run !== run || state.ended >= run) return;
-      Object.assign(
-        state,
-        {
-          status: "running",
-          pid,
-          startTime,
-          startedAt,
-          code: 0,
-          error: "",
-        } satisfies Partial<State>,
-      );
+      const now: Partial<State> = { status: "running", pid, startTime, startedAt };
+      Object.assign(state, now, { code: 0, error: "" });
     });
   }
 
@@ -241,19 +228,11 @@ export class Lifecycle {
 
   #spec(container: Container, run: number): ProcessSpec {
     const { id, config, host } = container;
-    const user = userOf(config.User ?? "");
-    const env = this.environment(container, user.home);
-    const cwd = this.workingFolder(container, config.WorkingDir ?? "", user);
     const [rows, columns] = (host.ConsoleSize ?? [0, 0]) as [number, number];
-    checkProgram(container.args[0] ?? "", env.PATH ?? "", cwd);
     return {
+      ...this.program(container, { args: container.args }),
       id,
-      container: id,
       run,
-      args: container.args,
-      env,
-      cwd,
-      ...user.uid !== Deno.uid() || user.gid !== Deno.gid() ? { uid: user.uid, gid: user.gid } : {},
       terminal: config.Tty === true,
       size: rows > 0 && columns > 0 ? [rows, columns] : undefined,
       stdin: !config.OpenStdin ? "none" : config.StdinOnce ? "once" : "open",
@@ -262,8 +241,28 @@ export class Lifecycle {
     };
   }
 
+  /**
+   * What to run in a container, and as whom: its own program, or one beside it.
+   *
+   * @throws {TypedError} ("bad parameter") If there is no such user, or it cannot be executed.
+   */
+  program(
+    container: Container,
+    given: { args: string[]; env?: string[]; user?: string; cwd?: string },
+  ): Pick<ProcessSpec, "container" | "args" | "env" | "cwd" | "uid" | "gid"> {
+    const { config, id } = container;
+    const { args } = given;
+    const user = userOf(given.user || config.User || "");
+    const env = this.#environment(container, user.home, given.env);
+    const cwd = this.#workingFolder(id, given.cwd || config.WorkingDir || "", user);
+    checkProgram(args[0] ?? "", env.PATH ?? "", cwd);
+    const { uid, gid } = user;
+    const other = uid !== Deno.uid() || gid !== Deno.gid();
+    return { container: id, args, env, cwd, ...other && { uid, gid } };
+  }
+
   /** The environment of a program in a container. */
-  environment(container: Container, home: string, extra: readonly string[] = []): Strings {
+  #environment(container: Container, home: string, extra: readonly string[] = []): Strings {
     const { id, config, mounts } = container;
     const env: Strings = {
       PATH: Deno.env.get("PATH") ?? "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -282,15 +281,15 @@ export class Lifecycle {
   }
 
   /** The working directory of a program, on this machine or else in the container's folder. */
-  workingFolder(container: Container, wanted: string, user: User): string {
-    const files = this.#daemon.filesOf(container.id);
+  #workingFolder(id: string, wanted: string, user: User): string {
+    const files = this.#daemon.filesOf(id);
     // Other users may not be able to enter the state directory.
     if (wanted === "" || wanted === "/") return reaches(user, files) ? files : "/";
     const absolute = wanted.startsWith("/") ? wanted : `${files}/${wanted}`;
     try {
       if (Deno.statSync(absolute).isDirectory) return absolute;
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      notThere(error);
     }
     const own = `${files}/${wanted.split("/").filter((part) => part !== "..").join("/")}`;
     Deno.mkdirSync(own, { recursive: true });
@@ -340,9 +339,7 @@ export class Lifecycle {
       if (!this.#daemon.store.owned) return;
       clearInterval(this.#watching);
       this.#watching = undefined;
-      this.restore().catch((error) =>
-        this.#daemon.engine.log("error", `taking over again: ${error?.stack ?? error}`)
-      );
+      this.restore().catch(this.#complain("taking over again"));
     }, WATCH);
   }
 
@@ -472,11 +469,7 @@ export class Lifecycle {
   }
 
   async #stop(id: string, given: Stopping): Promise<boolean> {
-    const container = this.containers.update(id, ({ state }) => {
-      state.stopped = true;
-      if (state.status === "restarting") state.status = "exited";
-    });
-    this.#cancelRestart(id);
+    const container = this.#giveUp(id);
     if (!container || !isRunning(container)) {
       this.#wake(id); // It may be pausing before a restart.
       return false;
@@ -485,14 +478,26 @@ export class Lifecycle {
     const seconds = given.seconds ?? container.config.StopTimeout ?? STOP_TIMEOUT;
     await this.#signal(container, signal);
     if (container.state.status === "paused") await this.#daemon.driver.signal(id, "SIGCONT", true);
-    if (!await this.#untilEnded(id, seconds < 0 ? Infinity : seconds * 1_000)) {
-      await this.#signal(container, "SIGKILL");
-      if (!await this.#untilEnded(id, KILL_TIMEOUT)) {
-        throw failure("unavailable", `container ${id} does not end, although it was killed`);
-      }
-    }
+    const patience = seconds < 0 ? Infinity : seconds * 1_000;
+    if (!await this.#untilEnded(id, patience)) await this.#end(container);
     await this.containers.tell("stop", container);
     return true;
+  }
+
+  /** Prevents further restarts of a container. */
+  #giveUp(id: string): Container | undefined {
+    this.#cancelRestart(id);
+    return this.containers.update(id, ({ state }) => {
+      state.stopped = true;
+      if (state.status === "restarting") state.status = "exited";
+    });
+  }
+
+  /** Kills a container. */
+  async #end(container: Container): Promise<void> {
+    await this.#signal(container, "SIGKILL");
+    if (await this.#untilEnded(container.id, KILL_TIMEOUT)) return;
+    throw failure("unavailable", `container ${container.id} does not end, although it was killed`);
   }
 
   async #signal(container: Container, signal: Deno.Signal): Promise<void> {
@@ -557,7 +562,8 @@ export class Lifecycle {
   /** Removes a container; with `force` kills it before. */
   async remove(id: string, options: { force: boolean; volumes: boolean }): Promise<void> {
     for (let again = true; again;) {
-      if (options.force) await this.#end(id);
+      const container = options.force ? this.#giveUp(id) : undefined;
+      if (container && isRunning(container)) await this.#end(container);
       again = await this.#daemon.alone(id, async () => {
         const container = this.containers.get(id);
         if (!container) return false; // It has removed itself.
@@ -574,20 +580,6 @@ export class Lifecycle {
     }
     this.#wake(id);
   }
-
-  /** Kills a container, and prevents a restart. */
-  async #end(id: string): Promise<void> {
-    this.#cancelRestart(id);
-    const container = this.containers.update(id, ({ state }) => {
-      state.stopped = true;
-      if (state.status === "restarting") state.status = "exited";
-    });
-    if (!container || !isRunning(container)) return;
-    await this.#signal(container, "SIGKILL");
-    if (!await this.#untilEnded(id, KILL_TIMEOUT)) {
-      throw failure("unavailable", `container ${id} does not end, although it was killed`);
-    }
-  }
 }
 
 /** Whether a container that ended while no daemon ran is restarted, as in dockerd. */
@@ -603,8 +595,17 @@ function lost({ id, state }: Container): Ended {
   return { id, container: id, run, pid: 0, startTime, startedAt, code: LOST, finishedAt };
 }
 
+/** The record of an exit that the supervisor has written to a file; undefined if there is none. */
+export function recorded(path: string): Ended | undefined {
+  try {
+    return JSON.parse(Deno.readTextFileSync(path));
+  } catch (error) {
+    return notThere(error);
+  }
+}
+
 /** The variable with the path of a mount: `VOLUME_VAR_LIB_DATA` for `/var/lib/data`. */
-export function variableOf(destination: string): string {
+function variableOf(destination: string): string {
   return `VOLUME${destination.toUpperCase().replace(/[^A-Z\d]+/g, "_")}`;
 }
 
@@ -613,7 +614,7 @@ export function variableOf(destination: string): string {
  *
  * @throws {TypedError} ("bad parameter") With dockerd's message, which the docker CLI parses.
  */
-export function checkProgram(program: string, path: string, cwd: string): void {
+function checkProgram(program: string, path: string, cwd: string): void {
   const candidates = program.includes("/")
     ? [program.startsWith("/") ? program : `${cwd}/${program}`]
     : path.split(":").map((folder) => `${folder || "."}/${program}`);
@@ -630,15 +631,12 @@ export function checkProgram(program: string, path: string, cwd: string): void {
       ) throw error;
     }
   }
-  const why = program.includes("/")
-    ? denied ? "permission denied" : "no such file or directory"
-    : denied
-    ? "permission denied"
+  const missing = program.includes("/")
+    ? "no such file or directory"
     : "executable file not found in $PATH";
-  throw failure(
-    "bad parameter",
-    `failed to run the container's program: exec: "${program}": ${why}`,
-  );
+  const why = denied ? "permission denied" : missing;
+  const problem = `failed to run the container's program: exec: "${program}": ${why}`;
+  throw failure("bad parameter", problem);
 }
 
 /** The exit status of a program that cannot be executed, as in shells and dockerd. */
@@ -664,21 +662,14 @@ export function registerLifecycle(life: Lifecycle): void {
     if (given.signal) signalOf(given.signal);
     if (!await life.stop(find(job), given)) job.outcome = { status: 304 };
   });
-  engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? job.getenv("signal")));
+  engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? ""));
   engine.register("restart", (job) => life.restart(find(job), stopping(job)));
   engine.register("pause", (job) => life.pause(find(job), true));
   engine.register("unpause", (job) => life.pause(find(job), false));
   engine.register("wait", async (job) => {
-    const condition = job.getenv("condition") || "not-running";
-    if (!["not-running", "next-exit", "removed"].includes(condition)) {
-      throw failure(
-        "bad parameter",
-        `invalid condition: "${condition}", expected not-running, next-exit or removed`,
-      );
-    }
     const StatusCode = await life.wait(
       find(job),
-      condition as Condition,
+      (job.getenv("condition") || "not-running") as Condition,
       // Sends the headers: the docker CLI starts the container only then.
       () => job.stdout.write(""),
       job.signal,
@@ -691,7 +682,7 @@ export function registerLifecycle(life: Lifecycle): void {
       volumes: job.getenvBool("removeVolume"),
     }));
   engine.register("containers_prune", async (job) => {
-    const filters = job.env.getFilters("filters", ["until", "label", "label!"]);
+    const filters = job.env.getFilters("filters");
     const until = untilOf(filters);
     const deleted: string[] = [];
     let reclaimed = 0;

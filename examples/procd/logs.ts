@@ -5,6 +5,8 @@
  * @module
  */
 
+import { notThere } from "./files.ts";
+
 /** The stream of a chunk: 1 for standard output, 2 for standard error. */
 export type StreamNumber = 1 | 2;
 
@@ -47,7 +49,7 @@ export function segments(folder: string): number[] {
       if (number !== undefined) found.push(Number(number));
     }
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    notThere(error);
   }
   return found.sort((a, b) => a - b);
 }
@@ -223,8 +225,8 @@ export class LogReader implements Disposable {
     try {
       file = Deno.openSync(segmentPath(this.#folder, next));
     } catch (error) {
-      if (error instanceof Deno.errors.NotFound) return true; // Removed meanwhile: list again.
-      throw error;
+      notThere(error);
+      return true; // Removed meanwhile: list again.
     }
     this.#file?.close();
     this.#file = file;

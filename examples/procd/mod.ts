@@ -15,7 +15,7 @@
  * @module
  */
 
-import type { Engine, Installer, Job } from "../../mod.ts";
+import type { Engine, Installer } from "../../mod.ts";
 import { registerArchive } from "./archive.ts";
 import { registerBuild } from "./build.ts";
 import { Containers, registerContainers } from "./containers.ts";
@@ -64,8 +64,8 @@ export const install: Installer = async (engine) => {
   registerNetworks(daemon, networks);
   registerContainers(containers);
   registerLifecycle(life);
-  registerStreams(containers, terminal);
-  registerExecs(execs, containers, terminal);
+  registerStreams(containers);
+  registerExecs(execs, containers);
   registerArchive(containers);
   registerImageArchives(daemon, images);
   registerBuild(life);
@@ -75,11 +75,6 @@ export const install: Installer = async (engine) => {
   await execs.restore();
   await life.restore();
 };
-
-/** Tells the router, by `Tty`, whether a job's output is a raw stream without frames. */
-function terminal(job: Job, terminal: boolean): void {
-  job.setenvBool("Tty", terminal);
-}
 
 /** Whether this daemon takes over from another: if the setting `takeover` is on. */
 function takesOver(engine: Engine): boolean {

@@ -7,7 +7,7 @@
 
 import { type Daemon, failure, goTime, print, type Strings, subject } from "./daemon.ts";
 import { type Filters, labelled, named, some, untilOf, yesOrNo } from "./filters.ts";
-import { idRange, newId } from "./store.ts";
+import { newId } from "./store.ts";
 
 /** A network. */
 export interface Network {
@@ -90,21 +90,7 @@ export class Networks {
 
   /** The network of this name, id, or unique prefix of an id; undefined if there is none. */
   get(name: string): Network | undefined {
-    const { store } = this.#daemon;
-    if (STAND_INS.includes(name)) return this.get(HOST);
-    const exact = store.document<Network>(
-      "SELECT body FROM networks WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC",
-      name,
-    );
-    if (exact) return exact;
-    const range = idRange(name);
-    if (!range) return undefined;
-    const sql = "SELECT body FROM networks WHERE id >= ? AND id < ? LIMIT 2";
-    const found = store.documents<Network>(sql, ...range);
-    if (found.length > 1) {
-      throw failure("not found", `multiple IDs found with provided prefix: ${name}`);
-    }
-    return found[0];
+    return this.#daemon.store.named("networks", STAND_INS.includes(name) ? HOST : name);
   }
 
   /**
@@ -129,10 +115,7 @@ export class Networks {
       throw failure("bad parameter", `invalid network name: ${name}`);
     }
     if (STAND_INS.includes(name) || name === HOST) {
-      throw failure(
-        "forbidden",
-        `operation is not permitted on predefined ${name} network`,
-      );
+      throw failure("forbidden", `operation is not permitted on predefined ${name} network`);
     }
     const network = this.#insert(name, given);
     await this.#tell("create", network);
@@ -262,16 +245,12 @@ export class Networks {
   }
 }
 
-const FILTERS = ["dangling", "driver", "id", "label", "name", "scope", "type"];
-
 /** Registers the jobs of networks, except connecting containers. */
 export function registerNetworks(daemon: Daemon, networks: Networks): void {
   const { engine } = daemon;
   engine.register("networks", (job) => {
-    return print(
-      job,
-      networks.list(job.env.getFilters("filters", FILTERS)).map((each) => networks.describe(each)),
-    );
+    const list = networks.list(job.env.getFilters("filters"));
+    return print(job, list.map((each) => networks.describe(each)));
   });
   engine.register("network_inspect", (job) => {
     return print(job, networks.describe(networks.find(subject(job))));
@@ -292,9 +271,6 @@ export function registerNetworks(daemon: Daemon, networks: Networks): void {
   });
   engine.register("network_rm", (job) => networks.remove(subject(job)));
   engine.register("networks_prune", async (job) => {
-    await print(
-      job,
-      await networks.prune(job.env.getFilters("filters", ["until", "label", "label!"])),
-    );
+    await print(job, await networks.prune(job.env.getFilters("filters")));
   });
 }

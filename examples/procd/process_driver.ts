@@ -46,8 +46,6 @@ export class ProcessDriver implements ExecDriver {
     this.#lost = lost;
   }
 
-  async #connect(start: true): Promise<Deno.Conn>;
-  async #connect(start: boolean): Promise<Deno.Conn | undefined>;
   async #connect(start: boolean): Promise<Deno.Conn | undefined> {
     const path = `${this.#folder}/${SOCKET}`;
     let spawned: Deno.ChildProcess | undefined;
@@ -72,26 +70,14 @@ export class ProcessDriver implements ExecDriver {
 
   #spawn(): Deno.ChildProcess {
     const module = new URL("./supervisor.ts", import.meta.url);
-    const [program, ...args] = Deno.build.standalone
+    const path = module.protocol === "file:" ? decodeURI(module.pathname) : module.href;
+    const args = Deno.build.standalone
       // A compiled program can only run itself, so the supervisor is a module that it installs.
-      ? [
-        Deno.execPath(),
-        "--host",
-        `unix://${this.#folder}/idle.sock`,
-        "--install",
-        module.href,
-      ]
-      : [
-        Deno.execPath(),
-        "run",
-        "--allow-all",
-        "--no-config",
-        "--quiet",
-        module.protocol === "file:" ? decodeURI(module.pathname) : module.href,
-        this.#folder,
-      ];
+      ? ["--host", `unix://${this.#folder}/idle.sock`, "--install", module.href]
+      : ["run", "--allow-all", "--no-config", "--quiet", path, this.#folder];
+    const script = 'log=$1; shift; exec "$@" >>"$log" 2>&1';
     const child = new Deno.Command("/bin/sh", {
-      args: ["-c", 'log=$1; shift; exec "$@" >>"$log" 2>&1', "sh", this.#log, program, ...args],
+      args: ["-c", script, "sh", this.#log, Deno.execPath(), ...args],
       cwd: "/",
       env: { FLOODGATE_SUPERVISE: this.#folder },
       detached: true,

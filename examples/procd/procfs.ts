@@ -134,11 +134,6 @@ export function systemTicks(): number {
   return fields.slice(0, 8).reduce((sum, field) => sum + Number(field), 0);
 }
 
-/** The id of the machine's boot: process ids and start times are only valid within one. */
-export function bootId(): string {
-  return Deno.readTextFileSync("/proc/sys/kernel/random/boot_id").trim();
-}
-
 const latin1 = new TextDecoder("latin1");
 
 /** A file of /proc; undefined if the process has ended, or belongs to another user. */

@@ -95,6 +95,46 @@ export class Store {
     return row && JSON.parse(row.body);
   }
 
+  /**
+   * The document of this name or id, or the only one whose id begins with it; undefined if there is
+   * none.
+   *
+   * @throws {TypedError} ("not found") If the ids of several begin with it.
+   */
+  named<T>(table: "containers" | "networks", name: string): T | undefined {
+    const sql = `SELECT body FROM ${table} WHERE id = ?1 OR name = ?1 ORDER BY id = ?1 DESC`;
+    return this.document<T>(sql, name) ?? this.beginning<T>(table, name);
+  }
+
+  /** The only document whose id, after `scheme`, begins with these digits. Throws as `named`. */
+  beginning<T>(
+    table: "containers" | "networks" | "images",
+    digits: string,
+    scheme = "",
+  ): T | undefined {
+    if (!/^[\da-f]{1,64}$/.test(digits)) return undefined;
+    // LIKE would treat a client's % and _ as wildcards. "g" sorts after the last hexadecimal digit.
+    const sql = `SELECT body FROM ${table} WHERE id >= ? AND id < ? LIMIT 2`;
+    const [found, other] = this.documents<T>(sql, scheme + digits, `${scheme}${digits}g`);
+    if (other === undefined) return found;
+    throw new TypedError("not found", `multiple IDs found with provided prefix: ${digits}`);
+  }
+
+  /** Changes the document of an id, and returns it; undefined if there is none. */
+  update<T>(
+    table: "containers" | "execs",
+    id: string,
+    change: (document: T) => void,
+  ): T | undefined {
+    return this.transaction(() => {
+      const document = this.document<T>(`SELECT body FROM ${table} WHERE id = ?`, id);
+      if (document === undefined) return undefined;
+      change(document);
+      this.run(`UPDATE ${table} SET body = ? WHERE id = ?`, JSON.stringify(document), id);
+      return document;
+    });
+  }
+
   /** The documents in the column `body` of a query. */
   documents<T>(sql: string, ...values: (string | number)[]): T[] {
     return this.all<Row>(sql, ...values).map(({ body }) => JSON.parse(body));
@@ -138,11 +178,13 @@ export class Store {
    */
   own(takeover: boolean): void {
     this.transaction(() => {
-      const [pid = 0, startTime = 0] = (this.meta("owner") ?? "").split(" ").map(Number);
-      if (!takeover && pid > 0 && pid !== Deno.pid && runs(pid, startTime)) {
+      const owner = this.meta("owner") ?? "";
+      if (!takeover && owner !== this.#self && lives(owner)) {
         throw new TypedError(
           "conflict",
-          `process ${pid} has this state already, expected --takeover or another FLOODGATE_STATE`,
+          `process ${
+            parseInt(owner)
+          } has this state already, expected --takeover or another FLOODGATE_STATE`,
         );
       }
       this.setMeta("owner", this.#self);
@@ -151,15 +193,11 @@ export class Store {
 
   /** Whether this process is the owner. It becomes the owner again if its successor has died. */
   get owned(): boolean {
-    const owner = this.meta("owner");
+    const owner = this.meta("owner") ?? "";
     if (owner === this.#self) return true;
-    const [pid = 0, startTime = 0] = (owner ?? "").split(" ").map(Number);
-    return pid > 0 && !runs(pid, startTime) && this.#reclaim(owner!);
-  }
-
-  #reclaim(from: string): boolean {
+    if (owner === "" || lives(owner)) return false;
     const sql = "UPDATE meta SET value = ? WHERE key = 'owner' AND value = ?";
-    return this.run(sql, this.#self, from) > 0;
+    return this.run(sql, this.#self, owner) > 0;
   }
 
   /** Closes the file. */
@@ -171,17 +209,13 @@ export class Store {
   }
 }
 
-/** A random id of 64 hexadecimal digits. */
-export function newId(): string {
-  return [...crypto.getRandomValues(new Uint8Array(32))]
-    .map((byte) => byte.toString(16).padStart(2, "0")).join("");
+/** Whether an owner's process runs: its id, and its start time. */
+function lives(owner: string): boolean {
+  const [pid = 0, startTime = 0] = owner.split(" ").map(Number);
+  return pid > 0 && runs(pid, startTime);
 }
 
-/**
- * The bounds of ids with a prefix, for a query: LIKE would treat a client's % and _ as wildcards.
- * Undefined if the prefix is not hexadecimal.
- */
-export function idRange(prefix: string): [from: string, to: string] | undefined {
-  // "g" sorts after the last hexadecimal digit.
-  return /^[\da-f]{1,64}$/.test(prefix) ? [prefix, `${prefix}g`] : undefined;
+/** A random id of 64 hexadecimal digits. */
+export function newId(): string {
+  return crypto.getRandomValues(new Uint8Array(32)).toHex();
 }

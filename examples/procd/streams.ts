@@ -4,9 +4,10 @@
  * @module
  */
 
+import { Buffer } from "node:buffer";
 import type { Job } from "../../mod.ts";
-import { type Container, type Containers, isRunning } from "./containers.ts";
-import { failure, type Strings, subject } from "./daemon.ts";
+import type { Container, Containers } from "./containers.ts";
+import { failure, type Strings, subject, terminal } from "./daemon.ts";
 import type { Attached, Follower, Streams } from "./driver.ts";
 import { LogReader, type LogRecord } from "./logs.ts";
 
@@ -175,11 +176,7 @@ async function tell(
     let { data } = piece;
     if (piece.begins && (wanted.timestamps || wanted.details)) {
       const prefix = (wanted.timestamps ? `${timestamp(piece.time)} ` : "") + wanted.details;
-      const head = encoder.encode(prefix);
-      const whole = new Uint8Array(head.length + data.length);
-      whole.set(head);
-      whole.set(data, head.length);
-      data = whole;
+      data = Buffer.concat([encoder.encode(prefix), data]);
     }
     await (piece.stream === 1 ? job.stdout : job.stderr).write(data);
   };
@@ -202,12 +199,9 @@ async function tell(
     ? setTimeout(leave, Math.max(0, Number(wanted.until / 1_000_000n) - Date.now()))
     : undefined;
   try {
-    if (wanted.tail === Infinity) {
-      await drain(write);
-    } else {
-      await last(wanted.tail, drain, write);
-      wanted.tail = Infinity;
-    }
+    if (wanted.tail === Infinity) await drain(write);
+    else await last(wanted.tail, drain, write);
+    wanted.tail = Infinity;
     if (follower) await follow(follower, () => drain(write));
   } finally {
     clearTimeout(timer);
@@ -268,10 +262,7 @@ function wantedOf(job: Job, container: Container): Wanted {
 }
 
 /** Registers `logs`, `attach` and `resize`. */
-export function registerStreams(
-  containers: Containers,
-  terminal: (job: Job, terminal: boolean) => void,
-): void {
+export function registerStreams(containers: Containers): void {
   const { daemon } = containers;
   const { engine, driver } = daemon;
   engine.register("logs", async (job) => {
@@ -296,7 +287,8 @@ export function registerStreams(
       stdout: job.getenvBool("stdout"),
       stderr: job.getenvBool("stderr"),
     };
-    terminal(job, container.config.Tty === true);
+    const tty = container.config.Tty === true;
+    terminal(job, tty);
     // A start waits for this, so that the attached client gets all output.
     const io = job.getenvBool("stream")
       ? await daemon.prepare(container.id, driver.attach(container.id, streams))
@@ -308,16 +300,12 @@ export function registerStreams(
     }
     if (!io) return;
     await containers.tell("attach", container);
-    const tty = container.config.Tty === true;
     if (await relay(job, io, streams, () => !daemon.store.owned, tty ? keys : undefined)) {
       await containers.tell("detach", containers.get(container.id) ?? container);
     }
   });
   engine.register("resize", async (job) => {
-    const container = containers.find(subject(job));
-    if (!isRunning(container)) {
-      throw failure("conflict", `container ${container.id} is not running`);
-    }
+    const container = containers.findRunning(subject(job));
     const [rows, columns] = sizeOf(job);
     if (await driver.resize(container.id, rows, columns)) {
       await containers.tell("resize", container, { height: String(rows), width: String(columns) });
@@ -325,13 +313,9 @@ export function registerStreams(
   });
 }
 
-/** The rows and columns in a job's arguments or env. */
+/** The rows and columns in a job's arguments. */
 export function sizeOf(job: Job): [rows: number, columns: number] {
-  const [rows = NaN, columns = NaN] = [
-    job.args[1] ?? job.getenv("h"),
-    job.args[2] ?? job.getenv("w"),
-  ]
-    .map(Number);
+  const [rows = NaN, columns = NaN] = job.args.slice(1).map(Number);
   if (!(rows >= 0 && rows < 65_536 && columns >= 0 && columns < 65_536)) {
     throw failure("bad parameter", `invalid size ${columns}x${rows}, expected at most 65535`);
   }

@@ -15,6 +15,7 @@
 
 import type { Engine } from "../../mod.ts";
 import type { Ended, ProcessSpec, Started, Streams } from "./driver.ts";
+import { notThere } from "./files.ts";
 import { LogWriter } from "./logs.ts";
 import { isNoSuchProcess, MARK, type Members, membersOf, statOf } from "./procfs.ts";
 import type { Pty } from "./pty.ts";
@@ -163,7 +164,7 @@ class Running {
       for (const attachment of this.#attachments) {
         const { wire, streams } = attachment;
         if (!(stream === 1 ? streams.stdout : streams.stderr)) continue;
-        sent.push(wire.sendFrame(stream, value).then((there) => there || this.#leave(attachment)));
+        sent.push(wire.sendFrame(stream, value).then((there) => there || this.detach(attachment)));
       }
       if (sent.length > 0) await Promise.all(sent);
     }
@@ -179,19 +180,15 @@ class Running {
     }
   }
 
-  #leave(attachment: Attachment): false {
-    this.#attachments.delete(attachment);
-    attachment.wire[Symbol.dispose]();
-    return false;
-  }
-
   /** Attaches a client to a running program. */
   attach(attachment: Attachment): void {
     this.#attachments.add(attachment);
     attachment.target.resolve(this);
   }
-  detach(attachment: Attachment): void {
-    this.#leave(attachment);
+  detach(attachment: Attachment): false {
+    this.#attachments.delete(attachment);
+    attachment.wire[Symbol.dispose]();
+    return false;
   }
 
   /** Writes to the program's input. */
@@ -274,8 +271,7 @@ function record(path: string, ended: Ended): void {
     Deno.writeTextFileSync(`${path}.new`, JSON.stringify(ended));
     Deno.renameSync(`${path}.new`, path);
   } catch (error) {
-    // The container was removed by force, with its folder.
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    notThere(error); // The container was removed by force, with its folder.
   }
 }
 
@@ -296,7 +292,7 @@ class Supervisor {
     try {
       Deno.removeSync(path); // Of a supervisor that was killed: this one has the lock.
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      notThere(error);
     }
     // Never accessible to other users, because its clients can run programs.
     const mask = Deno.umask(0o177);
@@ -327,6 +323,7 @@ class Supervisor {
   async #serve(wire: Wire): Promise<void> {
     using _wire = wire;
     const request = await wire.receive<Request>();
+    const reply = async (reply: Reply) => void await wire.send(reply);
     switch (request?.do) {
       case "start":
         return await this.#start(wire, request);
@@ -335,16 +332,14 @@ class Supervisor {
       case "follow":
         return await this.#follow(wire, request.id);
       case "signal":
-        return void await wire.send(await this.#signal(request));
+        return await reply({ found: await this.#signal(request) });
       case "resize": {
         const { id, rows, columns } = request;
         const found = this.#running.get(id)?.resize(rows, columns) ?? false;
-        return void await wire.send({ found } satisfies Reply);
+        return await reply({ found });
       }
-      case "list": {
-        const running = [...this.#running.values()].map(({ started }) => started);
-        return void await wire.send({ running } satisfies Reply);
-      }
+      case "list":
+        return await reply({ running: [...this.#running.values()].map(({ started }) => started) });
       case "watch":
         return await this.#watch(wire);
     }
@@ -357,27 +352,21 @@ class Supervisor {
       // Registered before the check, with nothing asynchronous between the check and the start.
       const Terminal = spec.terminal ? (await import("./pty.ts")).Pty : undefined;
       if (this.#running.has(spec.id)) {
-        return void await wire.send(
-          { kind: "conflict", error: `${spec.id} runs already` } satisfies Reply,
-        );
+        const reply: Reply = { kind: "conflict", error: `${spec.id} runs already` };
+        return void await wire.send(reply);
       }
       const pty = Terminal && new Terminal();
       if (spec.size) pty?.resize(...spec.size);
       try {
-        running = new Running(
-          spec,
-          this.#waiting.get(spec.id) ?? new Set(),
-          (running) => this.#sweep(running),
-          pty,
-        );
+        const waiting = this.#waiting.get(spec.id) ?? new Set();
+        running = new Running(spec, waiting, (running) => this.#sweep(running), pty);
       } catch (error) {
         pty?.close();
         throw error;
       }
     } catch (error) {
-      return void await wire.send(
-        { kind: "bad parameter", error: (error as Error).message } satisfies Reply,
-      );
+      const reply: Reply = { kind: "bad parameter", error: (error as Error).message };
+      return void await wire.send(reply);
     }
     this.#running.set(spec.id, running);
     this.#waiting.delete(spec.id);
@@ -449,11 +438,10 @@ class Supervisor {
     }
   }
 
-  async #signal({ id, signal, all }: Extract<Request, { do: "signal" }>): Promise<Reply> {
+  async #signal({ id, signal, all }: Extract<Request, { do: "signal" }>): Promise<boolean> {
     const running = this.#running.get(id);
-    if (!running) return { found: false };
-    if (!all) return { found: running.signal(signal) };
-    return { found: await this.#signalAll([running], signal) };
+    if (!running) return false;
+    return all ? await this.#signalAll([running], signal) : running.signal(signal);
   }
 
   /**

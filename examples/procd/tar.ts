@@ -5,6 +5,7 @@
  * @module
  */
 
+import { Buffer } from "node:buffer";
 import { failure } from "./daemon.ts";
 
 /** The metadata of a file in an archive. */
@@ -48,11 +49,9 @@ export function headerBytes(header: TarHeader): Uint8Array<ArrayBuffer> {
   const own = block(header, TYPES[header.type]);
   if (pax.length === 0) return own;
   const body = encoder.encode(pax.join(""));
-  const extended = block(
-    { ...header, name: "pax", target: "", size: body.length, mode: 0o644 },
-    "x",
-  );
-  return joined([extended, body, padding(body.length), own]);
+  const about = { ...header, name: "pax", target: "", size: body.length, mode: 0o644 };
+  const extended = block(about, "x");
+  return Buffer.concat([extended, body, padding(body.length), own]);
 }
 
 function block(header: TarHeader, type: string): Uint8Array<ArrayBuffer> {
@@ -84,16 +83,6 @@ export function padding(length: number): Uint8Array<ArrayBuffer> {
 
 /** The end of an archive. */
 export const TAR_END = new Uint8Array(2 * BLOCK);
-
-function joined(parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
-}
 
 /** A file of an archive that is being read. */
 export interface TarEntry extends TarHeader {
@@ -207,6 +196,14 @@ function parsePax(text: string): Partial<TarHeader> {
     at += length;
   }
   return found;
+}
+
+/** Reads the content of an entry as text. */
+export async function textOf({ body }: TarEntry): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of body) text += decoder.decode(chunk, { stream: true });
+  return text;
 }
 
 /** Reads a stream in pieces of wanted lengths. */

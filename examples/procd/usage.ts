@@ -4,6 +4,7 @@
  * @module
  */
 
+import { setTimeout as elapsed } from "node:timers/promises";
 import { type Container, type Containers, isRunning } from "./containers.ts";
 import { failure, NEVER, print, subject } from "./daemon.ts";
 import { membersOf, type ProcessStat, systemTicks, TICKS, usageOf } from "./procfs.ts";
@@ -138,12 +139,9 @@ async function ps(args: string, pids: ReadonlySet<number>): Promise<Record<strin
 export function registerUsage(containers: Containers): void {
   const { engine } = containers.daemon;
   engine.register("top", async (job) => {
-    const container = containers.find(subject(job));
-    if (!isRunning(container)) {
-      throw failure("conflict", `container ${container.id} is not running`);
-    }
+    const container = containers.findRunning(subject(job));
     const pids = new Set(processesOf(containers, container).map(({ pid }) => pid));
-    await print(job, await ps(job.args[1] || job.getenv("ps_args") || "-ef", pids));
+    await print(job, await ps(job.args[1] || "-ef", pids));
     await containers.tell("top", container);
   });
   engine.register("container_stats", async (job) => {
@@ -160,13 +158,7 @@ export function registerUsage(containers: Containers): void {
     }
     const stop = AbortSignal.any([job.signal, engine.stopping]);
     while (!stop.aborted) {
-      await new Promise<void>((resolve) => {
-        const timer = setTimeout(resolve, PERIOD);
-        stop.addEventListener("abort", () => {
-          clearTimeout(timer);
-          resolve();
-        }, { once: true });
-      });
+      await elapsed(PERIOD, undefined, { signal: stop }).catch(() => {}); // It was aborted.
       const there = containers.get(container.id);
       if (!there || stop.aborted) return;
       container = there;

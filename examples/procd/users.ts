@@ -5,6 +5,7 @@
  */
 
 import { failure } from "./daemon.ts";
+import { notThere } from "./files.ts";
 
 /** The user that a program runs as. */
 export interface User {
@@ -19,9 +20,7 @@ function entries(path: string): string[][] {
   try {
     return Deno.readTextFileSync(path).split("\n").map((line) => line.split(":"));
   } catch (error) {
-    // A machine without the file has numbers only.
-    if (error instanceof Deno.errors.NotFound) return [];
-    throw error;
+    return notThere(error) ?? []; // A machine without the file has numbers only.
   }
 }
 

@@ -5,16 +5,8 @@
  * @module
  */
 
-import {
-  type Daemon,
-  failure,
-  goTime,
-  NEVER,
-  print,
-  sizeOf,
-  type Strings,
-  subject,
-} from "./daemon.ts";
+import { type Daemon, failure, goTime, NEVER, print, type Strings, subject } from "./daemon.ts";
+import { notThere, sizeOf } from "./files.ts";
 import { type Filters, labelled, named, some, yesOrNo } from "./filters.ts";
 import { newId } from "./store.ts";
 
@@ -137,9 +129,7 @@ export class Volumes {
   async #delete(volume: Volume): Promise<void> {
     this.#daemon.store.run("DELETE FROM volumes WHERE id = ?", volume.name);
     const folder = `${this.#daemon.folder}/volumes/${volume.name}`;
-    await Deno.remove(folder, { recursive: true }).catch((error) => {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    });
+    await Deno.remove(folder, { recursive: true }).catch(notThere);
     await this.#daemon.tell("volume", "destroy", volume.name, { driver: "local" });
   }
 
@@ -200,8 +190,9 @@ export class Volumes {
 export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
   const { engine } = daemon;
   engine.register("volumes", (job) => {
-    const filters = job.env.getFilters("filters", ["dangling", "driver", "label", "name"]);
-    const list = volumes.list(filters).map((volume) => volumes.describe(volume));
+    const list = volumes.list(job.env.getFilters("filters")).map((volume) =>
+      volumes.describe(volume)
+    );
     return print(job, { Volumes: list, Warnings: [] });
   });
   engine.register("volume_inspect", (job) => {
@@ -217,9 +208,6 @@ export function registerVolumes(daemon: Daemon, volumes: Volumes): void {
   });
   engine.register("volume_rm", (job) => volumes.remove(subject(job), job.getenvBool("force")));
   engine.register("volumes_prune", async (job) => {
-    await print(
-      job,
-      await volumes.prune(job.env.getFilters("filters", ["all", "label", "label!"])),
-    );
+    await print(job, await volumes.prune(job.env.getFilters("filters")));
   });
 }

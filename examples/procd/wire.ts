@@ -35,11 +35,6 @@ export class Wire implements Disposable {
     this.#conn = conn;
   }
 
-  /** Whether this end has closed it. */
-  get closed(): boolean {
-    return this.#closed;
-  }
-
   /** The next line, parsed as JSON; undefined at the end. */
   async receive<T>(): Promise<T | undefined> {
     for (let seen = this.#start;;) {
