@@ -17,9 +17,9 @@
 
 import { Env } from "./engine/env.ts";
 import { isError, JobError, messageOf, Status, TypedError } from "./engine/errors.ts";
-import { createLogger, isLogged, type Logger, type LogLevel, writeToStderr } from "./engine/log.ts";
+import { createLogger, isLogged, type Logger, type LogLevel, stderr } from "./engine/log.ts";
 import { DONE, Input, Output, tail, TailSink, WRITE_AFTER_END } from "./engine/streams.ts";
-import { DRAIN_TIMEOUT, within } from "./engine/time.ts";
+import { DRAIN_TIMEOUT, secondsSince, within } from "./engine/time.ts";
 
 export { createLogger, type Logger, type LoggerOptions, type LogLevel } from "./engine/log.ts";
 export { Env } from "./engine/env.ts";
@@ -166,7 +166,7 @@ export class Engine {
         log(level, message, fields);
       } catch (error) {
         // A logger that throws must not fail the jobs that are logged.
-        writeToStderr(`log: ${messageOf(error)}\n`);
+        stderr.write(`log: ${messageOf(error)}\n`);
       }
     };
     // The level may change while the daemon runs.
@@ -176,7 +176,10 @@ export class Engine {
     });
     this.#logged = log;
     this.stopping = this.#stop.signal;
-    this.register("commands", (job) => job.print(this.#names()));
+    this.register("commands", (job) => {
+      const names = [...this.#handlers.keys()].sort();
+      return job.print(names.map((name) => name + "\n").join(""));
+    });
   }
 
   /**
@@ -489,10 +492,6 @@ export class Engine {
     } catch (error) {
       this.log("error", `${what}: ${messageOf(error)}`);
     }
-  }
-
-  #names(): string {
-    return [...this.#handlers.keys()].sort().map((name) => name + "\n").join("");
   }
 
   /** The part of the engine that only its own jobs may use. */
@@ -993,9 +992,4 @@ export class Job {
   setenvSubEnv(key: string, value: Env): void {
     this.env.setSubEnv(key, value);
   }
-}
-
-/** In seconds, to the microsecond. */
-function secondsSince(time: number): number {
-  return Math.round((performance.now() - time) * 1_000) / 1_000_000;
 }

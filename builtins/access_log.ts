@@ -5,6 +5,7 @@
  */
 
 import { createLogger, printable } from "../engine/log.ts";
+import { secondsSince } from "../engine/time.ts";
 import { headerOf, urlOf } from "../platform/http.ts";
 import { userName } from "../platform/peers.ts";
 import type { Exchange, RequestObserver } from "../serve/observe.ts";
@@ -92,7 +93,7 @@ function fieldsOf(exchange: Exchange, { user, path, protocol, userAgent }: Said)
     method,
     path,
     status,
-    duration: Math.round((performance.now() - started!) * 1_000) / 1_000_000,
+    duration: secondsSince(started!),
     ...(status !== SWITCHING_PROTOCOLS || transferred) && { bytes },
     ...transferred && { received: transferred.received },
     protocol,
@@ -122,10 +123,9 @@ function combined(fields: Fields, referer: string | null): string {
   const date = `${day}/${MONTHS[Number(month) - 1]}/${year}:${time} +0000`;
   const host = client.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
   const who = user === undefined ? "-" : user.replace(/\s/g, "_");
-  return `${host} - ${printable(who)} [${date}] ${
-    quoted(`${method} ${path} ${protocol}`)
-  } ${status} ` +
-    `${bytes || "-"} ${quoted(referer)} ${quoted(userAgent)}\n`;
+  const request = quoted(`${method} ${path} ${protocol}`);
+  return `${host} - ${printable(who)} [${date}] ${request} ${status} ${bytes || "-"} ` +
+    `${quoted(referer)} ${quoted(userAgent)}\n`;
 }
 
 function quoted(text: string | null | undefined): string {

@@ -13,6 +13,7 @@ import type { Metrics } from "./metrics.ts";
 import type { Engine } from "../engine.ts";
 import { stderr } from "../engine/log.ts";
 import { Activation } from "../listenbuffer.ts";
+import { telemetryIsOn } from "../platform/deno.ts";
 import type { RequestObserver } from "../serve/observe.ts";
 
 /** Options of {@linkcode registerBuiltins}. */
@@ -49,14 +50,14 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
   engine.register("true", () => {});
   // If OpenTelemetry is on (@opentelemetry/api). Loaded asynchronously, so that serveapi, which may
   // start meanwhile, gets no span: it would last as long as the daemon.
-  if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
+  if (telemetryIsOn()) {
     import("./traces.ts").then(({ traceJobs }) => traceJobs(engine));
   }
   // A router that cannot be made fails serveapi, which may not be awaiting it yet.
   if (options.router instanceof Promise) options.router.catch(() => {});
-  const events = registerEvents(engine);
+  const listeners = registerEvents(engine);
   const observers: RequestObserver[] = [];
-  const apis = registerServeapi(engine, {
+  const stats = registerServeapi(engine, {
     activation,
     observers,
     router: async (settings) => {
@@ -67,7 +68,7 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
       return createRouter(engine, routerOptions(settings));
     },
   });
-  const sources = { gate: activation, listeners: () => events.listeners, apis: apis.stats };
+  const sources = { gate: activation, listeners, apis: stats };
   registerInfo(engine, sources);
   // Loaded at the first use, to keep the start short.
   let metrics: Promise<Metrics> | undefined;
@@ -78,18 +79,12 @@ export function registerBuiltins(engine: Engine, options: BuiltinsOptions = {}):
       return counts;
     });
   engine.register("metrics", async (job) => {
-    const { body } = (await loadMetrics()).expose(
-      job.getenvBool("OpenMetrics") ? "openmetrics" : "text",
-    );
-    await job.print(body);
+    const format = job.getenvBool("OpenMetrics") ? "openmetrics" : "text";
+    await job.print((await loadMetrics()).expose(format).body);
   });
   engine.register("servehealth", async (job) => {
     const { serveHealth } = await import("./health.ts");
     await serveHealth(job, sources, await loadMetrics());
   });
-  return {
-    activation,
-    stats: apis.stats,
-    observe: (observer) => void observers.push(observer),
-  };
+  return { activation, stats, observe: (observer) => void observers.push(observer) };
 }

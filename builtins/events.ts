@@ -33,18 +33,14 @@ interface Event {
   line?: string;
 }
 
-/** The counts of events, for the other built-in jobs. */
-export interface Events {
-  /** How many `events` jobs listen. */
-  readonly listeners: number;
-}
-
 /**
  * Registers `log ACTION ID [FROM]` (env: `Type`, default "container"; `Attributes`, a JSON object)
  * and `events` (env: `since`, `until`, `filters`), and records starts and ends of the engine's
  * jobs.
+ *
+ * @returns A function that tells how many `events` jobs listen.
  */
-export function registerEvents(engine: Engine): Events {
+export function registerEvents(engine: Engine): () => number {
   const history: Event[] = [];
   const listeners = new Set<(event: Event) => void>();
   let last = 0n;
@@ -118,9 +114,8 @@ export function registerEvents(engine: Engine): Events {
     };
     const listener = (event: Event) => {
       if (queue.length >= BACKLOG + HISTORY) {
-        overrun.reject(
-          new TypedError("unavailable", "the client did not keep up with the events"),
-        );
+        const problem = "the client did not keep up with the events";
+        overrun.reject(new TypedError("unavailable", problem));
         return end();
       }
       queue.push(event);
@@ -137,7 +132,7 @@ export function registerEvents(engine: Engine): Events {
       await job.stdout.write("");
       for (;;) {
         for (let event, count = 1; (event = queue.shift()); count++) {
-          if (wanted(event)) await print(job, event);
+          if (wanted(event)) await job.print(event.line ??= encode(event));
           // A client's filters may be slow: other tasks get a turn in between.
           if (count % BATCH === 0) await turn();
         }
@@ -155,15 +150,7 @@ export function registerEvents(engine: Engine): Events {
     }
   });
 
-  return {
-    get listeners() {
-      return listeners.size;
-    },
-  };
-}
-
-function print(job: Job, event: Event): Promise<void> {
-  return job.print(event.line ??= encode(event));
+  return () => listeners.size;
 }
 
 function encode({ timeNano, ...rest }: Event): string {
@@ -194,20 +181,8 @@ function parseTime(name: string, text: string, now: number): bigint | undefined 
 
 /** dockerd's filters. Those from `config` on match the ID or name of an object of that type. */
 const FILTERS = [
-  "type",
-  "event",
-  "image",
-  "label",
-  "scope",
-  "config",
-  "container",
-  "daemon",
-  "network",
-  "node",
-  "plugin",
-  "secret",
-  "service",
-  "volume",
+  ...["type", "event", "image", "label", "scope"],
+  ...["config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume"],
 ];
 /** How many values all filters of a listener may have together. */
 const MAX_VALUES = 1_000;
@@ -221,10 +196,8 @@ function filterOf(job: Job): Test {
   const filters = [...job.env.getFilters("filters", FILTERS)];
   const count = filters.reduce((sum, [, values]) => sum + values.length, 0);
   if (count > MAX_VALUES) {
-    throw new TypedError(
-      "bad parameter",
-      `filters has ${count} values, expected at most ${MAX_VALUES}`,
-    );
+    const problem = `filters has ${count} values, expected at most ${MAX_VALUES}`;
+    throw new TypedError("bad parameter", problem);
   }
   const tests = filters.filter(([, values]) => values.length > 0)
     .map(([name, values]) => compile(name, [...new Set(values)]));

@@ -48,6 +48,9 @@ export class Histogram {
   }
 }
 
+/** Values by their labels, or the one without labels. What is undefined is left out. */
+export type Series = number | undefined | Iterable<[Labels, number | undefined]>;
+
 /** The head of a family of metrics. */
 interface Family {
   readonly name: string;
@@ -65,13 +68,13 @@ export class Exposition {
     this.#format = format;
   }
 
-  /** Writes a value that can go up and down. An undefined value is left out. */
-  gauge(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
+  /** Writes values that can go up and down. */
+  gauge(name: string, help: string, series: Series): void {
     this.#family({ name, type: "gauge", help }, name, series);
   }
 
-  /** Writes a value that only goes up. The name has to end with `_total`. */
-  counter(name: string, help: string, series: Iterable<[Labels, number | undefined]>): void {
+  /** Writes values that only go up. The name has to end with `_total`. */
+  counter(name: string, help: string, series: Series): void {
     // OpenMetrics names the family, and a sample by its suffix.
     const family = this.#format === "text" ? name : name.replace(/_total$/, "");
     this.#family({ name: family, type: "counter", help }, name, series);
@@ -79,11 +82,9 @@ export class Exposition {
 
   /** Writes constants, as labels. The name has to end with `_info`. */
   info(name: string, help: string, labels: Labels): void {
-    if (this.#format === "text") this.gauge(name, help, [[labels, 1]]);
-    else {this.#family({ name: name.replace(/_info$/, ""), type: "info", help }, name, [[
-        labels,
-        1,
-      ]]);}
+    if (this.#format === "text") return this.gauge(name, help, [[labels, 1]]);
+    const family = name.replace(/_info$/, "");
+    this.#family({ name: family, type: "info", help }, name, [[labels, 1]]);
   }
 
   /** Writes durations. The name has to end with `_seconds`. */
@@ -106,12 +107,11 @@ export class Exposition {
     return [...this.#lines, ...end, ""].join("\n");
   }
 
-  #family(
-    family: Family,
-    sample: string,
-    series: Iterable<[Labels, number | undefined]>,
-  ): void {
-    const known = [...series].filter(([, value]) => value !== undefined);
+  #family(family: Family, sample: string, series: Series): void {
+    const all: Iterable<[Labels, number | undefined]> = typeof series === "object"
+      ? series
+      : [[{}, series]];
+    const known = [...all].filter(([, value]) => value !== undefined);
     if (known.length === 0) return;
     this.#head(family);
     for (const [labels, value] of known) this.#sample(sample, labels, value!);

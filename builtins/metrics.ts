@@ -160,18 +160,19 @@ export class Metrics implements RequestObserver {
 
   #exposeServer(out: Exposition): void {
     const { gate, apis } = this.#sources;
-    out.gauge("floodgate_ready", "Whether the gate is open and the daemon is not draining.", [
-      [{}, Number(gate.state === "open" && !this.#engine.stopping.aborted)],
-    ]);
+    out.gauge(
+      "floodgate_ready",
+      "Whether the gate is open and the daemon is not draining.",
+      Number(gate.state === "open" && !this.#engine.stopping.aborted),
+    );
     const listeners = apis().flatMap((api) => api.listeners)
       .map(({ address, ...counts }) => ({ listener: address, ...counts }));
+    const states = ["held", "new", "active", "idle", "hijacked", "closing"] as const;
     out.gauge(
       "floodgate_connections",
       "Connections by state: held at the gate, new (no whole request yet), and so on.",
       listeners.flatMap((counts) =>
-        (["held", "new", "active", "idle", "hijacked", "closing"] as const).map((
-          state,
-        ): [Labels, number] => [
+        states.map((state): [Labels, number] => [
           { listener: counts.listener, state },
           counts[state],
         ])
@@ -225,12 +226,12 @@ export class Metrics implements RequestObserver {
     out.counter(
       "floodgate_http_requests_broken_off_total",
       "Requests whose clients left before the answer was complete.",
-      [[{}, this.#brokenOff]],
+      this.#brokenOff,
     );
   }
 
   #exposeJobs(out: Exposition): void {
-    out.gauge("floodgate_jobs_running", "Jobs that run now.", [[{}, this.#engine.stats.running]]);
+    out.gauge("floodgate_jobs_running", "Jobs that run now.", this.#engine.stats.running);
     out.histogram(
       "floodgate_job_duration_seconds",
       "How long jobs took, by name and outcome: ok for status 0, else failed.",
@@ -240,9 +241,8 @@ export class Metrics implements RequestObserver {
           .map(([outcome, histogram]): [Labels, Histogram] => [{ job, outcome }, histogram])
       ),
     );
-    out.gauge("floodgate_events_listeners", "Clients that listen for events.", [
-      [{}, this.#sources.listeners()],
-    ]);
+    const listeners = this.#sources.listeners();
+    out.gauge("floodgate_events_listeners", "Clients that listen for events.", listeners);
   }
 
   #exposeProcess(out: Exposition): void {
@@ -252,25 +252,21 @@ export class Metrics implements RequestObserver {
       [[{}, this.#eventLoop]],
     );
     const { rss, heapTotal, heapUsed, external } = Deno.memoryUsage();
-    out.gauge("process_resident_memory_bytes", "Resident memory of the process.", [[{}, rss]]);
-    out.gauge("floodgate_heap_bytes", "Size of V8's heap.", [[{}, heapTotal]]);
-    out.gauge("floodgate_heap_used_bytes", "Used part of V8's heap.", [[{}, heapUsed]]);
-    out.gauge("floodgate_external_memory_bytes", "Memory outside of V8's heap that it refers to.", [
-      [{}, external],
-    ]);
-    const times = processTimes();
-    out.counter("process_cpu_seconds_total", "User and system time of the process.", [
-      [{}, times?.cpu],
-    ]);
-    out.gauge("process_start_time_seconds", "When the process was started, since 1970.", [
-      [{}, times?.started],
-    ]);
-    out.gauge("process_open_fds", "Open file descriptors.", [
-      [{}, descriptorsProblem() ? undefined : [...Deno.readDirSync(DESCRIPTORS)].length],
-    ]);
-    out.gauge("process_max_fds", "The most file descriptors that may be open.", [
-      [{}, descriptorLimit()],
-    ]);
+    const { cpu, started } = processTimes() ?? {};
+    const open = descriptorsProblem() ? undefined : [...Deno.readDirSync(DESCRIPTORS)].length;
+    const most = descriptorLimit();
+    out.gauge("process_resident_memory_bytes", "Resident memory of the process.", rss);
+    out.gauge("floodgate_heap_bytes", "Size of V8's heap.", heapTotal);
+    out.gauge("floodgate_heap_used_bytes", "Used part of V8's heap.", heapUsed);
+    out.gauge(
+      "floodgate_external_memory_bytes",
+      "Memory outside of V8's heap that it refers to.",
+      external,
+    );
+    out.counter("process_cpu_seconds_total", "User and system time of the process.", cpu);
+    out.gauge("process_start_time_seconds", "When the process was started, since 1970.", started);
+    out.gauge("process_open_fds", "Open file descriptors.", open);
+    out.gauge("process_max_fds", "The most file descriptors that may be open.", most);
     out.info("floodgate_build_info", "What the daemon was built from.", {
       version: VERSION,
       api_version: API_VERSION,

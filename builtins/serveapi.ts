@@ -123,14 +123,12 @@ export async function serve(engine: Engine, options: ServeOptions): Promise<Serv
   };
 }
 
-/** What runs, for the stats. */
-export interface Apis {
-  /** The counts of each running `serveapi`. */
-  stats(): ApiStats[];
-}
-
-/** Registers `serveapi`, `acceptconnections` and `reload`. */
-export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis {
+/**
+ * Registers `serveapi`, `acceptconnections` and `reload`.
+ *
+ * @returns A function that tells the counts of each running `serveapi`.
+ */
+export function registerServeapi(engine: Engine, options: ServeapiOptions): () => ApiStats[] {
   const { activation } = options;
   const apis = new Set<Api>();
   // All that is left of the process's descriptors, shared by those that are not told otherwise.
@@ -220,7 +218,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): Apis
   // Where there is nothing to drain the process would end before the word is out.
   engine.onShutdown(() => told, { name: "of STOPPING=1" });
 
-  return { stats: () => [...apis].flatMap((api) => api.stats ?? []) };
+  return () => [...apis].flatMap((api) => api.stats ?? []);
 }
 
 /** Tells systemd, where it wants to hear (NOTIFY_SOCKET); only there is loaded what does so. */

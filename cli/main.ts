@@ -10,10 +10,10 @@ import type { ServeSettings } from "../builtins/settings.ts";
 import { Engine } from "../engine.ts";
 import { BUILD } from "../engine/build.ts";
 import { TypedError } from "../engine/errors.ts";
-import { createLogger, isLogged, type Logger, writeToStderr } from "../engine/log.ts";
+import { createLogger, isLogged, type Logger, stderr } from "../engine/log.ts";
 import { lightly, START } from "../engine/time.ts";
 import { API_VERSION, VERSION } from "../engine/version.ts";
-import { denoProblem } from "../platform/deno.ts";
+import { denoProblem, telemetryIsOn } from "../platform/deno.ts";
 import type { Router } from "../router.ts";
 import type { LogFile } from "./log_file.ts";
 import {
@@ -83,7 +83,7 @@ export async function main(args: readonly string[]): Promise<number> {
   const write = createLogger({ level: "debug", format: flags.logFormat, ...toFile });
   const json = flags.logFormat === "json";
   // Where OpenTelemetry is on. Deno exports what goes through console, of which info is for stdout.
-  const exportLine = Symbol.for("opentelemetry.js.api.1") in globalThis
+  const exportLine = telemetryIsOn()
     ? (await import("../platform/telemetry.ts")).logExport()
     : undefined;
   let early: Parameters<typeof write>[] | undefined = [];
@@ -122,7 +122,7 @@ export async function main(args: readonly string[]): Promise<number> {
     if (logFile) engine.onReload(() => logFile.reopen());
     if (flags.accessLog !== undefined) {
       const { AccessLog } = await import("../builtins/access_log.ts");
-      observe(new AccessLog(flags.accessLog, toFile?.write ?? writeToStderr));
+      observe(new AccessLog(flags.accessLog, toFile?.write ?? ((line) => stderr.write(line))));
     }
     engine.onReload(async () => {
       const next = await parseFlags(args);

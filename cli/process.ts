@@ -8,7 +8,7 @@
 import type { Engine } from "../engine.ts";
 import { messageOf, reportOf } from "../engine/errors.ts";
 import { LineWriter } from "../engine/lines.ts";
-import { printable, stderr, writeToStderr } from "../engine/log.ts";
+import { printable, stderr } from "../engine/log.ts";
 import { lightly } from "../engine/time.ts";
 
 /** The first line of an error's message. */
@@ -35,7 +35,7 @@ export function say(line: string): void {
 
 /** Writes what went wrong to standard error, in a line. */
 export function complain(problem: unknown): void {
-  writeToStderr(`floodgate: ${printable(oneLine(problem))}\n`);
+  stderr.write(`floodgate: ${printable(oneLine(problem))}\n`);
 }
 
 /** How long {@linkcode flush} waits for the readers, in milliseconds. */

@@ -10,11 +10,13 @@ import { type Name, type Setting, SETTINGS } from "../builtins/settings.ts";
 import type { Logger } from "../engine/log.ts";
 import type { ProgramSettings } from "./settings.ts";
 
-/** What changes without a restart. */
-const CHANGEABLE: ReadonlySet<Name> = new Set<Name>([
-  ...["logLevel", "shutdownTimeout", "headerTimeout", "idleTimeout", "sendTimeout"] as const,
-  ...["maxConnections", "bodyLimit", "allowedHosts", "cors"] as const,
-]);
+/** What changes without a restart, besides the log's level: of `serve`, and of the router. */
+const OF_SERVE = [
+  ...["shutdownTimeout", "headerTimeout", "idleTimeout", "sendTimeout", "maxConnections"] as const,
+  ...["bodyLimit", "allowedHosts", "cors"] as const,
+];
+const OF_ROUTER = ["bodyLimit", "sendTimeout", "cors", "logging"] as const;
+const CHANGEABLE: ReadonlySet<Name> = new Set<Name>(["logLevel", ...OF_SERVE]);
 
 /**
  * Puts settings in the place of others, as far as that can be done, and tells of both in the log.
@@ -41,29 +43,18 @@ export function change(
   const impossible = changed.filter((name) => !can(name));
   const { logLevel, drain, serve, router } = next;
   Object.assign(now, { logLevel, drain });
-  put(now.serve, "shutdownTimeout", serve.shutdownTimeout);
-  for (const name of ["headerTimeout", "idleTimeout", "sendTimeout", "maxConnections"] as const) {
-    put(now.serve, name, serve[name]);
-  }
-  for (const name of ["bodyLimit", "allowedHosts", "cors"] as const) {
-    put(now.serve, name, serve[name]);
-  }
-  // The router has this very object.
-  for (const name of ["bodyLimit", "sendTimeout", "cors", "logging"] as const) {
-    put(now.router, name, router[name]);
-  }
+  copy(serve, now.serve, OF_SERVE);
+  copy(router, now.router, OF_ROUTER); // The router has this very object.
   api.change(now.serve);
   if (possible.length > 0) log("info", `changed: ${flags(possible)}`);
   if (impossible.length > 0) log("warn", `changed, but this takes a restart: ${flags(impossible)}`);
 }
 
-function put<T extends object, K extends keyof T>(
-  object: T,
-  name: K,
-  value: T[K] | undefined,
-): void {
-  if (value === undefined) delete object[name];
-  else object[name] = value;
+function copy<T extends object>(from: T, to: T, names: readonly (keyof T)[]): void {
+  for (const name of names) {
+    if (from[name] === undefined) delete to[name];
+    else to[name] = from[name];
+  }
 }
 
 /** The settings by the names that they have in the table. */

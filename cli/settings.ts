@@ -13,7 +13,7 @@ import {
   serveSettings,
   type Setting,
 } from "../builtins/settings.ts";
-import { Env } from "../engine/env.ts";
+import { isTrue } from "../engine/env.ts";
 import { TypedError } from "../engine/errors.ts";
 import type { LogLevel } from "../engine/log.ts";
 import { DRAIN_TIMEOUT, lightly } from "../engine/time.ts";
@@ -81,11 +81,11 @@ export async function parseFlags(
     ({ flag }) => flag === undefined ? undefined : given.get(flag)?.texts,
     ({ flag }, text) => given.get(flag!)!.written(text),
   );
-  const { hosts, install = [], pidfile, ...rest } = values;
-  const { help, version, debug = debugFromEnvironment(), logFormat = "text", ...other } = rest;
-  const { health = [], bootTimeout = Infinity, exitIdleTime, ...more } = other;
-  const { validate = false, configFile: _, logFile, accessLog, ...serving } = more;
-  const { logLevel = debug ? "debug" : "info", ...settings } = serving;
+  const { hosts, install = [], pidfile, help, version, ...rest } = values;
+  const { debug = isTrue(permittedEnv("DEBUG") ?? ""), health = [], ...other } = rest;
+  const { bootTimeout = Infinity, exitIdleTime, validate = false, configFile: _, ...more } = other;
+  const { logLevel = debug ? "debug" : "info", logFormat = "text", ...logged } = more;
+  const { logFile, accessLog, ...settings } = logged;
   const serve = serveSettings(
     {
       ...pidfile !== undefined && !descriptorsProblem() && { handover: `${pidfile}.handover` },
@@ -194,11 +194,11 @@ async function gather(args: ReadonlyMap<string, string[]>): Promise<ReadonlyMap<
       const written = (text: string) => `--config-file ${path}: "${key}": ${JSON.stringify(text)}`;
       given.set(setting.flag, { texts, written });
     } else if (!agree(setting, texts, other.texts)) {
+      const there = JSON.stringify(texts.join(" "));
+      const elsewhere = other.texts.map((text) => other.written(text)).join(" ");
       throw bad(
-        `--config-file ${path}: "${key}" is ${
-          JSON.stringify(texts.join(" "))
-        } there, and not so by ` +
-          `${other.texts.map((text) => other.written(text)).join(" ")}, expected one of them`,
+        `--config-file ${path}: "${key}" is ${there} there, and not so by ${elsewhere}, ` +
+          "expected one of them",
       );
     }
   }
@@ -218,6 +218,8 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
   // The parser is told of those flags only that are there: a start has few of them.
   const flags = [...new Set(written.map((arg) => arg.split("=", 1)[0]!.slice(2)))]
     .flatMap((name) => BY_FLAG.get(name) ?? []);
+  const unexpected = (argument: unknown) =>
+    bad(`unexpected argument "${argument}", expected only flags (--help lists them)`);
   const named = (takes: boolean) =>
     flags.filter((setting) => (setting.takes !== undefined) === takes).map(({ flag }) => flag);
   const texts = named(true);
@@ -226,13 +228,9 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
     string: texts,
     collect: texts,
     unknown(arg: string, key?: string) {
-      throw bad(
-        key === undefined
-          ? `unexpected argument "${arg}", expected only flags (--help lists them)`
-          : `unknown flag ${arg.split("=", 1)[0]}, ${
-            suggestion(key, FLAGS.map(({ flag }) => flag), (flag) => `--${flag}`)
-          }`,
-      );
+      if (key === undefined) throw unexpected(arg);
+      const meant = suggestion(key, FLAGS.map(({ flag }) => flag), (flag) => `--${flag}`);
+      throw bad(`unknown flag ${arg.split("=", 1)[0]}, ${meant}`);
     },
   }) as Record<string, unknown>;
   const given = new Map<string, string[]>();
@@ -243,9 +241,7 @@ async function parse(args: readonly string[]): Promise<Map<string, string[]>> {
     if (values.length > 0) given.set(flag, values);
   }
   const [argument] = parsed._ as unknown[];
-  if (argument !== undefined) {
-    throw bad(`unexpected argument "${argument}", expected only flags (--help lists them)`);
-  }
+  if (argument !== undefined) throw unexpected(argument);
   return given;
 }
 
@@ -342,13 +338,6 @@ export async function fetchStdCli(): Promise<void> {
 function behindProxy(): boolean {
   return ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"]
     .some((name) => Deno.env.get(name) || Deno.env.get(name.toLowerCase()));
-}
-
-/** Whether DEBUG is set as `--debug`, if permissions allow to read it. */
-function debugFromEnvironment(): boolean {
-  const env = new Env();
-  env.set("DEBUG", permittedEnv("DEBUG") ?? "");
-  return env.getBool("DEBUG");
 }
 
 /** The address without `--host`: where the sockets of the daemon's user are. */

@@ -27,18 +27,12 @@ export function membersOf(text: string): Map<string, string> {
 }
 
 function readMembers(reader: Reader): Map<string, string> {
-  if (reader.peek() !== OPEN_BRACE) throw reader.unexpected('"{"');
   const members = new Map<string, string>();
-  reader.at++;
-  if (reader.peek() === CLOSE_BRACE) reader.at++;
-  else {
-    do {
-      const name = JSON.parse(reader.name());
-      members.set(name, reader.value());
-      if (members.size > MAX_MEMBERS) throw new SyntaxError(`more than ${MAX_MEMBERS} members`);
-    } while (reader.next(CLOSE_BRACE));
-  }
-  reader.end();
+  reader.each(OPEN_BRACE, CLOSE_BRACE, () => {
+    const name = JSON.parse(reader.name());
+    members.set(name, reader.value());
+    if (members.size > MAX_MEMBERS) throw new SyntaxError(`more than ${MAX_MEMBERS} members`);
+  });
   return members;
 }
 
@@ -46,14 +40,8 @@ function readMembers(reader: Reader): Map<string, string> {
 export function elementsOf(text: string): string[] | undefined {
   return attempt(() => {
     const reader = new Reader(text);
-    if (reader.peek() !== OPEN_BRACKET) return undefined;
     const elements: string[] = [];
-    reader.at++;
-    if (reader.peek() === CLOSE_BRACKET) reader.at++;
-    else {
-      do elements.push(reader.value()); while (reader.next(CLOSE_BRACKET));
-    }
-    reader.end();
+    reader.each(OPEN_BRACKET, CLOSE_BRACKET, () => elements.push(reader.value()));
     return elements;
   });
 }
@@ -86,6 +74,15 @@ class Reader {
 
   constructor(text: string) {
     this.#text = text;
+  }
+
+  /** Reads the brackets that the whole text is in, and by `read` each thing between them. */
+  each(open: number, close: number, read: () => void): void {
+    if (this.peek() !== open) throw this.unexpected(`"${String.fromCharCode(open)}"`);
+    this.at++;
+    if (this.peek() === close) this.at++;
+    else do read(); while (this.next(close));
+    this.end();
   }
 
   /** Skips white space and returns the code of the character there, NaN at the end of the text. */
@@ -225,7 +222,7 @@ class Reader {
   }
 
   unexpected(wanted: string): SyntaxError {
-    const found = this.at < this.#text.length ? shown(this.#text.slice(this.at, this.at + 40)) : "";
+    const found = this.#text.slice(this.at, this.at + 40).replace(/\s+/g, " ").trim();
     return new SyntaxError(
       `expected ${wanted} at character ${this.at + 1}, got ${found || "the end of the text"}`,
     );
@@ -234,11 +231,6 @@ class Reader {
 
 function isDigit(code: number): boolean {
   return code >= ZERO && code <= NINE;
-}
-
-/** The beginning of a text, for a message. */
-function shown(text: string): string {
-  return text.slice(0, 40).replace(/\s+/g, " ").trim();
 }
 
 /** How many characters are copied at a time. */

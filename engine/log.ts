@@ -13,9 +13,6 @@ export interface Logger {
   readonly plain?: boolean;
 }
 
-/** The levels, from the least urgent to the most. */
-export const LEVELS: readonly LogLevel[] = ["debug", "info", "warn", "error"];
-
 const RANKS: Readonly<Record<LogLevel, number>> = { debug: 0, info: 1, warn: 2, error: 3 };
 
 /** Whether a logger takes lines of this level; one without a level takes all. */
@@ -36,11 +33,11 @@ export interface LoggerOptions {
 /** Makes a {@linkcode Logger} that writes one line per event: time, level, message, fields. */
 export function createLogger(options: LoggerOptions = {}): Logger {
   const { level: lowest = "info" } = options;
-  const least = LEVELS.indexOf(lowest);
   const format = options.format === "json" ? toJson : toText;
-  const notice = (lost: number) => format("warn", lostLines(lost));
+  const notice = (lost: number) =>
+    format("warn", `log lines lost because they could not be written: ${lost}`);
   const log: Logger = (level, message, fields) => {
-    if (LEVELS.indexOf(level) < least) return;
+    if (RANKS[level] < RANKS[lowest]) return;
     if (options.write) options.write(format(level, message, fields));
     else stderr.write(() => format(level, message, fields), notice);
   };
@@ -110,10 +107,6 @@ export function printable(text: string): string {
   });
 }
 
-function lostLines(lost: number): string {
-  return `log lines lost because they could not be written: ${lost}`;
-}
-
 /** The process's standard error. */
 export const stderr = new LineWriter({
   write: (data) => Deno.stderr.write(data),
@@ -121,8 +114,3 @@ export const stderr = new LineWriter({
 });
 // Deno.exit dispatches "unload" too.
 globalThis.addEventListener("unload", () => stderr.flushNow());
-
-/** Writes a line to standard error, and never throws. */
-export function writeToStderr(line: string): void {
-  stderr.write(line);
-}

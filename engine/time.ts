@@ -52,3 +52,8 @@ export function after(ms: number, callback: () => void): () => void {
   wait(ms);
   return () => clearTimeout(timer);
 }
+
+/** How long ago a time by `performance.now()` was, in seconds, to the microsecond. */
+export function secondsSince(time: number): number {
+  return Math.round((performance.now() - time) * 1_000) / 1_000_000;
+}

@@ -1,5 +1,5 @@
 /**
- * Which releases of Deno the daemon runs on, and what Deno's cache has.
+ * Which releases of Deno the daemon runs on, what Deno's cache has, and whether OpenTelemetry is on.
  *
  * @module
  */
@@ -56,3 +56,11 @@ function cacheFolder(): string {
   const caches = Deno.build.os === "darwin" ? `${home}/Library/Caches` : `${home}/.cache`;
   return Deno.env.get("DENO_DIR") || `${Deno.env.get("XDG_CACHE_HOME") || caches}/deno`;
 }
+
+/** Whether OpenTelemetry is on: whether `@opentelemetry/api` has what Deno, or a user, gives it. */
+export function telemetryIsOn(): boolean {
+  return TELEMETRY in globalThis;
+}
+
+/** Where `@opentelemetry/api` keeps it. */
+export const TELEMETRY: symbol = Symbol.for("opentelemetry.js.api.1");

@@ -6,6 +6,7 @@
  */
 
 import type { Logger, LogLevel } from "../engine/log.ts";
+import { TELEMETRY } from "./deno.ts";
 
 /** What is used of a span. */
 export interface Span {
@@ -27,7 +28,6 @@ interface Registered {
   };
   context?: { active(): { getValue(key: symbol): unknown } };
 }
-const REGISTERED = Symbol.for("opentelemetry.js.api.1");
 const SPAN = Symbol.for("OpenTelemetry Context Key SPAN");
 
 /** Spans, where they are recorded. */
@@ -41,7 +41,7 @@ export interface Telemetry {
 /** Undefined where OpenTelemetry is off. */
 export function telemetry(version: string): Telemetry | undefined {
   const { trace, context } =
-    (globalThis as unknown as Record<symbol, Registered | undefined>)[REGISTERED] ?? {};
+    (globalThis as unknown as Record<symbol, Registered | undefined>)[TELEMETRY] ?? {};
   if (!trace || !context) return undefined;
   const tracer = trace.getTracer("floodgate", version);
   return {

@@ -17,8 +17,7 @@ import { isPending, settle, until } from "../support/daemon.ts";
 /** An engine with the jobs, whose log goes nowhere. */
 function make(): { engine: Engine; count: () => number } {
   const engine = new Engine({ log: () => {} });
-  const events = registerEvents(engine);
-  return { engine, count: () => events.listeners };
+  return { engine, count: registerEvents(engine) };
 }
 
 interface Told {

@@ -155,7 +155,7 @@ const BAD_MODULES: [string, string, RegExp][] = [
   ["does not parse", "data:text/javascript,function", /cannot load/],
 ];
 for (const [what, module, message] of BAD_MODULES) {
-  Deno.test(`main fails when the --install module ${what}: last line says so, held clients are closed`, async () => {
+  Deno.test(`main fails when the --install module ${what}, and the last line says so`, async () => {
     await using folder = await TempFolder.make();
     const path = `${folder.path}/api.sock`;
     await using daemon = Daemon.start(["-H", `unix://${path}`, "--install", module]);
