@@ -20,12 +20,13 @@ import type { MiddlewareHandler, Next } from "npm:hono@4.13.19/types";
 import type { Engine } from "./engine.ts";
 import { messageOf, Status, TypedError } from "./engine/errors.ts";
 import { API_VERSION, VERSION } from "./engine/version.ts";
+import { telemetryIsOn } from "./platform/deno.ts";
 import { addHeaders, standFor, staticBody, withBody } from "./platform/http.ts";
 import type { Bindings } from "./router/bindings.ts";
 import { Bodies, type LimitedBody } from "./router/body.ts";
 import { BUILTINS, builtinsOf, DESCRIPTION, PING } from "./router/builtins.ts";
 import { type ErrorAnswer, JSON_ERRORS, noSuchPage, toHttp } from "./router/errors.ts";
-import { basePath, cors, Hono, matchedRoutes, mergePath } from "./router/hono.ts";
+import { basePath, cors, Hono, matchedRoutes, mergePath, unwrapped } from "./router/hono.ts";
 import { type Around, type Found, Matcher } from "./router/matcher.ts";
 import { type Parent, RequestBindings } from "./router/request.ts";
 import { BODIES_LIMIT, BODY_TIMEOUT, JSON_LIMIT, SEND_TIMEOUT } from "./router/limits.ts";
@@ -195,7 +196,7 @@ class Dispatcher {
   constructor(engine: Engine, options: RouterOptions) {
     this.#engine = engine;
     this.#options = options;
-    if (Symbol.for("opentelemetry.js.api.1") in globalThis) {
+    if (telemetryIsOn()) {
       import("./platform/telemetry.ts").then(({ telemetry }) => {
         const spans = telemetry(VERSION);
         if (spans) this.#spans = spans;
@@ -497,11 +498,9 @@ class Dispatcher {
 
   /** Whether an app that this one is routed in has further handlers of its own for the request. */
   #goesOn({ c }: Parent): boolean {
-    const ours = new Set(this.#app.routes.map(({ handler }) => handler));
-    return matchedRoutes(c).slice(c.req.routeIndex + 1).some(({ handler }) => {
-      const { __COMPOSED_HANDLER: composed } = handler as { __COMPOSED_HANDLER?: typeof handler };
-      return !ours.has(composed ?? handler);
-    });
+    const ours = new Set<object>(this.#app.routes.map(({ handler }) => handler));
+    return matchedRoutes(c).slice(c.req.routeIndex + 1)
+      .some(({ handler }) => !unwrapped(handler).some((each) => ours.has(each)));
   }
 
   #notAllowed(c: RequestContext, methods: string[]): Response {

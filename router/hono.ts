@@ -39,3 +39,13 @@ export const { UnsupportedPathError } = core;
 export const { RegExpRouter } = regExpRouter;
 export const { SmartRouter } = smartRouter;
 export const { TrieRouter } = trieRouter;
+
+const COMPOSED = "__COMPOSED_HANDLER";
+
+/** A handler, and those in it: Hono wraps the handlers of an app that has an error handler. */
+export function* unwrapped(handler: object): Generator<object> {
+  type Composed = { [COMPOSED]?: object };
+  for (let each: object | undefined = handler; each; each = (each as Composed)[COMPOSED]) {
+    yield each;
+  }
+}

@@ -8,17 +8,9 @@
 import { API_VERSION, MIN_API_VERSION } from "../engine/version.ts";
 import { type Form, formsOf } from "./answers.ts";
 import { JSON_ERRORS, STATUS_OF } from "./errors.ts";
-import type {
-  Body,
-  Fields,
-  JsonSchema,
-  Parameter,
-  ParameterKind,
-  Route,
-  StandardSchema,
-} from "./route.ts";
+import type { Body, Fields, JsonSchema, Parameter, Route, StandardSchema } from "./route.ts";
 import { alternativesOf, variablesOf } from "./patterns.ts";
-import { inFull, isSchema, named, RowReader } from "./validation.ts";
+import { inFull, isSchema, parametersOf, RowReader } from "./validation.ts";
 import { isWithin, versionRange } from "./versions.ts";
 
 /** An object of the description. */
@@ -65,9 +57,7 @@ const ERROR = {
 };
 
 /** Descriptions of error statuses that no kind of error has. */
-const MEANINGS: Record<number, string> = {
-  500: "internal error",
-};
+const MEANINGS: Record<number, string> = { 500: "internal error" };
 
 class Description {
   readonly paths: Record<string, Json> = {};
@@ -104,10 +94,8 @@ class Description {
   }
 
   #operation(row: Route, variables: Variable[], version: string | undefined): Json {
-    const within = (fields: Fields | undefined) =>
-      Object.entries(fields ?? {})
-        .map(([name, field]): [string, Parameter] => [name, inFull(field)])
-        .filter(([, field]) => isWithin(versionRange(field), version));
+    const within = (declared: Route["query"]) =>
+      parametersOf(declared).filter(([, field]) => isWithin(versionRange(field), version));
     const parameters = [
       ...variables.map(({ name, as, pattern }) => {
         const parameter = inFull(row.params?.[name] ?? "string");
@@ -115,13 +103,12 @@ class Description {
       }),
       ...isSchema(row.query)
         ? this.#schemaParameters(row, row.query)
-        : within(named(row.query)).map(([name, field]) => this.#parameter("query", name, field)),
+        : within(row.query).map(([name, field]) => this.#parameter("query", name, field)),
       ...within(row.headers).map(([name, field]) => this.#parameter("header", name, field)),
     ];
     const body = this.#body(row);
     const notes = [
-      row.since && `From API version ${row.since} on.`,
-      row.until && `Up to API version ${row.until}.`,
+      ...rangeOf(row),
       row.upgrade && `A request to upgrade gets 101 and a ${UPGRADES[row.upgrade]}.`,
     ].filter(Boolean);
     return {
@@ -175,10 +162,7 @@ class Description {
     const { body, contentTypes } = readerOf(row);
     const { type, required, fields } = body!;
     const types = contentTypes.length > 0 ? contentTypes : [TYPES[type]];
-    const schema = type === "stdin" ? {} : {
-      type: "object",
-      ...objectOf(fields ?? {}, type),
-    };
+    const schema = type === "stdin" ? {} : { type: "object", ...objectOf(fields, type) };
     return {
       ...required && { required },
       content: Object.fromEntries(types.map((each) => [each, { schema }])),
@@ -223,28 +207,19 @@ class Description {
   }
 
   #response(row: Route, form: Form): Json {
-    const { status, type, contentType, schema, headers, description } = form;
+    const { status, type, contentType, schema: given = {}, headers = {}, description } = form;
+    const described = Object.entries(headers).map(([name, description]) => [
+      name,
+      { description, schema: { type: "string" } },
+    ]);
+    const hasBody = type !== "none" && contentType;
+    const name = `${row.job}_${status}`;
+    const schema = () =>
+      isSchema(given) ? this.#schema(given, "output", name) : this.#adopt(given, name);
     return {
       description: description ?? DESCRIPTIONS[type],
-      ...headers && {
-        headers: Object.fromEntries(
-          Object.entries(headers).map(([name, description]) => [
-            name,
-            { description, schema: { type: "string" } },
-          ]),
-        ),
-      },
-      ...type !== "none" && contentType && {
-        content: {
-          [contentType]: {
-            schema: schema === undefined
-              ? {}
-              : isSchema(schema)
-              ? this.#schema(schema, "output", `${row.job}_${status}`)
-              : this.#adopt(schema, `${row.job}_${status}`),
-          },
-        },
-      },
+      ...described.length > 0 && { headers: Object.fromEntries(described) },
+      ...hasBody && { content: { [contentType]: { schema: schema() } } },
     };
   }
 
@@ -349,12 +324,12 @@ function merged(one: Json, other: Json): Json {
   };
 }
 
-function describing({ description, since, until }: Parameter): Json {
-  const notes = [
-    description,
-    since && `From API version ${since} on.`,
-    until && `Up to API version ${until}.`,
-  ].filter(Boolean);
+function rangeOf({ since, until }: { since?: string; until?: string }) {
+  return [since && `From API version ${since} on.`, until && `Up to API version ${until}.`];
+}
+
+function describing(field: Parameter): Json {
+  const notes = [field.description, ...rangeOf(field)].filter(Boolean);
   return notes.length > 0 ? { description: notes.join(" ") } : {};
 }
 
@@ -415,11 +390,8 @@ function schemaOf(field: Parameter): Json {
 }
 
 /** The keywords for the members of a JSON object, or the fields of a form. */
-function objectOf(fields: Readonly<Record<string, ParameterKind | Parameter>>, type: string): Json {
-  const all = Object.entries(fields).map(([name, field]): [string, Parameter] => [
-    name,
-    inFull(field),
-  ]);
+function objectOf(fields: Fields | undefined, type: string): Json {
+  const all = parametersOf(fields);
   const required = all.filter(([, field]) => field.required).map(([name]) => name);
   const properties = all.map(([name, field]) => {
     const schema = type === "form" ? schemaOfText(field) : schemaOf(field);

@@ -9,8 +9,8 @@ import type { Router } from "../router.ts";
 import { formsOf } from "./answers.ts";
 import { HONO } from "./hono.ts";
 import { alternativesOf } from "./patterns.ts";
-import type { Body, Fields, Parameter, Route } from "./route.ts";
-import { inFull, isSchema, named } from "./validation.ts";
+import type { Parameter, Route } from "./route.ts";
+import { bodyOf, parametersOf } from "./validation.ts";
 
 const { html } = await import(`${HONO}/html`) as typeof import("npm:hono@4.13.19/html");
 
@@ -69,12 +69,11 @@ function entry(row: Route, base: string) {
     row.until && `up to API version ${row.until}`,
     row.when && `with ${row.when}`,
   ].filter(Boolean).join(", ");
-  const body = isSchema(row.body) || typeof row.body === "string" ? undefined : row.body;
-  const takes: [string, Fields | undefined][] = [
+  const takes: [string, Route["query"]][] = [
     ["path", row.params],
-    ["query", isSchema(row.query) ? undefined : named(row.query)],
+    ["query", row.query],
     ["header", row.headers],
-    ["body", body?.fields],
+    ["body", bodyOf(row)?.fields],
   ];
   return html`
     <article>
@@ -83,8 +82,8 @@ function entry(row: Route, base: string) {
         ? `, ${conditions}`
         : ""}; answers ${formsOf(row).map(({ status }) => status).join(", ")}.</p>
       <ul>${takes.flatMap(([place, fields]) =>
-        Object.entries(fields ?? {}).map(([name, field]) =>
-          html`<li>${place} <code>${name}</code>: ${describeParameter(inFull(field))}</li>`
+        parametersOf(fields).map(([name, parameter]) =>
+          html`<li>${place} <code>${name}</code>: ${describeParameter(parameter)}</li>`
         )
       )}</ul>
       <pre>${curl(row, base)}</pre>
@@ -114,13 +113,11 @@ function describeParameter(parameter: Parameter): string {
 
 /** A curl command with the row's required parameters, for a shell. */
 export function curl(row: Route, base: string): string {
-  const required = (fields: Fields | undefined): [string, Parameter][] =>
-    Object.entries(fields ?? {})
-      .map(([name, field]): [string, Parameter] => [name, inFull(field)])
-      .filter(([name, field]) => field.required || name === row.when);
+  const required = (declared: Route["query"]) =>
+    parametersOf(declared).filter(([name, field]) => field.required || name === row.when);
   const path = alternativesOf(row.path).at(-1)!
     .map((each) => "/" + (typeof each === "string" ? each : each.name.toUpperCase())).join("");
-  const query = required(isSchema(row.query) ? undefined : named(row.query))
+  const query = required(row.query)
     .map(([name, field]) => `${encodeURIComponent(name)}=${encodeURIComponent(sample(field))}`);
   const version = row.until === undefined ? "" : `/v${row.until}`;
   const words = ["curl"];
@@ -129,11 +126,7 @@ export function curl(row: Route, base: string): string {
   for (const [name, field] of required(row.headers)) {
     words.push("-H", quoted(`${name}: ${sample(field)}`));
   }
-  const body: Body | undefined = typeof row.body === "string"
-    ? { type: row.body }
-    : isSchema(row.body)
-    ? { type: "env" }
-    : row.body;
+  const body = bodyOf(row);
   if (body?.type === "stdin") {
     const [type] = body.contentTypes ?? [];
     if (type !== undefined) words.push("-H", quoted(`Content-Type: ${type}`));
@@ -155,12 +148,8 @@ export function curl(row: Route, base: string): string {
 }
 
 function sample(parameter: Parameter): string {
-  const value = sampleOf(parameter);
-  return typeof value === "string"
-    ? value
-    : Array.isArray(value)
-    ? value[0]
-    : JSON.stringify(value);
+  const [value] = [sampleOf(parameter)].flat();
+  return typeof value === "string" ? value : JSON.stringify(value);
 }
 
 function sampleOf(parameter: Parameter): unknown {

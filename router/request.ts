@@ -15,6 +15,7 @@ import type { Answer } from "./answer.ts";
 import type { Bindings, ClientCertificate, Described, Upgrade } from "./bindings.ts";
 import { type Bodies, LimitedBody, type OnSweep } from "./body.ts";
 import { getPath } from "./hono.ts";
+import { BODY_LIMIT } from "./limits.ts";
 import { isVersion, versionProblem } from "./versions.ts";
 
 /** What the connection passes on; nothing where a request did not come over one. */
@@ -91,7 +92,7 @@ export class RequestBindings implements Bindings, Described {
     this.#outer = info instanceof RequestBindings ? info : undefined;
     const exchange = this.#info?.exchange;
     if (exchange !== undefined) exchange.described = this;
-    this.#bodyLimit = bodyLimit ?? DEFAULT_BODY_LIMIT;
+    this.#bodyLimit = bodyLimit ?? BODY_LIMIT;
     if (this.#outer && bodyLimit !== undefined) this.#outer.bodyLimit = bodyLimit;
     // /v1 and the like; /version and /volumes are no versions.
     let code = path.charCodeAt(1);
@@ -203,8 +204,6 @@ export class RequestBindings implements Bindings, Described {
   }
 }
 
-/** The longest body in bytes, unless a router or a route says otherwise. */
-const DEFAULT_BODY_LIMIT = 16 * 1024 * 1024;
 const SLASH = 0x2f;
 
 function firstSegment(path: string): string {

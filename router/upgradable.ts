@@ -4,6 +4,8 @@
  * @module
  */
 
+import { unwrapped } from "./hono.ts";
+
 /** The first segments of the upgradable paths; `*` for any. It changes as routes are added. */
 export type Upgradable = Pick<ReadonlySet<string>, "size" | "has">;
 
@@ -66,8 +68,7 @@ export class Upgrades implements Upgradable {
   }
 
   #in({ path, handler }: App["routes"][number]): Inner[] {
-    // Hono wraps the handlers of an app that has an error handler.
-    for (let each: object | undefined = handler; each; each = (each as Composed)[COMPOSED]) {
+    for (const each of unwrapped(handler)) {
       const upgrades = routed.get(each);
       if (upgrades === this) return [];
       if (upgrades) return [{ segment: segmentOf(path.replace(/\*$/, "")), upgrades }];
@@ -80,11 +81,6 @@ export class Upgrades implements Upgradable {
 interface Inner {
   readonly segment: string;
   readonly upgrades: Upgradable;
-}
-
-const COMPOSED = "__COMPOSED_HANDLER";
-interface Composed {
-  readonly [COMPOSED]?: object;
 }
 
 function segmentOf(path: string): string {

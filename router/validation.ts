@@ -56,7 +56,7 @@ type Place = "path parameter" | "query parameter" | "header" | "body field" | "f
 /** Reads the requests of a row. */
 export class RowReader {
   /** The body that the row takes; undefined for none. */
-  readonly body?: Body;
+  readonly body: Body | undefined;
   readonly #schema?: StandardSchema;
   readonly #path: readonly string[];
   readonly #params: readonly Field[];
@@ -85,20 +85,10 @@ export class RowReader {
       ? []
       : fields("query parameter", route.query);
     this.#headers = fields("header", route.headers);
-    if (isSchema(route.body)) {
-      this.#schema = route.body;
-      this.body = { type: "env" };
-    } else if (typeof route.body === "string") {
-      // The short form "env" accepts any Content-Type; a form needs it to tell its two encodings
-      // apart.
-      this.body = { type: route.body, ...route.body !== "form" && { contentTypes: [] } };
-    } else if (route.body !== undefined) {
-      this.body = route.body;
-    }
+    if (isSchema(route.body)) this.#schema = route.body;
+    this.body = bodyOf(route);
     if (this.body && !Object.hasOwn(CONTENT_TYPES, this.body.type)) {
-      throw new TypeError(
-        `body is "${this.body.type}", expected "stdin", "env" or "form"`,
-      );
+      throw new TypeError(`body is "${this.body.type}", expected "stdin", "env" or "form"`);
     }
     if (this.body) checkMembers("body", this.body, BODY);
     const place = this.body?.type === "form" ? "form field" : "body field";
@@ -138,8 +128,7 @@ export class RowReader {
     const params: Record<string, unknown> = {};
     for (const name of this.#path) params[name] = sent.param(name);
     for (const field of this.#params) {
-      const text = sent.param(field.name);
-      params[field.name] = field.fromTexts(text === undefined ? undefined : [text]);
+      params[field.name] = field.fromTexts(list(sent.param(field.name)));
     }
     const headers = readTexts(this.#headers, (name) => list(sent.header(name)), version, env);
     if (this.#querySchema !== undefined) {
@@ -186,31 +175,19 @@ export class RowReader {
    * @throws {TypedError} ("bad parameter") If it is not JSON, or not what the row declares.
    */
   readJson(text: string, reading: Reading): void | Promise<void> {
-    if (text.trim() === "") {
-      if (this.body?.required) throw bad("the request body is missing, expected a JSON object");
-      if (this.#schema === undefined) {
-        if (this.#fields.length > 0) {
-          reading.input.body = this.#readMembers(new Map(), reading.env);
-        }
-        return;
-      }
-      return readSchema(this.#schema, undefined, "the request body", "body field")
-        .then((value) => void (reading.input.body = value));
+    const empty = text.trim() === "";
+    if (empty && this.body?.required) {
+      throw bad("the request body is missing, expected a JSON object");
     }
     if (this.#schema !== undefined) {
-      const given = parse(text);
+      const given = empty ? undefined : parsed(text, JSON.parse, "expected JSON: ");
       if (typeof given === "object" && given !== null && !Array.isArray(given)) {
         reading.env.push(...Env.decode(text));
       }
       return readSchema(this.#schema, given, "the request body", "body field")
         .then((value) => void (reading.input.body = value));
     }
-    let members: Map<string, string>;
-    try {
-      members = membersOf(text);
-    } catch (error) {
-      throw bad(`request body: ${messageOf(error)}`);
-    }
+    const members = empty ? new Map<string, string>() : parsed(text, membersOf);
     for (const [name, value] of members) {
       if (value === "null" || this.#renamed.has(name)) continue;
       reading.env.push([name, value.startsWith('"') ? JSON.parse(value) : value]);
@@ -234,9 +211,7 @@ export class RowReader {
   readForm(form: FormData, reading: Reading): void {
     const given = new Map<string, string[]>();
     for (const [name, value] of form) {
-      if (typeof value !== "string") {
-        throw bad(`form field ${name} is a file, expected text`);
-      }
+      if (typeof value !== "string") throw bad(`form field ${name} is a file, expected text`);
       const texts = given.get(name);
       if (texts) texts.push(value);
       else given.set(name, [value]);
@@ -244,12 +219,7 @@ export class RowReader {
     if (given.size === 0 && this.body?.required) {
       throw bad("the request body is missing, expected a form");
     }
-    const declared = readTexts(
-      this.#fields,
-      (name) => given.get(name),
-      undefined,
-      reading.env,
-    );
+    const declared = readTexts(this.#fields, (name) => given.get(name), undefined, reading.env);
     const known = new Set(this.#fields.map(({ name }) => name));
     const body: Record<string, unknown> = {};
     for (const [name, texts] of given) {
@@ -296,10 +266,19 @@ export function isSchema(value: unknown): value is StandardSchema {
     "~standard" in value;
 }
 
-/** The parameters that a list of names declares. */
-export function named(query: readonly string[] | Fields | undefined): Fields | undefined {
-  if (!isNames(query)) return query;
-  return Object.fromEntries(query.map((name) => [name, "string"]));
+/** The parameters that are declared, with all options; none by a schema, which tells of no names. */
+export function parametersOf(declared: Route["query"]): [name: string, parameter: Parameter][] {
+  if (declared === undefined || isSchema(declared)) return [];
+  if (isNames(declared)) return declared.map((name) => [name, { type: "string" }]);
+  return Object.entries(declared).map(([name, parameter]) => [name, inFull(parameter)]);
+}
+
+/** The body that a row takes, with all options; undefined for none. For a schema it is JSON. */
+export function bodyOf({ body }: Route): Body | undefined {
+  if (isSchema(body)) return { type: "env" };
+  if (typeof body !== "string") return body;
+  // The short form "env" accepts any Content-Type; a form needs it to tell its two encodings apart.
+  return { type: body, ...body !== "form" && { contentTypes: [] } };
 }
 
 function isNames(query: Route["query"]): query is readonly string[] {
@@ -353,9 +332,8 @@ const PARAMETERS: { readonly [K in ParameterKind]: Members<Parameter & { type: K
 const BODY: Members<Body> = { type: 1, fields: 1, required: 1, contentTypes: 1, mismatch: 1 };
 
 function fields(place: Place, declared: Fields | undefined, required = false): Field[] {
-  if (declared === undefined) return [];
-  return Object.entries(declared).map(([name, parameter]) =>
-    new Field(place, name, { ...required && { required }, ...inFull(parameter) })
+  return parametersOf(declared).map(([name, parameter]) =>
+    new Field(place, name, { ...required && { required }, ...parameter })
   );
 }
 
@@ -429,11 +407,12 @@ function keysOf(issue: SchemaIssue | undefined): PropertyKey[] {
   return (issue?.path ?? []).map((key) => typeof key === "object" ? key.key : key);
 }
 
-function parse(text: string): unknown {
+/** What is read from a body, or an error that the text is not what it should be. */
+function parsed<T>(text: string, read: (text: string) => T, expected = ""): T {
   try {
-    return JSON.parse(text);
+    return read(text);
   } catch (error) {
-    throw bad(`request body: expected JSON: ${messageOf(error)}`);
+    throw bad(`request body: ${expected}${messageOf(error)}`);
   }
 }
 
@@ -482,29 +461,20 @@ class Field {
     if (this.isList) return this.#check(texts);
     const [text = ""] = texts;
     const parameter = this.#parameter;
-    switch (parameter.type) {
-      case "boolean":
-        return isTrue(text);
-      case "string":
-        if (text === "" && (parameter.enum || parameter.pattern)) return this.#absent();
-        return this.#check(text);
-      case "integer":
-      case "number": {
-        if (text.trim() === "") return this.#absent();
-        const pattern = parameter.type === "integer" ? INTEGER : NUMBER;
-        if (!pattern.test(text.trim())) throw this.#wrong(text);
-        return this.#check(Number(text) + 0, text);
-      }
-      case "filters":
-        if (text.trim() === "") return this.#absent();
-        return this.#check(tryParse(text)?.value, text);
-      case "json": {
-        if (text.trim() === "") return this.#absent();
-        const parsed = tryParse(text);
-        if (parsed === undefined) throw this.#wrong(text);
-        return parsed.value;
-      }
+    if (parameter.type === "boolean") return isTrue(text);
+    if (parameter.type === "string") {
+      if (text === "" && (parameter.enum || parameter.pattern)) return this.#absent();
+      return this.#check(text);
     }
+    if (text.trim() === "") return this.#absent();
+    if (parameter.type === "integer" || parameter.type === "number") {
+      const pattern = parameter.type === "integer" ? INTEGER : NUMBER;
+      if (!pattern.test(text.trim())) throw this.#wrong(text);
+      return this.#check(Number(text) + 0, text);
+    }
+    const json = tryParse(text);
+    if (json === undefined) throw this.#wrong(text);
+    return this.#check(json.value, text);
   }
 
   /** @param value A member of a JSON object. Null counts as absent. */
