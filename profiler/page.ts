@@ -116,117 +116,94 @@ function tiles(
   `;
 }
 
-function running(list: RunningJob[]) {
-  const shown = list.slice(0, MAX_ROWS);
+/** A table with these columns, by title and class, and a line in the place of no rows. */
+function table(
+  columns: readonly [title: string, kind?: string][],
+  rows: readonly ReturnType<typeof html>[],
+  none = "",
+) {
   return html`
     <table>
       <thead>
         <tr>
-          <th>Job</th>
-          <th class="n">Age</th>
-          <th>Where</th>
+          ${columns.map(([title, kind = ""]) => html`<th class="${kind}">${title}</th>`)}
         </tr>
       </thead>
       <tbody>
-        ${shown.map(({ name, args, age, older, parent, where }) =>
-          html`
-            <tr>
-              <td><b>${name}</b><span class="args">(${args.join(", ")})</span>${parent
-                ? html`<span class="note"> by ${parent}</span>`
-                : ""}</td>
-              <td class="n">${older ? "over " : ""}${duration(age)}</td>
-              <td>${where}</td>
-            </tr>
-          `
-        )}
-        ${list.length === 0
+        ${rows}
+        ${rows.length === 0 && none !== ""
           ? html`
             <tr>
-              <td colspan="3" class="note">Nothing runs.</td>
+              <td colspan="${columns.length}" class="note">${none}</td>
             </tr>
           `
           : ""}
       </tbody>
     </table>
-    ${more(list.length)}
   `;
+}
+
+function running(list: RunningJob[]) {
+  const rows = list.slice(0, MAX_ROWS).map(({ name, args, age, older, parent, where }) =>
+    html`
+      <tr>
+        <td><b>${name}</b><span class="args">(${args.join(", ")})</span>${parent
+          ? html`<span class="note"> by ${parent}</span>`
+          : ""}</td>
+        <td class="n">${older ? "over " : ""}${duration(age)}</td>
+        <td>${where}</td>
+      </tr>
+    `
+  );
+  const columns: [string, string?][] = [["Job"], ["Age", "n"], ["Where"]];
+  return html`${table(columns, rows, "Nothing runs.")}${more(list.length)}`;
 }
 
 function listeners(apis: ApiStats[]) {
   const rows = apis.flatMap(({ gate, listeners }) =>
-    listeners.map((listener) => ({ gate, ...listener }))
-  );
-  return html`
-    <table>
-      <thead>
+    listeners.map((row) =>
+      html`
         <tr>
-          <th>Address</th>
-          <th>Gate</th>
-          <th class="n">Held</th>
-          <th class="n">Open</th>
-          <th class="n wide">Accepted</th>
-          <th class="n">Requests</th>
-          <th class="n wide">Errors</th>
+          <td class="address">${row.address}</td>
+          <td><span class="gate ${gate}">${gate}</span></td>
+          <td class="n">${integer(row.held)}</td>
+          <td class="n">${integer(row.open)}</td>
+          <td class="n wide">${integer(row.accepted)}</td>
+          <td class="n">${integer(row.requests)}</td>
+          <td class="n wide">${integer(row.acceptErrors)}</td>
         </tr>
-      </thead>
-      <tbody>
-        ${rows.map((row) =>
-          html`
-            <tr>
-              <td class="address">${row.address}</td>
-              <td><span class="gate ${row.gate}">${row.gate}</span></td>
-              <td class="n">${integer(row.held)}</td>
-              <td class="n">${integer(row.open)}</td>
-              <td class="n wide">${integer(row.accepted)}</td>
-              <td class="n">${integer(row.requests)}</td>
-              <td class="n wide">${integer(row.acceptErrors)}</td>
-            </tr>
-          `
-        )}
-        ${rows.length === 0
-          ? html`
-            <tr>
-              <td colspan="7" class="note">No serveapi runs.</td>
-            </tr>
-          `
-          : ""}
-      </tbody>
-    </table>
-  `;
+      `
+    )
+  );
+  return table(
+    [
+      ...[["Address"], ["Gate"], ["Held", "n"], ["Open", "n"]] as [string, string?][],
+      ...[["Accepted", "n wide"], ["Requests", "n"], ["Errors", "n wide"]] as [string, string][],
+    ],
+    rows,
+    "No serveapi runs.",
+  );
 }
 
 function jobs(counts: JobCounts[]) {
-  return html`
-    <table>
-      <thead>
-        <tr>
-          <th>Job</th>
-          <th class="n">Ended</th>
-          <th class="n wide">Failed</th>
-          <th class="n wide">p50</th>
-          <th class="n">p99</th>
-          <th class="n wide">Max</th>
-          <th>Latency</th>
-        </tr>
-      </thead>
-      <tbody>
-        ${counts.slice(0, MAX_ROWS).map(({ name, ended, failed, latency }) =>
-          html`
-            <tr>
-              <td><b>${name}</b></td>
-              <td class="n">${integer(ended)}</td>
-              <td class="n wide ${failed > 0 ? "bad" : ""}">${integer(failed)}</td>
-              <td class="n wide">${atMost(latency, 0.5)}</td>
-              <td class="n">${atMost(latency, 0.99)}</td>
-              <td class="n wide">${ended ? duration(latency.max) : "–"}</td>
-              <td>${bars(latency, `Latency of ${name}`, 20)}</td>
-            </tr>
-          `
-        )}
-      </tbody>
-    </table>
-    ${more(counts.length)}
-  `;
+  const rows = counts.slice(0, MAX_ROWS).map(({ name, ended, failed, latency }) =>
+    html`
+      <tr>
+        <td><b>${name}</b></td>
+        <td class="n">${integer(ended)}</td>
+        <td class="n wide ${failed > 0 ? "bad" : ""}">${integer(failed)}</td>
+        <td class="n wide">${atMost(latency, 0.5)}</td>
+        <td class="n">${atMost(latency, 0.99)}</td>
+        <td class="n wide">${ended ? duration(latency.max) : "–"}</td>
+        <td>${bars(latency, `Latency of ${name}`, 20)}</td>
+      </tr>
+    `
+  );
+  const columns: [string, string?][] = [
+    ...[["Job"], ["Ended", "n"], ["Failed", "n wide"], ["p50", "n wide"]] as [string, string?][],
+    ...[["p99", "n"], ["Max", "n wide"], ["Latency"]] as [string, string?][],
+  ];
+  return html`${table(columns, rows)}${more(counts.length)}`;
 }
 
 function eventLoop(delay: Histogram) {
