@@ -98,17 +98,6 @@ Deno.test("main refuses addresses in use, in one line, and leaves none bound", a
   assertEquals(folder.names(), []);
 });
 
-Deno.test("main says what is wrong with an address that this machine does not have", async () => {
-  // Of a net for documentation, RFC 5737.
-  await using daemon = Daemon.start(["-H", "tcp://192.0.2.1:0", "--insecure"]);
-  assertEquals((await daemon.status).code, 1);
-  assertEquals(
-    daemon.stderr,
-    "floodgate: cannot listen on tcp://192.0.2.1:0: this machine does not have the address, " +
-      "expected one of its own, or 0.0.0.0 or [::] for all\n",
-  );
-});
-
 Deno.test("main says whom a low port is for", {
   ignore: Deno.uid() !== 0 || await missing("setpriv", ["--version"]) ||
     Number(await Deno.readTextFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")) < 1_024,
@@ -124,17 +113,6 @@ Deno.test("main says whom a low port is for", {
     daemon.stderr,
     "floodgate: cannot listen on tcp://127.0.0.1:1: ports below 1024 are not for this user, " +
       "expected another one, CAP_NET_BIND_SERVICE, or a socket of systemd (fd://)\n",
-  );
-});
-
-Deno.test("main names the pidfile whose directory is missing, and not its handover socket", async () => {
-  await using folder = await TempFolder.make();
-  const path = `${folder.path}/none/pid`;
-  await using daemon = Daemon.start(["-H", `unix://${folder.path}/s`, "-p", path]);
-  assertEquals((await daemon.status).code, 2);
-  assertEquals(
-    daemon.stderr,
-    `floodgate: --pidfile ${path}: the directory ${folder.path}/none/ does not exist\n`,
   );
 });
 

@@ -46,6 +46,18 @@ const WRONG: [string, string[], number, RegExp][] = [
     2,
     /address "unix:\/\/\/tmp\/floodgate-twice": it is given twice, expected once/,
   ],
+  [
+    "an address that is no machine's", // Of a net for documentation, RFC 5737.
+    ["-H", "tcp://192.0.2.1:0", "--insecure"],
+    1,
+    /192\.0\.2\.1:0: this machine does not have the address, expected one of its own, or 0\.0\.0\.0 or \[::\] for all$/,
+  ],
+  [
+    "a pidfile, whose handover socket would have the same fault",
+    ["-H", "unix:///tmp/floodgate-unbound", "-p", "/no/such/pid"],
+    2,
+    /^floodgate: --pidfile \/no\/such\/pid: the directory \/no\/such\/ does not exist$/,
+  ],
 ];
 for (const [what, args, status, message] of WRONG) {
   Deno.test(`main says in one line what is wrong with ${what}`, async () => {

@@ -106,6 +106,21 @@ Deno.test("Router.job with a row without a body gives the job none", async () =>
 
 // How long a body may be, and how slow.
 
+/** A body of so many pieces, each of which comes so many milliseconds after the one before. */
+function slowly(
+  pieces: number,
+  ms: number,
+  piece: string,
+): ReadableStream<Uint8Array<ArrayBuffer>> {
+  return new ReadableStream({
+    async pull(controller) {
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      controller.enqueue(new TextEncoder().encode(piece));
+      if (--pieces === 0) controller.close();
+    },
+  });
+}
+
 Deno.test("Router refuses a body with too large a Content-Length, unread", async () => {
   for (const route of [{ body: "stdin" }, { body: "env" }] as const) {
     const { router } = echo({ method: "POST", ...route }, { bodyLimit: 10 });
@@ -233,14 +248,7 @@ Deno.test("Router answers 408 to a body that stops", async () => {
 Deno.test("Router waits for a slow body", async () => {
   using clock = new FakeClock();
   const { router } = echo({ method: "POST", body: "stdin" }, { bodyTimeout: 2_000 });
-  let left = 50;
-  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
-    async pull(controller) {
-      if (left-- === 0) return controller.close();
-      await new Promise((resolve) => setTimeout(resolve, 200));
-      controller.enqueue(new TextEncoder().encode("x".repeat(200)));
-    },
-  });
+  const body = slowly(50, 200, "x".repeat(200));
   const response = router.request("/echo", { method: "POST", body });
   await clock.pass(50 * 200);
   assertMatch((await (await response).json()).stdin, /^x{10000}$/);
@@ -252,16 +260,8 @@ Deno.test("Router answers 408 to a body that trickles, unless its route lifts th
   engine.register("long", (job) => job.stdin.text().then((text) => job.print(text)));
   router.job({ method: "POST", path: "/long", job: "long", body: "stdin", bodyLimit: Infinity });
   for (const [path, status] of [["/echo", 408], ["/long", 200]] as const) {
-    let left = 40;
-    const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
-      async pull(controller) {
-        await new Promise((resolve) => setTimeout(resolve, 10));
-        if (left-- === 0) controller.close();
-        else controller.enqueue(new TextEncoder().encode("x"));
-      },
-    });
-    const response = router.request(path, { method: "POST", body });
-    await clock.pass(41 * 10);
+    const response = router.request(path, { method: "POST", body: slowly(40, 10, "x") });
+    await clock.pass(40 * 10);
     assertEquals((await response).status, status);
     await (await response).body?.cancel();
   }
@@ -585,15 +585,9 @@ Deno.test("Router with Infinity as its timeouts waits for ever", async () => {
   const { engine, router } = echo({ method: "POST", body: "stdin" }, options);
   engine.register("big", (job) => job.stdout.write(new Uint8Array(200 * KIB)));
   router.job({ method: "GET", path: "/big", job: "big" });
-  const body = new ReadableStream<Uint8Array<ArrayBuffer>>({
-    async pull(controller) {
-      await new Promise((resolve) => setTimeout(resolve, WEEK));
-      controller.close();
-    },
-  });
-  const response = router.request("/echo", { method: "POST", body });
+  const response = router.request("/echo", { method: "POST", body: slowly(1, WEEK, "x") });
   await clock.pass(WEEK);
-  assertEquals((await (await response).json()).stdin, "");
+  assertEquals((await (await response).json()).stdin, "x");
   const big = await router.request("/big");
   await clock.pass(WEEK);
   assertEquals((await big.arrayBuffer()).byteLength, 200 * KIB);
