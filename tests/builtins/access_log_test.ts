@@ -169,12 +169,7 @@ Deno.test(
       ] as const
     ) {
       await using daemon = Daemon.start([
-        "-H",
-        `unix://${path}`,
-        "--access-log",
-        format,
-        "--install",
-        ROUTES,
+        ...["-H", `unix://${path}`, "--access-log", format, "--install", ROUTES],
       ]);
       await daemon.open();
       await run("curl", [
@@ -200,16 +195,8 @@ Deno.test(
     ];
     const target = { transport: "unix", path } as const;
     await using daemon = Daemon.start([
-      ...[
-        "-H",
-        `unix://${path}`,
-        "--log-file",
-        log,
-        "--access-log",
-        "combined",
-        "--install",
-        ROUTES,
-      ],
+      ...["-H", `unix://${path}`, "--log-file", log, "--access-log", "combined"],
+      ...["--install", ROUTES],
     ]);
     const has = (file: string, text: string) =>
       until(() => Deno.readTextFile(file).then((whole) => whole.includes(text), () => false));

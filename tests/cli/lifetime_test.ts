@@ -105,12 +105,7 @@ Deno.test(
     engine.job("long").run();
   `);
     await using daemon = Daemon.start([
-      "-H",
-      "fd://",
-      "--exit-idle-time",
-      "200ms",
-      "--install",
-      module,
+      ...["-H", "fd://", "--exit-idle-time", "200ms", "--install", module],
     ], {
       through: [
         ...["systemd-socket-activate", "-l", path],

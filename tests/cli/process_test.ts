@@ -150,11 +150,7 @@ Deno.test("main closes Deno's debugger at SIGUSR1 where it may not call foreign 
   const path = folder.path;
   await using daemon = Daemon.start(["-H", `unix://${path}/api.sock`], {
     flags: [
-      "--no-prompt",
-      "--allow-net",
-      "--allow-sys",
-      "--allow-import",
-      `--allow-read=${path}`,
+      ...["--no-prompt", "--allow-net", "--allow-sys", "--allow-import", `--allow-read=${path}`],
       `--allow-write=${path}`,
     ],
   });
@@ -179,12 +175,8 @@ for (const allowed of ["all", "no foreign functions"]) {
       // It has its own log open for reading, so it is not without a reader.
       through: ["sh", "-c", 'exec 3<>"$0"; exec "$@" 2>"$0"', log],
       flags: allowed === "all" ? undefined : [
-        "--no-prompt",
-        "--allow-net",
-        "--allow-sys",
-        "--allow-import",
-        `--allow-read=${project("")},${folder.path}`,
-        `--allow-write=${folder.path}`,
+        ...["--no-prompt", "--allow-net", "--allow-sys", "--allow-import"],
+        ...[`--allow-read=${project("")},${folder.path}`, `--allow-write=${folder.path}`],
       ],
     });
     await daemon.says(/listening on/);

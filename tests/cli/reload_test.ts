@@ -65,11 +65,7 @@ Deno.test("SIGHUP applies what can change, and names what takes a restart", asyn
   assertMatch(said, /INFO {2}changed: --.*\n/);
   const flagsIn = (pattern: RegExp) => pattern.exec(said)![1]!.split(", ").sort();
   assertEquals(flagsIn(/ changed: (.*)/), [
-    "--allowed-host",
-    "--api-cors-header",
-    "--body-limit",
-    "--idle-timeout",
-    "--log-level",
+    ...["--allowed-host", "--api-cors-header", "--body-limit", "--idle-timeout", "--log-level"],
     "--max-connections",
   ]);
   assertEquals(flagsIn(/ WARN {2}changed, but this takes a restart: (.*)/), [

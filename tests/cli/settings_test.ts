@@ -131,12 +131,7 @@ Deno.test("main takes times and sizes with units", async () => {
 
 Deno.test("main writes its log as JSON with --log-format json", async () => {
   await using daemon = Daemon.start([
-    "-H",
-    "tcp://127.0.0.1:0",
-    "--log-format",
-    "json",
-    "-l",
-    "debug",
+    ...["-H", "tcp://127.0.0.1:0", "--log-format", "json", "-l", "debug"],
   ]);
   const port = await daemon.port();
   await daemon.says(/-job acceptconnections/);

@@ -100,13 +100,7 @@ Deno.test("docker pull shows its progress, and what went wrong", { ignore }, asy
 Deno.test("docker events, network ls, volume ls and system df work", { ignore }, async () => {
   await using cli = await start();
   const events = await cli.docker(
-    "events",
-    "--since",
-    "1h",
-    "--until",
-    "0s",
-    "--filter",
-    "type=daemon",
+    ...["events", "--since", "1h", "--until", "0s", "--filter", "type=daemon"],
   );
   assertEquals([events.code, events.stderr], [0, ""]);
   const networks = await cli.docker("network", "ls", "--format", "{{.Name}} {{.Driver}}");

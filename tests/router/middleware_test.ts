@@ -328,12 +328,7 @@ Deno.test("Router ends Hono's streamSSE when the daemon stops, and its loop with
   const path = `${folder.path}/s`;
   const module = project("tests/support/fixtures/clock.ts");
   await using daemon = Daemon.start([
-    "-H",
-    `unix://${path}`,
-    "--install",
-    module,
-    "--shutdown-timeout",
-    "60",
+    ...["-H", `unix://${path}`, "--install", module, "--shutdown-timeout", "60"],
   ]);
   await daemon.open();
   const curl = new Deno.Command("curl", {

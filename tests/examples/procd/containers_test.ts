@@ -137,20 +137,8 @@ Deno.test({
     );
     if (Deno.uid() === 0) assertEquals(await run("-u", "12345:23456", "host", "id", "-u"), "12345");
     const warned = await procd.docker(
-      "run",
-      "--rm",
-      "-m",
-      "64m",
-      "-p",
-      "80:80",
-      "--cap-drop",
-      "ALL",
-      "--read-only",
-      "--network",
-      "none",
-      "--privileged",
-      "host",
-      "true",
+      ...["run", "--rm", "-m", "64m", "-p", "80:80", "--cap-drop", "ALL", "--read-only"],
+      ...["--network", "none", "--privileged", "host", "true"],
     );
     for (const what of ["Memory", "ports", "CapDrop", "ReadonlyRootfs", "Network none"]) {
       assertMatch(warned.stderr, new RegExp(`WARNING: .*${what}`));
@@ -188,12 +176,7 @@ Deno.test({
   async fn() {
     await using procd = await Procd.make();
     const check = [
-      "--health-cmd",
-      "test -f ok",
-      "--health-interval",
-      "100ms",
-      "--health-retries",
-      "2",
+      ...["--health-cmd", "test -f ok", "--health-interval", "100ms", "--health-retries", "2"],
     ];
     await procd.ok("run", "-d", "--name", "sick", ...check, "host", ...LOOP);
     await procd.becomes("sick", ".State.Health.Status", "unhealthy");

@@ -32,13 +32,7 @@ Deno.test({
     const load = async (n: number) => {
       const code = n % 100;
       const { stdout } = await procd.docker(
-        "run",
-        "-d",
-        "--name",
-        `ends-${n}`,
-        "host",
-        "sh",
-        "-c",
+        ...["run", "-d", "--name", `ends-${n}`, "host", "sh", "-c"],
         `echo begun; sleep 0.${n % 10}; echo ended; exit ${code}`,
       );
       if (/^[\da-f]{64}$/.test(stdout)) ends.set(stdout, code);
@@ -99,14 +93,7 @@ Deno.test({
   async fn() {
     await using procd = await Procd.make();
     const id = await procd.ok(
-      "run",
-      "-d",
-      "--name",
-      "lost",
-      "host",
-      "sh",
-      "-c",
-      "sleep 1000; true",
+      ...["run", "-d", "--name", "lost", "host", "sh", "-c", "sleep 1000; true"],
     );
     assert(processesOf(id) > 0);
     const status = Deno.readTextFileSync(`/proc/${await procd.inspect("lost", ".State.Pid")}/stat`);
