@@ -138,7 +138,7 @@ function nameIn(text: string, separator: string): string {
 }
 
 /** Merges an image's configuration with the client's, as dockerd does. */
-export function merged(image: ImageConfig, given: Config): Config {
+function merged(image: ImageConfig, given: Config): Config {
   const env = new Map<string, string>();
   for (const each of [...image.Env ?? [], ...given.Env ?? []]) env.set(nameIn(each, "="), each);
   // An empty list counts as absent; --entrypoint "", a list of one empty text, removes the image's.
@@ -549,6 +549,11 @@ export class Containers {
     return sizeOf(this.daemon.filesOf(container.id));
   }
 
+  async #sizes(container: Container): Promise<Record<"SizeRw" | "SizeRootFs", number>> {
+    const size = await this.size(container);
+    return { SizeRw: size, SizeRootFs: size };
+  }
+
   /** The status column of `docker ps`. */
   describeState({ state }: Container): string {
     const since = (time: string) => humanDuration(Date.now() - Date.parse(time));
@@ -639,7 +644,7 @@ export class Containers {
       HostConfig: { NetworkMode: container.host.NetworkMode || "default" },
       NetworkSettings: { Networks: container.networks },
       Mounts: container.mounts,
-      ...size && { SizeRw: await this.size(container), SizeRootFs: await this.size(container) },
+      ...size && await this.#sizes(container),
     };
   }
 
@@ -701,7 +706,7 @@ export class Containers {
         },
       },
       GraphDriver: { Name: "none", Data: { Folder: this.daemon.filesOf(id) } },
-      ...size && { SizeRw: await this.size(container), SizeRootFs: await this.size(container) },
+      ...size && await this.#sizes(container),
       Mounts: container.mounts,
       Config: { ...config, Hostname: config.Hostname || id.slice(0, 12) },
       NetworkSettings: {
