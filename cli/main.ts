@@ -46,27 +46,8 @@ export async function main(args: readonly string[]): Promise<number> {
   const userSignal = new UserSignal();
   const outdated = denoProblem();
   if (outdated) return complain(outdated), 2;
-  let flags: ProgramSettings;
-  try {
-    if (args[0] === "completion") {
-      const { completion } = await import("./completion.ts");
-      say(completion(args[1], FLAGS).trimEnd());
-      await flush();
-      return 0;
-    }
-    const parsed = await parseFlags(args);
-    if (typeof parsed === "string") {
-      say(parsed === "help" ? help() : version());
-      await flush();
-      return 0;
-    }
-    flags = parsed;
-  } catch (error) {
-    // Without a permission there may be nothing wrong with the flags.
-    if (error instanceof Deno.errors.NotCapable) return complain(error), 1;
-    if (!(error instanceof TypedError)) throw error;
-    return complain(error), 2;
-  }
+  const flags = await readFlags(args);
+  if (typeof flags === "number") return flags;
   if (flags.validate) return await validate(flags.serve);
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
@@ -81,7 +62,6 @@ export async function main(args: readonly string[]): Promise<number> {
   }
   const toFile = logFile && { write: (line: string) => logFile.write(line) };
   const write = createLogger({ level: "debug", format: flags.logFormat, ...toFile });
-  const json = flags.logFormat === "json";
   // Where OpenTelemetry is on. Deno exports what goes through console, of which info is for stdout.
   const exportLine = telemetryIsOn()
     ? (await import("../platform/telemetry.ts")).logExport()
@@ -142,47 +122,29 @@ export async function main(args: readonly string[]): Promise<number> {
     }
     if (flags.health.length > 0) {
       const health = engine.job("servehealth", ...flags.health);
-      for (const [key, value] of Object.entries(healthVariables(flags.serve))) {
-        health.setenv(key, value);
-      }
+      health.setenv("SocketGroup", flags.serve.group ?? "");
+      health.setenvBool("Insecure", flags.serve.insecure ?? false);
       for (const address of (await health.text()).trim().split("\n")) {
         say(`health on ${address}, try: ${tryIt(address, "readyz")}`);
       }
     }
-    const boot = async () => {
-      const app = (await import("../router.ts")).createRouter(engine, flags.router);
-      if (flags.install.length > 0) {
-        const { install } = await import("./install.ts");
-        for (const module of flags.install) {
-          engine.progress(`installing ${module}`);
-          await install(module, engine, app);
-        }
-      }
-      if (flags.debug) {
-        // Behind the modules' middleware, as are the other built-in routes.
-        const { attachProfiler } = await import("../profiler/profiler.ts");
-        await attachProfiler(app, engine);
-        const { attachRoutes } = await import("../router/page.ts");
-        attachRoutes(app);
-      }
-      router.resolve(app);
-    };
     const { bootTimeout, exitIdleTime } = flags;
-    const timed = bootTimeout !== Infinity || exitIdleTime !== undefined;
-    const lifetime = timed ? await import("./lifetime.ts") : undefined;
     const hanging = bootTimeout === Infinity
       ? undefined
-      : lifetime!.hangingBoot(engine, bootTimeout);
+      : (await import("./lifetime.ts")).hangingBoot(engine, bootTimeout);
     // A listener that fails, a boot that hangs and a signal to stop all end the wait.
     const ends = [finished.then(() => stopping), stopping, ...hanging ? [hanging.failed] : []];
-    await Promise.race([boot(), ...ends]);
+    // Not by then, by which V8 finds what waits for the router, and puts it into an error's stack.
+    const booting = async () => router.resolve(await boot(engine, flags));
+    await Promise.race([booting(), ...ends]);
     hanging?.cancel();
     if (!engine.stopping.aborted) await engine.job("acceptconnections").run();
     cancelFetch = lightly(START, fetchStdCli);
     // What a script that deploys waits for.
     if (engine.predecessor) console.log(`serving in place of process ${engine.predecessor.pid}`);
     if (exitIdleTime !== undefined) {
-      lifetime!.whenIdle(engine, stats, exitIdleTime, () => {
+      const { whenIdle } = await import("./lifetime.ts");
+      whenIdle(engine, stats, exitIdleTime, () => {
         engine.log("info", `no client for ${exitIdleTime / 1_000} s: ending`);
         engine.shutdown({ drain: flags.drain });
       });
@@ -194,7 +156,7 @@ export async function main(args: readonly string[]): Promise<number> {
     activation.fail(error);
     await served?.catch(() => {}); // It fails for the same reason.
     await engine.shutdown();
-    if (json) write("error", oneLine(error));
+    if (flags.logFormat === "json") write("error", oneLine(error));
     else complain(error);
     return 1;
   } finally {
@@ -204,6 +166,49 @@ export async function main(args: readonly string[]): Promise<number> {
     releasePidfile();
     await flush();
   }
+}
+
+/** The settings; or the exit status, where the arguments are wrong or only ask for a text. */
+async function readFlags(args: readonly string[]): Promise<ProgramSettings | number> {
+  try {
+    let text: string;
+    if (args[0] === "completion") {
+      const { completion } = await import("./completion.ts");
+      text = completion(args[1], FLAGS).trimEnd();
+    } else {
+      const parsed = await parseFlags(args);
+      if (typeof parsed !== "string") return parsed;
+      text = parsed === "help" ? help() : version();
+    }
+    say(text);
+    await flush();
+    return 0;
+  } catch (error) {
+    // Without a permission there may be nothing wrong with the flags.
+    if (error instanceof Deno.errors.NotCapable) return complain(error), 1;
+    if (!(error instanceof TypedError)) throw error;
+    return complain(error), 2;
+  }
+}
+
+/** Makes the router, and boots with the modules that are to be installed. */
+async function boot(engine: Engine, flags: ProgramSettings): Promise<Router> {
+  const router = (await import("../router.ts")).createRouter(engine, flags.router);
+  if (flags.install.length > 0) {
+    const { install } = await import("./install.ts");
+    for (const module of flags.install) {
+      engine.progress(`installing ${module}`);
+      await install(module, engine, router);
+    }
+  }
+  if (flags.debug) {
+    // Behind the modules' middleware, as are the other built-in routes.
+    const { attachProfiler } = await import("../profiler/profiler.ts");
+    await attachProfiler(router, engine);
+    const { attachRoutes } = await import("../router/page.ts");
+    attachRoutes(router);
+  }
+  return router;
 }
 
 function version(): string {
@@ -228,10 +233,6 @@ async function validate({ tls, group }: ServeSettings): Promise<number> {
   say("configuration OK"); // In the words of dockerd.
   await flush();
   return 0;
-}
-
-function healthVariables({ group, insecure }: ServeSettings): Record<string, string> {
-  return { SocketGroup: group ?? "", Insecure: insecure ? "1" : "" };
 }
 
 function tryIt(address: string, path: string, tls?: ServeSettings["tls"]): string {
