@@ -370,6 +370,7 @@ function announced(request: Request): number {
   return Number(headerOf(request, "content-length")) || 0;
 }
 
+/** A copy of one chunk too, unlike concat: readers of a body are given its buffer as a whole. */
 function joined(chunks: readonly Chunk[], size: number): Chunk {
   const all = new Uint8Array(size);
   let at = 0;
