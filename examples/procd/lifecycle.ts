@@ -650,17 +650,16 @@ export function registerLifecycle(life: Lifecycle): void {
   const { containers } = life;
   const { engine } = containers.daemon;
   const find = (job: Job) => containers.find(subject(job)).id;
-  const stopping = (job: Job): Stopping => ({
-    seconds: job.getenv("t") === "" ? undefined : job.getenvInt("t"),
-    signal: job.getenv("signal"),
-  });
+  const stopping = (job: Job): Stopping => {
+    const signal = job.getenv("signal");
+    if (signal) signalOf(signal); // Before the container counts as stopped by a client.
+    return { seconds: job.getenv("t") === "" ? undefined : job.getenvInt("t"), signal };
+  };
   engine.register("start", async (job) => {
     if (!await life.start(find(job))) job.outcome = { status: 304 };
   });
   engine.register("stop", async (job) => {
-    const given = stopping(job);
-    if (given.signal) signalOf(given.signal);
-    if (!await life.stop(find(job), given)) job.outcome = { status: 304 };
+    if (!await life.stop(find(job), stopping(job))) job.outcome = { status: 304 };
   });
   engine.register("kill", (job) => life.kill(find(job), job.args[1] ?? ""));
   engine.register("restart", (job) => life.restart(find(job), stopping(job)));

@@ -222,9 +222,10 @@ async function last(
   await drain((piece) => {
     if (piece.begins) kept.push(open[piece.stream] = [piece]);
     else open[piece.stream]?.push(piece);
-    if (kept.length > 2 * n + 1_000) kept = kept.slice(-n);
+    if (kept.length > 2 * n + 1_000) kept = kept.slice(kept.length - n);
   });
-  for (const line of n > 0 ? kept.slice(-n) : []) for (const piece of line) await write(piece);
+  const lines = kept.slice(Math.max(0, kept.length - n));
+  for (const piece of lines.flat()) await write(piece);
 }
 
 async function follow(follower: Follower, drain: () => Promise<void>): Promise<void> {

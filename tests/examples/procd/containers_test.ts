@@ -158,7 +158,13 @@ Deno.test({
     await procd.becomes("failing", ".State.Status", "exited");
     const always = ["--restart", "always", "host", "sh", "-c", "echo begun; sleep 0.1"];
     await procd.ok("run", "-d", "--name", "always", ...always);
-    await until(async () => (await procd.ok("logs", "always")).split("\n").length >= 3);
+    const begun = async () => (await procd.ok("logs", "always")).split("\n").length;
+    await until(async () => await begun() >= 3);
+    // A signal that there is not changes nothing.
+    const wrong = await procd.docker("restart", "-s", "NO", "always");
+    assertMatch(wrong.stderr, /invalid signal: NO/);
+    const before = await begun();
+    await until(async () => await begun() > before + 1);
     await procd.ok("stop", "always");
     assertEquals(await procd.inspect("always", ".State.Status"), "exited");
     await procd.ok("update", "--restart", "no", "always");
