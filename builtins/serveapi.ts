@@ -171,7 +171,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): () =
     for (const api of apis) await api.succeed();
     if (!watched && permittedEnv("WATCHDOG_USEC")) {
       watched = true;
-      const { startWatchdog } = await import("../platform/notify.ts");
+      const { startWatchdog } = await loadNotify();
       engine.onShutdown(startWatchdog(() => runTrue(engine), engine.log), {
         name: "of WATCHDOG_USEC",
       });
@@ -180,7 +180,7 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): () =
 
   engine.register("reload", async (job) => {
     if (activation.state === "open" && permittedEnv("NOTIFY_SOCKET")) {
-      const { notifyReloading } = await import("../platform/notify.ts");
+      const { notifyReloading } = await loadNotify();
       await notifyReloading(engine.log);
     }
     try {
@@ -224,9 +224,16 @@ export function registerServeapi(engine: Engine, options: ServeapiOptions): () =
 /** Tells systemd, where it wants to hear (NOTIFY_SOCKET); only there is loaded what does so. */
 async function tellSystemd(state: string, log: Logger): Promise<void> {
   if (!permittedEnv("NOTIFY_SOCKET")) return;
-  const { notify } = await import("../platform/notify.ts");
+  const { notify } = await loadNotify();
   await notify(state, log);
 }
+
+/**
+ * Loaded where systemd wants to hear. By one import for all: of two, Deno may resolve the later one
+ * first, and the progress of a boot would be told after its end.
+ */
+let loadingNotify: Promise<typeof import("../platform/notify.ts")> | undefined;
+const loadNotify = () => loadingNotify ??= import("../platform/notify.ts");
 
 /** What systemd has passed, once it was received. It is the process's, as its environment is. */
 let passed: typeof import("../platform/activation.ts") | undefined;
