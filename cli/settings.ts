@@ -179,7 +179,7 @@ async function gather(args: ReadonlyMap<string, string[]>): Promise<ReadonlyMap<
     const texts = list ? value.split(/\s+/) : [value];
     given.set(flag, { texts, written: (text) => `${name}=${text}` });
   }
-  const [path] = given.get("config-file")?.texts ?? [];
+  const path = given.get("config-file")?.texts.at(-1);
   if (path === undefined) return given;
   const keys = new Map(
     FLAGS.filter(({ flag }) => !COMMANDS.includes(flag) && flag !== "config-file")

@@ -324,7 +324,7 @@ async function answer(
   if (c.req.raw.method === "HEAD") return new Response(null, { headers });
   const job = engine.job(name);
   job.quiet = true;
-  job.user = c.env.client?.subject;
+  job.onBehalfOf(c.env);
   job.abortWith(() => c.env.signal);
   job.setenv("format", format);
   for (const variable of ["seconds", "gc"]) {

@@ -35,15 +35,13 @@ export class KeyFilter {
   pass(data: Uint8Array): { data: Uint8Array; detached: boolean } {
     const out: number[] = [];
     for (const byte of data) {
-      if (byte === this.#keys[this.#seen]) {
-        if (++this.#seen === this.#keys.length) {
-          return { data: Uint8Array.from(out), detached: true };
-        }
-        continue;
+      const kept = [...this.#keys.slice(0, this.#seen), byte];
+      // What is kept back is the longest end of the input that the keys begin with.
+      while (kept.some((each, i) => each !== this.#keys[i])) out.push(kept.shift()!);
+      this.#seen = kept.length;
+      if (this.#seen === this.#keys.length) {
+        return { data: Uint8Array.from(out), detached: true };
       }
-      out.push(...this.#keys.slice(0, this.#seen));
-      this.#seen = byte === this.#keys[0] ? 1 : 0;
-      if (this.#seen === 0) out.push(byte);
     }
     return { data: Uint8Array.from(out), detached: false };
   }

@@ -55,6 +55,13 @@ Deno.test("--config-file may begin with a byte order mark", async () => {
   assertEquals((await parsed('\uFEFF{"log-level": "warn"}')).logLevel, "warn");
 });
 
+Deno.test("--config-file given twice is the last, as any other flag is", async () => {
+  await using folder = await TempFolder.make();
+  const path = `${folder.path}/last.json`;
+  await Deno.writeTextFile(path, '{"log-level": "error"}');
+  assertEquals((await parsed({ debug: true }, "--config-file", path)).logLevel, "error");
+});
+
 Deno.test("--config-file and flags add up, and may say the same", async () => {
   const settings = await parsed(
     { "idle-timeout": "1m", "log-level": "warn" },

@@ -166,6 +166,18 @@ Deno.test("profiler answers the small routes as Go's clients expect", async () =
   assert(count > kinds.socket && count < 200, open);
 });
 
+Deno.test("profiler runs the job of a profile for the client that asked for it", async () => {
+  const engine = new Engine({ log: () => {} });
+  const router = createRouter(engine);
+  await attachProfiler(router, engine);
+  const asked: (string | undefined)[] = [];
+  engine.onJob((job, phase) => void (phase === "start" && asked.push(job.requestId)));
+  const heap = await router.request("/debug/pprof/heap", { headers: { "X-Request-Id": "r-1" } });
+  await heap.bytes();
+  assertEquals(asked, ["r-1"]);
+  await engine.shutdown();
+});
+
 Deno.test(
   "profiler lets pages of other sites link to profiles, and load none, whatever CORS allows",
   async () => {

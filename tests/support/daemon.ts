@@ -152,10 +152,10 @@ export class Daemon implements AsyncDisposable {
   }
 }
 
-/** `Deno.test`; skipped, with a line that says so, if this Deno cannot do what is tested. */
+/** `Deno.test`; skipped, with a line that says so, where what is tested cannot be done. */
 export function testWhere(can: boolean, what: string): typeof Deno.test {
   if (can) return Deno.test;
-  console.log(`Skipped: ${what} (Deno ${Deno.version.deno} cannot)`);
+  console.log(`Skipped: ${what} (cannot be had here)`);
   // It takes what Deno.test takes, its own `ignore` as well.
   return Deno.test.ignore as typeof Deno.test;
 }

@@ -19,6 +19,11 @@ Deno.test("KeyFilter finds keys across chunks, and passes on what only begins li
   assertEquals([...pass(2).data], [16, 2]);
   assertEquals([...pass(16, 16).data], [16]);
   assertEquals(pass(17, 3), { data: new Uint8Array(0), detached: true });
+  const repeated = new KeyFilter([97, 97, 98]);
+  assertEquals(repeated.pass(encoder.encode("aaab")), {
+    data: encoder.encode("a"),
+    detached: true,
+  });
 });
 
 Deno.test({
