@@ -20,6 +20,7 @@ Deno.test("main on an older Deno says in one line how to get a newer one, and bi
   const old = "2.9.5";
   const install = await run("npm", [
     ...["install", "--silent", "--no-audit", "--no-fund", "--prefix", folder.path, `deno@${old}`],
+    ...["--fetch-timeout=60000", "--fetch-retries=1"], // By default a dead registry takes 15 minutes.
   ]).catch((error) => ({ code: 1, stderr: String(error) }));
   if (install.code !== 0) {
     console.log(`Skipped: main on Deno ${old} (npm cannot install it: ${install.stderr})`);
