@@ -77,7 +77,7 @@ export class Browser implements AsyncDisposable {
     (async () => {
       for await (const chunk of process.stderr.pipeThrough(new TextDecoderStream())) {
         said += chunk;
-        const found = /^DevTools listening on (\S+)/m.exec(said)?.[1];
+        const found = /^DevTools listening on (\S+)\s/m.exec(said)?.[1];
         if (found) url.resolve(found);
       }
       url.reject(new Error(`chromium ended: ${said}`));

@@ -120,7 +120,7 @@ export class Daemon implements AsyncDisposable {
 
   /** Waits until its tcp address is bound, and returns the port. */
   async port(): Promise<number> {
-    return Number((await this.says(/listening on tcp:\/\/.*:(\d+)/))[1]);
+    return Number((await this.says(/listening on tcp:\/\/.*:(\d+)[,\n]/))[1]);
   }
 
   /** Waits until the gate is open. */
