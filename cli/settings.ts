@@ -47,6 +47,8 @@ export interface ProgramSettings {
   /** How lines about requests look, if there are any. */
   accessLog?: "text" | "json" | "combined";
   debug: boolean;
+  /** What is most likely a mistake, and none to refuse. */
+  warnings: string[];
 }
 
 /** The settings that have a flag, in the order of `--help`. */
@@ -134,6 +136,7 @@ export async function parseFlags(
     ...logFile !== undefined && { logFile },
     ...accessLog !== undefined && { accessLog },
     debug,
+    warnings: misspelt(),
   };
 }
 
@@ -154,10 +157,28 @@ export function variableOf(flag: string): string {
   return PREFIX + flag.toUpperCase().replaceAll("-", "_");
 }
 
-/** Whether a variable may stand for a flag. Most starts have none, and spare asking for each. */
-function mayBeInEnvironment(): boolean {
-  if (Deno.permissions.querySync({ name: "env" }).state !== "granted") return true;
-  return Object.keys(Deno.env.toObject()).some((name) => name.startsWith(PREFIX));
+/** The variables that may stand for flags; undefined where permissions do not allow to list them. */
+function variables(): string[] | undefined {
+  if (Deno.permissions.querySync({ name: "env" }).state !== "granted") return undefined;
+  return Object.keys(Deno.env.toObject()).filter((name) => name.startsWith(PREFIX));
+}
+
+/** What Kubernetes and Docker set in a container for a service of our name. */
+const SERVICE = /_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_\w+)$/;
+
+/** Names the variables that are nearly those of flags. Any other may be a module's own. */
+function misspelt(): string[] {
+  const names = variables() ?? [];
+  if (names.length === 0) return []; // As of most starts, which need no more than that.
+  const known = FLAGS.filter(({ flag }) => !COMMANDS.includes(flag))
+    .map(({ flag }) => variableOf(flag));
+  return names.flatMap((name) => {
+    if (known.includes(name) || SERVICE.test(name)) return [];
+    const [distance, closest] = closestOf(name, known);
+    // A letter in four at most: FLOODGATE_STATE is no misspelt FLOODGATE_HOST.
+    const near = distance <= 2 && 4 * distance <= closest.length - PREFIX.length;
+    return near ? [`${name} is no variable of a flag, did you mean ${closest}?`] : [];
+  });
 }
 
 /**
@@ -171,7 +192,8 @@ async function gather(args: ReadonlyMap<string, string[]>): Promise<ReadonlyMap<
   for (const [flag, texts] of args) {
     given.set(flag, { texts, written: (text) => `--${flag} ${text}` });
   }
-  for (const { flag, list } of mayBeInEnvironment() ? FLAGS : []) {
+  // Most starts have none, and spare asking for each.
+  for (const { flag, list } of variables()?.length === 0 ? [] : FLAGS) {
     if (given.has(flag) || COMMANDS.includes(flag)) continue;
     const name = variableOf(flag);
     const value = permittedEnv(name)?.trim();
@@ -353,12 +375,17 @@ function suggestion(
   names: readonly string[],
   write: (name: string) => string,
 ): string {
-  const [distance, closest] = names
-    .map((each): [number, string] => [editDistance(name, each), each])
-    .reduce((best, each) => each[0] < best[0] ? each : best);
+  const [distance, closest] = closestOf(name, names);
   return distance <= 3 && distance < closest.length
     ? `did you mean ${write(closest)}? (--help lists them all)`
     : "expected one of those that --help lists";
+}
+
+/** Which of some names is most like a name, and by how many letters it differs. */
+function closestOf(name: string, names: readonly string[]): [distance: number, closest: string] {
+  return names
+    .map((each): [number, string] => [editDistance(name, each), each])
+    .reduce((best, each) => each[0] < best[0] ? each : best);
 }
 
 /** How many letters have to be put in, left out or changed (Levenshtein). */

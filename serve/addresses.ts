@@ -76,7 +76,7 @@ export function parseAddresses(texts: readonly string[]): Address[] {
   const seen = new Set<string>();
   return texts.map((text) => {
     const address = parseAddress(text);
-    const name = canonical(address);
+    const name = canonical(address, texts.length);
     // Port 0 is a different port each time.
     const twice = seen.has(name) && !(address.proto === "tcp" && address.port === 0);
     seen.add(name);
@@ -85,10 +85,27 @@ export function parseAddresses(texts: readonly string[]): Address[] {
   });
 }
 
-/** A text that is the same for two spellings of one address. */
-function canonical(address: Address): string {
+/**
+ * A text that is the same for two spellings of one address.
+ *
+ * @param among How many addresses there are; of a single one the folder is not looked at.
+ */
+function canonical(address: Address, among: number): string {
   if (address.proto !== "unix") return formatAddress(address).toLowerCase();
-  return formatAddress({ ...address, path: address.path.replace(/\/(?:\.?\/)+/g, "/") });
+  const path = address.path.replace(/\/(?:\.?\/)+/g, "/");
+  const end = path.lastIndexOf("/");
+  const folder = among > 1 ? realFolder(path.slice(0, end) || "/").replace(/^\/$/, "") : undefined;
+  return formatAddress({ ...address, path: (folder ?? path.slice(0, end)) + path.slice(end) });
+}
+
+/** A folder by its only path without links, where this process may look. */
+function realFolder(path: string): string {
+  if (Deno.permissions.querySync({ name: "read", path }).state !== "granted") return path;
+  try {
+    return Deno.realPathSync(path);
+  } catch {
+    return path; // What is wrong with it is said when it is bound.
+  }
 }
 
 /**

@@ -155,6 +155,45 @@ Deno.test("main takes each flag from the environment, if the command line lacks 
   );
 });
 
+Deno.test("main warns of a variable that is nearly that of a flag, and of no other", async () => {
+  await using folder = await TempFolder.make();
+  const env = {
+    FLOODGATE_LOGLEVEL: "debug",
+    FLOODGATE_HOSTS: "unix:///none",
+    FLOODGATE_TLS_CERT: "none",
+    FLOODGATE_MAX_CONECTION: "1",
+    // Those of services, and of modules.
+    FLOODGATE_PORT: "tcp://10.0.0.1:2375",
+    FLOODGATE_PORT_2375_TCP_ADDR: "10.0.0.1",
+    FLOODGATE_SERVICE_HOST: "10.0.0.1",
+    FLOODGATE_SERVICE_PORT: "2375",
+    FLOODGATE_SERVICE_PORT_API: "2375",
+    FLOODGATE_WEB_SERVICE_HOST: "10.0.0.1",
+    FLOODGATE_STATE: "/tmp",
+    FLOODGATE_CONTAINER: "a",
+    FLOODGATE_NAME: "a",
+  };
+  const said = (text: string) =>
+    [...text.matchAll(/(\w+) is no variable.* mean (\w+)/g)]
+      .map(([, ...names]) => names.join(" "))
+      .sort();
+  const expected = [
+    "FLOODGATE_HOSTS FLOODGATE_HOST",
+    "FLOODGATE_LOGLEVEL FLOODGATE_LOG_LEVEL",
+    "FLOODGATE_MAX_CONECTION FLOODGATE_MAX_CONNECTIONS",
+    "FLOODGATE_TLS_CERT FLOODGATE_TLSCERT",
+  ];
+  const args = ["-H", `unix://${folder.path}/s`];
+  await using daemon = Daemon.start(args, { env });
+  await daemon.open();
+  assertEquals(said(daemon.stderr), expected);
+  assertMatch(daemon.stderr, /Z WARN  FLOODGATE_HOSTS is no variable of a flag, did you mean/);
+  assertEquals(await daemon.end(), 0);
+  await using validating = Daemon.start([...args, "--validate"], { env });
+  assertEquals((await validating.status).code, 0);
+  assertEquals(said(validating.stderr), expected);
+});
+
 Deno.test("--validate checks settings and certificates, and ends", async () => {
   await using folder = await TempFolder.make();
   await using authority = await Authority.make();

@@ -4,7 +4,7 @@ import { TypedError } from "../../engine.ts";
 import { isLocal, parseAddress, parseAddresses } from "../../serve/addresses.ts";
 import { assertRefused, assertTyped, bound } from "../support/bind.ts";
 import { Client, get, PING } from "../support/client.ts";
-import { Daemon, exchange } from "../support/daemon.ts";
+import { Daemon, exchange, TempFolder } from "../support/daemon.ts";
 
 /** Whether the name of this machine resolves to an address that others can reach, or not at all. */
 const NO_ALIAS = !await lookup(Deno.hostname(), { all: true })
@@ -231,7 +231,13 @@ Deno.test(
   },
 );
 
-Deno.test("parseAddresses refuses an address that is there twice, however it is written", () => {
+Deno.test("parseAddresses refuses an address that is there twice, however it is written", async () => {
+  await using temp = await TempFolder.make();
+  const folder = temp.path;
+  Deno.mkdirSync(`${folder}/real`);
+  Deno.symlinkSync("real", `${folder}/link`);
+  Deno.symlinkSync(folder, `${folder}/to`);
+  Deno.symlinkSync("/", `${folder}/root`);
   const twice: string[][] = [
     ["unix:///tmp/s", "unix:///tmp/s"],
     ["unix:///tmp/s", "unix:///tmp//./s"],
@@ -239,6 +245,10 @@ Deno.test("parseAddresses refuses an address that is there twice, however it is 
     ["tcp://[::1]:2375", "tcp://[0:0:0:0:0:0:0:1]:2375"],
     ["tcp://LOCALHOST:2375", "tcp://localhost:2375"],
     ["fd://3", "fd://3"],
+    [`unix://${folder}/s`, `unix://${folder}/real/../s`],
+    [`unix://${folder}/real/s`, `unix://${folder}/link/s`],
+    [`unix://${folder}/link/s`, `unix://${folder}/to/link/s`],
+    ["unix:///s", `unix://${folder}/root/s`],
   ];
   for (const texts of twice) {
     assertThrows(
