@@ -135,7 +135,7 @@ Deno.test("the units work in a real systemd: activation, reload, restart under l
     made,
     `ExecStart=
 ExecStart=${command} --install /units/module.js
-WatchdogSec=3s
+WatchdogSec=2s
 StandardOutput=append:${log}
 StandardError=inherit`,
   );
