@@ -30,6 +30,7 @@ import {
   fetchStdCli,
   FLAGS,
   help,
+  misspelt,
   parseFlags,
   type ProgramSettings,
   refuseProfiles,
@@ -48,7 +49,7 @@ export async function main(args: readonly string[]): Promise<number> {
   if (outdated) return complain(outdated), 2;
   const flags = await readFlags(args);
   if (typeof flags === "number") return flags;
-  if (flags.validate) return await validate(flags);
+  if (flags.validate) return await validate(flags.serve);
 
   // Until the addresses are bound the log is kept back: if they cannot be, the one line that says
   // so is all there is to say.
@@ -77,7 +78,7 @@ export async function main(args: readonly string[]): Promise<number> {
     // The level may change.
     { level: { get: () => flags.logLevel }, plain: { value: write.plain } },
   );
-  for (const warning of flags.warnings) log("warn", warning);
+  for (const warning of misspelt()) log("warn", warning);
   const engine = new Engine({ log });
   userSignal.engine = engine;
   const stop = listenToSignals(engine, () => flags.drain);
@@ -219,10 +220,8 @@ function version(): string {
 }
 
 /** Checks what parsing has not: whether the certificates can be used, and whether the group exists. */
-async function validate(
-  { warnings, serve: { tls, group } }: ProgramSettings,
-): Promise<number> {
-  for (const warning of warnings) complain(`warning: ${warning}`);
+async function validate({ tls, group }: ServeSettings): Promise<number> {
+  for (const warning of misspelt()) complain(`warning: ${warning}`);
   try {
     if (group !== undefined) await (await import("../serve/unix.ts")).groupId(group);
     if (tls) {

@@ -59,8 +59,7 @@ function copy<T extends object>(from: T, to: T, names: readonly (keyof T)[]): vo
 
 /** The settings by the names that they have in the table. */
 function flat(settings: ProgramSettings): Map<Name, unknown> {
-  const { addresses, drain, router: _, warnings: _none, serve: { tls, ...serve }, ...rest } =
-    settings;
+  const { addresses, drain, router: _, serve: { tls, ...serve }, ...rest } = settings;
   const named = {
     ...rest,
     ...serve,

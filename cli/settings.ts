@@ -47,8 +47,6 @@ export interface ProgramSettings {
   /** How lines about requests look, if there are any. */
   accessLog?: "text" | "json" | "combined";
   debug: boolean;
-  /** What is most likely a mistake, and none to refuse. */
-  warnings: string[];
 }
 
 /** The settings that have a flag, in the order of `--help`. */
@@ -136,7 +134,6 @@ export async function parseFlags(
     ...logFile !== undefined && { logFile },
     ...accessLog !== undefined && { accessLog },
     debug,
-    warnings: misspelt(),
   };
 }
 
@@ -166,8 +163,8 @@ function variables(): string[] | undefined {
 /** What Kubernetes and Docker set in a container for a service of our name. */
 const SERVICE = /_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT|PORT_\d+_\w+)$/;
 
-/** Names the variables that are nearly those of flags. Any other may be a module's own. */
-function misspelt(): string[] {
+/** A warning for each variable that is nearly that of a flag. Any other may be a module's own. */
+export function misspelt(): string[] {
   const names = variables() ?? [];
   if (names.length === 0) return []; // As of most starts, which need no more than that.
   const known = FLAGS.filter(({ flag }) => !COMMANDS.includes(flag))

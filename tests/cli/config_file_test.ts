@@ -187,7 +187,7 @@ Deno.test("main warns of a variable that is nearly that of a flag, and of no oth
   await using daemon = Daemon.start(args, { env });
   await daemon.open();
   assertEquals(said(daemon.stderr), expected);
-  assertMatch(daemon.stderr, /Z WARN  FLOODGATE_HOSTS is no variable of a flag, did you mean/);
+  assertMatch(daemon.stderr, /Z WARN +FLOODGATE_HOSTS is no variable of a flag, did you mean/);
   assertEquals(await daemon.end(), 0);
   await using validating = Daemon.start([...args, "--validate"], { env });
   assertEquals((await validating.status).code, 0);

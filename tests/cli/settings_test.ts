@@ -102,7 +102,6 @@ Deno.test("parseFlags returns typed values, whatever the form of the flags", asy
     logLevel: "warn",
     logFormat: "text",
     debug: true,
-    warnings: [],
   });
 });
 
