@@ -602,6 +602,8 @@ class RawConnection implements UpgradedConnection {
   /** Whether the client has sent all, or the handler reads no more. */
   #readEnded = false;
   #writeEnded = false;
+  /** Whether the handler has begun to read. */
+  #reads = false;
   #over = false;
   #forget: () => void;
 
@@ -652,6 +654,8 @@ class RawConnection implements UpgradedConnection {
   }
 
   async #pull(controller: ReadableByteStreamController): Promise<void> {
+    if (!this.#reads) this.#forget();
+    this.#reads = true;
     try {
       // That of a reader that brings its own.
       const view = controller.byobRequest?.view;
@@ -714,7 +718,11 @@ class RawConnection implements UpgradedConnection {
     try {
       await this.#stream.closeWrite();
       if (this.#readEnded || this.#readable === undefined) await linger(this.#stream);
-      else return; // The handler may read on until the client's half-close.
+      else {
+        // The handler may read on until the client's half-close; if it does not read, nothing would end this.
+        if (!this.#reads) this.#forget = after(UNUSED, () => this.close());
+        return;
+      }
     } catch {
       // The client is gone already.
     }

@@ -668,15 +668,26 @@ foreignTest("a handler that does not use the connection it asked for loses it", 
   const { router } = doors.served;
   router.upgradable("/x");
   router.post("/x", (c) => c.env.upgrade().response);
+  router.upgradable("/ends");
+  router.post("/ends", (c) => {
+    const { response, connection } = c.env.upgrade();
+    connection.then(({ readable, writable }) => {
+      assertEquals(readable.locked, false); // It does not read.
+      return writable.close();
+    });
+    return response;
+  });
   const { setTimeout } = globalThis;
   try {
     // Ten seconds, made short: the only timer of that length.
     globalThis.setTimeout = ((callback: () => void, ms: number) =>
       setTimeout(callback, ms === 10_000 ? 20 : ms)) as typeof globalThis.setTimeout;
     for (const { target } of doors.doors) {
-      using client = await upgrade(target, upgradeOf("/x"));
-      assertEquals(await client.ended(), "");
-      await doors.empty();
+      for (const path of ["/x", "/ends"]) {
+        using client = await upgrade(target, upgradeOf(path));
+        assertEquals(await client.ended(), "");
+        await doors.empty();
+      }
     }
   } finally {
     globalThis.setTimeout = setTimeout;
