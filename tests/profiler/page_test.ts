@@ -10,8 +10,9 @@ Deno.test(
   },
   async () => {
     await using folder = await TempFolder.make();
-    const { daemon, url } = await profiled(folder);
-    await using _ = daemon;
+    let { daemon, url } = await profiled(folder);
+    await using daemons = new AsyncDisposableStack();
+    daemons.use(daemon);
     await using browser = await Browser.start();
     const complaints: unknown[] = [];
     const elsewhere: string[] = [];
@@ -28,15 +29,14 @@ Deno.test(
       (frame) => [frame.textContent, frame.getBoundingClientRect().width]))`);
 
     await browser.show(1_000, 900, "light");
-    await browser.open(`${url}/debug/pprof/`);
-    await until(async () => (await text("state")) === "live");
-    assertMatch(await text("listeners"), /tcp:\/\/127\.0\.0\.1:\d+\s+open/);
-    assertMatch(await text("running"), /serveapi\(tcp/);
-    assertEquals(await browser.evaluate(`document.getElementById("graph").hidden`), true);
+    const shown = async () => {
+      await browser.open(`${url}/debug/pprof/`);
+      await until(async () => (await text("state")) === "live");
+      assertMatch(await text("listeners"), /tcp:\/\/127\.0\.0\.1:\d+\s+open/);
+      assertMatch(await text("running"), /serveapi\(tcp/);
+      assertEquals(await browser.evaluate(`document.getElementById("graph").hidden`), true);
 
-    await browser.evaluate(`document.querySelector("[name=seconds]").value = "1"`);
-    // On a busy machine few of the requests may come in a second.
-    await until(async () => {
+      await browser.evaluate(`document.querySelector("[name=seconds]").value = "1"`);
       await under(`${url}/burn`, async () => {
         await browser.evaluate(`document.querySelector("#take button").click()`);
         // The page is live meanwhile.
@@ -48,6 +48,15 @@ Deno.test(
       await until(async () => JSON.stringify(await frames()) === JSON.stringify(await frames()));
       const { all, burnTheCpu, "job burn": job } = await frames();
       return burnTheCpu! > all! * 0.8 && job! >= burnTheCpu!;
+    };
+    // On a busy machine few of the requests may come in a second; then a new daemon is tried.
+    await until(async () => {
+      if (await shown()) return true;
+      await browser.open("about:blank");
+      await daemon.end();
+      ({ daemon, url } = await profiled(folder));
+      daemons.use(daemon);
+      return false;
     });
 
     // By keyboard: the root, the job, its handler, the hot function, which fills the zoomed graph.

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { missing, run, TempFolder, until } from "../support/daemon.ts";
-import { BUSY, lineOf, profiled, under } from "../support/profiler.ts";
+import { BUSY, lineOf, profiled, under, untilProfiled } from "../support/profiler.ts";
 
 const NO_GO = await missing("go", ["version"]);
 if (NO_GO) console.log("skipped: there is no go here, whose pprof would read the profiles");
@@ -34,14 +34,12 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
   ignore: NO_GO || NO_CURL,
 }, async () => {
   await using folder = await TempFolder.make();
-  const { daemon, url, sock } = await profiled(folder);
-  await using _ = daemon;
   const path = "/debug/pprof/profile?seconds=1";
   const proto = `${folder.path}/cpu.pb.gz`;
   const hot = lineOf("// the hot line");
-  const ways = [
-    () => pprof(folder, "-proto", `-output=${proto}`, url + path).then(() => proto),
-    () => ofUnixSocket(folder, sock, path),
+  const ways: ((url: string, sock: string) => Promise<string>)[] = [
+    (url) => pprof(folder, "-proto", `-output=${proto}`, url + path).then(() => proto),
+    (_, sock) => ofUnixSocket(folder, sock, path),
   ];
   for (const take of ways) {
     let source = "";
@@ -50,8 +48,8 @@ Deno.test("profile: the hot function is on top by name, file and line, with its 
     let lines: { ms: number; line: number; text: string }[] = [];
     const total = () => lines.reduce((sum, { ms }) => sum + ms, 0);
     // While other processes run, V8 counts the time for the function that was about to run.
-    await until(async () => {
-      source = await under(`${url}/burn`, take);
+    await untilProfiled(folder, async ({ url, sock }) => {
+      source = await under(`${url}/burn`, () => take(url, sock));
       top = await pprof(folder, "-top", source);
       const [first] = rows(top);
       if (first?.name !== "burnTheCpu" || !(first.flat >= 80)) return false;

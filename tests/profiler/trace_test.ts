@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { TempFolder, until } from "../support/daemon.ts";
-import { type Call, profiled, under } from "../support/profiler.ts";
+import { TempFolder } from "../support/daemon.ts";
+import { type Call, under, untilProfiled } from "../support/profiler.ts";
 
 /** An event of the Trace Event format. */
 interface TraceEvent {
@@ -70,12 +70,10 @@ Deno.test(
   "trace: jobs and samples on one clock, as the Performance panel and Perfetto read them",
   async () => {
     await using folder = await TempFolder.make();
-    const { daemon, url } = await profiled(folder);
-    await using _ = daemon;
     let burns: number[][] = [];
     let hits: number[] = [];
     // On a busy machine few of the requests may come in a second.
-    await until(async () => {
+    await untilProfiled(folder, async ({ daemon, url }) => {
       const answer = await under(`${url}/burn`, () => fetch(`${url}/debug/pprof/trace?seconds=1`));
       const events: TraceEvent[] = (await answer.json()).traceEvents;
       assertTrace(events, daemon.pid);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { Daemon, project, type TempFolder } from "./daemon.ts";
+import { Daemon, project, type TempFolder, until } from "./daemon.ts";
 
 export const BUSY = project("tests/support/fixtures/busy.ts");
 /** A position in the fixture, counted from 1. */
@@ -23,6 +23,21 @@ export async function profiled(
   const url = `http://127.0.0.1:${await daemon.port()}`;
   await daemon.open();
   return { daemon, url, sock };
+}
+
+/**
+ * Tries with a new daemon each time, until it works: what {@linkcode under} says of code that was
+ * optimized before is so for all further profiles of a daemon.
+ */
+export async function untilProfiled(
+  folder: TempFolder,
+  attempt: (profiled: { daemon: Daemon; url: string; sock: string }) => Promise<boolean>,
+): Promise<void> {
+  await until(async () => {
+    const started = await profiled(folder);
+    await using _ = started.daemon;
+    return await attempt(started);
+  });
 }
 
 /**
