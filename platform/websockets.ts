@@ -9,6 +9,7 @@
 
 import { messageOf, TypedError } from "../engine/errors.ts";
 import { within } from "../engine/time.ts";
+import { descriptorLimit } from "./descriptors.ts";
 import {
   type Hijacked,
   innerRequest,
@@ -104,6 +105,26 @@ let waiting = 0;
 let prepared = false;
 
 /**
+ * Sockets that Deno keeps for ever, with their descriptors, because their clients left at the moment
+ * of the answer. Nothing can release them: in ext/http/http_next.rs of Deno, what waits for the
+ * socket holds what would end the wait.
+ */
+export const lost = {
+  /** How many there are. */
+  sockets: 0,
+  /** With how many no request becomes a WebSocket any more. Default: an eighth of the descriptors. */
+  most: undefined as number | undefined,
+  /** Whether there are so many: others need descriptors, too. */
+  get tooMany(): boolean {
+    if (this.sockets === 0) return false;
+    this.most ??= Math.max(8, Math.floor((descriptorLimit() ?? 1_024) / 8));
+    return this.sockets >= this.most;
+  },
+  /** Whether an operator was told. */
+  told: false,
+};
+
+/**
  * The error for a request that cannot become a WebSocket, which is the client's mistake. It is a
  * TypeError, as Deno's own is, with the interface of Hono's HTTPException.
  */
@@ -180,6 +201,9 @@ function prepare(): void {
         );
       }
       if (sockets.has(native)) throw new Deno.errors.Http("Already upgraded");
+      if (lost.tooMany) {
+        throw new TypedError("unavailable", "no more WebSockets are served before a restart");
+      }
       const start = Promise.withResolvers<number>();
       replace(native, "_wantsUpgrade", () => start.promise);
       try {
@@ -262,6 +286,9 @@ class KeptSocket implements Hijacked {
   #end!: () => void;
   #state: "waiting" | "begun" | "open" | "abandoned" = "waiting";
   #leaving = false;
+  /** Whether Deno was asked for it, and has neither given nor refused it. */
+  #asked = false;
+  #lost = false;
   /** Resolves when its resource is there, or never will be. */
   #handed = Promise.withResolvers<void>();
 
@@ -292,10 +319,15 @@ class KeptSocket implements Hijacked {
     let gone = false;
     this.#native.onCancel(() => gone = true); // It calls after a good answer too, but later.
     for (let i = 0; i < MICROTASKS; i++) await undefined;
-    if (gone) return this.abandon();
+    if (gone) this.abandon();
+    if (this.#state !== "begun") return;
     // Deno reads it without using it, and it throws for a unix socket.
     replace(this.#native, "remoteAddr", undefined);
-    this.#native._wantsUpgrade("upgradeWebSocket").then((resource) => {
+    this.#asked = true;
+    this.#native._wantsUpgrade("upgradeWebSocket").finally(() => {
+      this.#asked = false;
+      if (this.#lost) lost.sockets--;
+    }).then((resource) => {
       if (this.#state === "abandoned") return core!.tryClose(resource);
       this.#state = "open";
       this.#handed.resolve();
@@ -312,6 +344,8 @@ class KeptSocket implements Hijacked {
     if (this.#state === "open" || this.#state === "abandoned") return;
     if (this.#state === "waiting") waiting--;
     this.#state = "abandoned";
+    this.#lost = this.#asked;
+    if (this.#lost) lost.sockets++;
     this.#handed.resolve();
     this.#start.reject(left());
     this.#end();

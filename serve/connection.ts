@@ -6,6 +6,7 @@
 
 import type { Peer } from "../engine.ts";
 import { messageOf, TypedError } from "../engine/errors.ts";
+import type { Logger } from "../engine/log.ts";
 import {
   headerOf,
   type Hijacked,
@@ -20,7 +21,7 @@ import {
 } from "../platform/http.ts";
 import { type Descriptor, descriptorOf, releaseDescriptor } from "../platform/peek.ts";
 import { peerOf, type Peers } from "../platform/peers.ts";
-import { isWebSocket, markServed, settleUpgrade } from "../platform/websockets.ts";
+import { isWebSocket, lost, markServed, settleUpgrade } from "../platform/websockets.ts";
 import { endsOf } from "../platform/sockets.ts";
 import type { ClientCertificate, Upgrade } from "../router/bindings.ts";
 import { deliver, type Delivery } from "./delivery.ts";
@@ -48,6 +49,8 @@ export interface Owner {
   readonly workload: Workload;
   /** Whether an answer should be its connection's last. */
   readonly lastAnswers: boolean;
+  /** Where lines go. */
+  readonly log: Logger;
   /** Whether WebSockets and raw streams are told to end. */
   readonly parting: boolean;
   /** Who the clients are, where that can be known. */
@@ -405,6 +408,13 @@ export class Connection {
       this.owner.workload.requests++;
       info.leave();
       this.#answered(info);
+      if (!lost.tooMany || lost.told) return;
+      lost.told = true;
+      this.owner.log(
+        "error",
+        `${lost.sockets} clients left as they were answered with a WebSocket, and Deno keeps their ` +
+          "descriptors: no more WebSockets are served before a restart",
+      );
     });
     return hijacked.answerable?.then(() => response, (error) => {
       if (this.state === "hijacked") this.state = "idle";

@@ -110,7 +110,8 @@ class NotTaken extends Error {
 export class Connections implements Owner {
   #handler: RequestHandler;
   #timeouts: Required<Timeouts>;
-  #log: Logger;
+  /** @internal Where lines go. */
+  readonly log: Logger;
   #serve: Serve<AnyInfo> | undefined;
   /**
    * Each knows its place. Not a Set: where members come and go, V8 replaces its table all the time, and an
@@ -150,7 +151,7 @@ export class Connections implements Owner {
     this.#serve = options.serve;
     this.#workload = options.workload;
     this.#pressed = options.pressed ?? (() => false);
-    this.#log = options.log ?? (() => {});
+    this.log = options.log ?? (() => {});
     this.upgradeProblem = options.upgradeProblem ??
       (() => "raw upgrades cannot be served on this connection");
     this.#timeouts = {
@@ -238,7 +239,7 @@ export class Connections implements Owner {
     // more than all else here.
     connection.run(conn, this.#serve ??= nativeServe(), this.#failed).then(over, (error) => {
       // A reset, a TLS handshake that failed, a request that was none.
-      this.#log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
+      this.log("debug", `connection closed while ${connection.state}: ${messageOf(error)}`);
       over();
     });
   }
@@ -417,7 +418,7 @@ export class Connections implements Owner {
     if (error instanceof UpgradeRequired) return refuse(error.status, error.message, error.headers);
     // It was said where it was found out.
     if (!(error instanceof NotTaken)) {
-      this.#log("error", `request handler: ${messageOf(error)}`, { error });
+      this.log("error", `request handler: ${messageOf(error)}`, { error });
     }
     return refuse(500, "internal error");
   };

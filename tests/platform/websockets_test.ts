@@ -1,6 +1,7 @@
-import { assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { TypedError } from "../../engine/errors.ts";
 import { nativeServe, type Served } from "../../platform/http.ts";
-import { isWebSocket, markServed } from "../../platform/websockets.ts";
+import { isWebSocket, lost, markServed } from "../../platform/websockets.ts";
 import { connect, type Target } from "../support/client.ts";
 import { TempFolder, until } from "../support/daemon.ts";
 import { needs } from "../support/platform.ts";
@@ -112,3 +113,61 @@ needs(
     await assertRejects(() => reads(client, "\0never"));
   },
 );
+
+Deno.test({
+  name: "Deno.upgradeWebSocket is refused once too many clients have left at their answers",
+  // What Deno keeps of them is what this is about.
+  sanitizeOps: false,
+  sanitizeResources: false,
+  async fn() {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const upgrade = async (leave: boolean) => {
+      const client = await connect({ ...listener.addr, transport: "tcp" });
+      const outcome = Promise.withResolvers<unknown>();
+      const signal = { addEventListener() {} };
+      const served: Served = nativeServe()(
+        await listener.accept(),
+        signal,
+        async (request) => {
+          markServed(request);
+          try {
+            const { response } = Deno.upgradeWebSocket(request);
+            const hijacked = served.hijack!(response, request)!;
+            await hijacked.answerable;
+            if (leave) {
+              client.close();
+              await ended; // The loop has noticed.
+            }
+            hijacked.ended.then(() => outcome.resolve("ended"));
+            return response;
+          } catch (error) {
+            outcome.resolve(error);
+            return new Response(null, { status: 503 });
+          }
+        },
+        () => new Response(null, { status: 500 }),
+        () => {},
+      );
+      const ended = served.finished.catch(() => {}); // It rejects where the client has left.
+      await client.write(new TextEncoder().encode(HANDSHAKE));
+      if (!leave) {
+        await reads(client, "\r\n\r\n");
+        client.close();
+      }
+      return await outcome.promise;
+    };
+    assertEquals(await upgrade(false), "ended");
+    assertEquals(lost.sockets, 0);
+    assertEquals(await upgrade(true), "ended");
+    assertEquals(lost.sockets, 1);
+    assertEquals(await upgrade(false), "ended");
+    lost.most = 1;
+    try {
+      const error = await upgrade(false);
+      assert(error instanceof TypedError && error.kind === "unavailable", String(error));
+    } finally {
+      lost.most = undefined;
+      lost.sockets = 0;
+    }
+  },
+});

@@ -11,6 +11,7 @@ import { upgradeWebSocket } from "npm:hono@4.13.19/deno";
 import { serve } from "../../builtins/serveapi.ts";
 import { TypedError } from "../../engine.ts";
 import type { UpgradedConnection } from "../../router.ts";
+import { lost } from "../../platform/websockets.ts";
 import { Authority, type Pair } from "../support/certificates.ts";
 import { Client, get, PING, type Target } from "../support/client.ts";
 import { Daemon, exchange, installer, isPending, TempFolder, until } from "../support/daemon.ts";
@@ -912,6 +913,25 @@ Deno.test("a request that cannot become a WebSocket gets 4xx and one line, and n
   assertEquals(statuses, new Set([426, 400, 404]));
   await doors.empty();
   assertEquals(lines.filter((line) => /^(warn|error)/.test(line)), []);
+});
+
+Deno.test("once Deno keeps too many sockets, WebSockets get 503, and the log says why", async () => {
+  await using doors = await Doors.open();
+  echoMessages(doors.served);
+  const { target, url } = doors.doors[1]!;
+  const socket = await openSocket(`${url}/ws`);
+  lost.most = lost.sockets = 3;
+  try {
+    socket.close();
+    using client = await Client.to(target);
+    const { status, body } = await client.ask(handshakeOf("/ws"));
+    assertEquals(status, 503);
+    assertStringIncludes(body, "no more WebSockets are served before a restart");
+    const said = () => doors.served.lines.filter((line) => /^error 3 clients left as/.test(line));
+    await until(() => said().length === 1);
+  } finally {
+    Object.assign(lost, { sockets: 0, most: undefined, told: false });
+  }
 });
 
 Deno.test("other TypeErrors of a handler that opens a WebSocket are its own, and logged", async () => {
