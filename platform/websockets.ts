@@ -116,7 +116,7 @@ export const lost = {
   most: undefined as number | undefined,
   /** Whether there are so many: others need descriptors, too. */
   get tooMany(): boolean {
-    if (this.sockets === 0) return false;
+    // Asked with the first WebSocket: once descriptors run out that cannot be read any more.
     this.most ??= Math.max(8, Math.floor((descriptorLimit() ?? 1_024) / 8));
     return this.sockets >= this.most;
   },
@@ -274,7 +274,9 @@ class Kept implements Served {
 const GOING_AWAY = 1001;
 /** How many it takes until the runtime reports a client that has left. */
 const MICROTASKS = 3;
-/** How long a socket that was handed over may take to be had, in milliseconds, where all is busy. */
+/** After this time, in milliseconds, a socket that is not had when its serving is over counts as lost. */
+const LATE = 250;
+/** How much longer it is waited for, in milliseconds: all may be busy. */
 const HAND_OVER = 5_000;
 
 class KeptSocket implements Hijacked {
@@ -326,7 +328,7 @@ class KeptSocket implements Hijacked {
     this.#asked = true;
     this.#native._wantsUpgrade("upgradeWebSocket").finally(() => {
       this.#asked = false;
-      if (this.#lost) lost.sockets--;
+      if (this.#lost) lost.sockets--; // It was only late.
     }).then((resource) => {
       if (this.#state === "abandoned") return core!.tryClose(resource);
       this.#state = "open";
@@ -344,8 +346,6 @@ class KeptSocket implements Hijacked {
     if (this.#state === "open" || this.#state === "abandoned") return;
     if (this.#state === "waiting") waiting--;
     this.#state = "abandoned";
-    this.#lost = this.#asked;
-    if (this.#lost) lost.sockets++;
     this.#handed.resolve();
     this.#start.reject(left());
     this.#end();
@@ -357,7 +357,11 @@ class KeptSocket implements Hijacked {
    * @returns Resolves when it has ended.
    */
   async over(): Promise<void> {
-    if (this.#state === "begun") await within(HAND_OVER, this.#handed.promise);
+    if (this.#state === "begun" && !await within(LATE, this.#handed.promise)) {
+      this.#lost = this.#asked;
+      if (this.#lost) lost.sockets++;
+      await within(HAND_OVER, this.#handed.promise);
+    }
     this.abandon(); // Without effect on an open one.
     return this.ended;
   }
