@@ -151,7 +151,9 @@ const CORS = {
 };
 type App = ReturnType<typeof newApp>;
 type Fetch = App["fetch"];
-/** A mounted function, which Hono gives a copy of the request: a WebSocket takes the one that came. */
+/**
+ * A mounted function, which Hono gives a copy of the request: a WebSocket takes the one that came.
+ */
 function standingFor(fetch: Mounted): Mounted {
   return (request: Request, ...rest: unknown[]) => {
     const [env] = rest;
@@ -616,14 +618,16 @@ const withoutBody: MiddlewareHandler = async (c, next) => {
     const { length } = typeof body === "string" ? encoder.encode(body) : body;
     head.headers.set("Content-Length", String(length));
   }
-  // Not awaited: it resolves when the job that writes the answer has ended. A source that fails as it
-  // is cancelled has ended as well.
+  // Not awaited: it resolves when the job that writes the answer has ended. A source that fails as
+  // it is cancelled has ended as well.
   res.body?.cancel().catch(() => {});
   c.res = undefined;
   c.res = head;
 };
 
-/** Middleware before a handler that Hono would run without any: what does not answer is not found. */
+/**
+ * Middleware before a handler that Hono would run without any: what does not answer is not found.
+ */
 const answered: MiddlewareHandler = async (c, next) => {
   await next();
   if (!c.finalized) c.res = await c.notFound();

@@ -49,8 +49,8 @@ export interface Serving {
   /** Where clients reach it, with real ports: `tcp://HOST:PORT` and `unix:///path`. */
   readonly addresses: readonly string[];
   /**
-   * Resolves when it has ended by the engine's shutdown, and rejects with a {@linkcode JobError} where
-   * the boot has failed. It need not be awaited.
+   * Resolves when it has ended by the engine's shutdown, and rejects with a {@linkcode JobError}
+   * where the boot has failed. It need not be awaited.
    */
   readonly finished: Promise<void>;
   /**
@@ -72,7 +72,10 @@ export interface ServeapiOptions {
   observers: readonly RequestObserver[];
 }
 
-/** What a job `serveapi` was made to do by {@linkcode serve}, in place of its arguments and variables. */
+/**
+ * What a job `serveapi` was made to do by {@linkcode serve}, in place of its arguments and
+ * variables.
+ */
 interface Call {
   options: ServeOptions;
   bound: (api: Api) => void;
@@ -80,8 +83,8 @@ interface Call {
 const calls = new WeakMap<Job, Call>();
 
 /**
- * Binds addresses and serves an API on them: the job `serveapi`, for programs. Clients are held until
- * the job `acceptconnections` has run.
+ * Binds addresses and serves an API on them: the job `serveapi`, for programs. Clients are held
+ * until the job `acceptconnections` has run.
  *
  * ```ts
  * import { Engine, registerBuiltins, serve } from "./mod.ts";
@@ -99,9 +102,10 @@ const calls = new WeakMap<Job, Call>();
  * ```
  *
  * @param engine One that {@linkcode registerBuiltins} has seen.
- * @returns A promise that resolves once all addresses are bound, or the engine's shutdown has begun.
- * @throws {JobError} If an address or a setting is wrong, or an address cannot be bound; then none is.
- * Its `cause` is a {@linkcode TypedError}.
+ * @returns A promise that resolves once all addresses are bound, or the engine's shutdown has
+ * begun.
+ * @throws {JobError} If an address or a setting is wrong, or an address cannot be bound; then none
+ * is. Its `cause` is a {@linkcode TypedError}.
  * @throws {TypeError} If the engine has no job `serveapi`.
  */
 export async function serve(engine: Engine, options: ServeOptions): Promise<Serving> {
@@ -267,7 +271,10 @@ async function theRouter(
   return await (typeof source === "function" ? source(settings) : source);
 }
 
-/** Whether a job can run. A daemon that is told to stop takes no new ones, and is alive all the same. */
+/**
+ * Whether a job can run. A daemon that is told to stop takes no new ones, and is alive all the
+ * same.
+ */
 async function runTrue(engine: Engine): Promise<void> {
   if (engine.stopping.aborted) return;
   const job = engine.job("true");
@@ -397,7 +404,8 @@ class Api {
       const hold = handed.length > 0 ? 0 : this.#settings.hold;
       this.#bound.push(...places.map((place) => ({ place, address, hold })));
     }
-    // Only now, because clients may wait for the sockets; those that come are in the kernel's queue.
+    // Only now, because clients may wait for the sockets; those that come are in the kernel's
+    // queue.
     this.#serving = await import("../serve/serving.ts");
     if (this.#stopped) return;
     stderr.ready = this.#serving.writability(this.#serving.STDERR);

@@ -219,7 +219,9 @@ function version(): string {
   return `floodgate ${VERSION} (${build}${time}API ${API_VERSION}, Deno ${Deno.version.deno})`;
 }
 
-/** Checks what parsing has not: whether the certificates can be used, and whether the group exists. */
+/**
+ * Checks what parsing has not: whether the certificates can be used, and whether the group exists.
+ */
 async function validate({ tls, group }: ServeSettings): Promise<number> {
   for (const warning of misspelt()) complain(`warning: ${warning}`);
   try {

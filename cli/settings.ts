@@ -154,7 +154,9 @@ export function variableOf(flag: string): string {
   return PREFIX + flag.toUpperCase().replaceAll("-", "_");
 }
 
-/** The variables that may stand for flags; undefined where permissions do not allow to list them. */
+/**
+ * The variables that may stand for flags; undefined where permissions do not allow to list them.
+ */
 function variables(): string[] | undefined {
   if (Deno.permissions.querySync({ name: "env" }).state !== "granted") return undefined;
   return Object.keys(Deno.env.toObject()).filter((name) => name.startsWith(PREFIX));

@@ -21,9 +21,9 @@ export function turn(): Promise<void> {
 }
 
 /**
- * Calls back after `ms` milliseconds, {@linkcode LONGEST} at most. Returns the cancel. What happens in
- * a start uses this and not {@linkcode after}: with the first setTimeout in a process the runtime loads
- * 4 MiB in 11 ms.
+ * Calls back after `ms` milliseconds, {@linkcode LONGEST} at most. Returns the cancel. What happens
+ * in a start uses this and not {@linkcode after}: with the first setTimeout in a process the
+ * runtime loads 4 MiB in 11 ms.
  */
 export function lightly(ms: number, callback: () => void): () => void {
   const timer = AbortSignal.timeout(ms);

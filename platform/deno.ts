@@ -1,5 +1,6 @@
 /**
- * Which releases of Deno the daemon runs on, what Deno's cache has, and whether OpenTelemetry is on.
+ * Which releases of Deno the daemon runs on, what Deno's cache has, and whether OpenTelemetry is
+ * on.
  *
  * @module
  */

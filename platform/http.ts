@@ -11,8 +11,8 @@ import { keepingWebSockets } from "./websockets.ts";
 /** What a connection has become that speaks HTTP no more. */
 export interface Hijacked {
   /**
-   * Resolves when the native loop may be given the answer, rejects if the connection cannot be hijacked.
-   * Default: at once.
+   * Resolves when the native loop may be given the answer, rejects if the connection cannot be
+   * hijacked. Default: at once.
    */
   readonly answerable?: Promise<void>;
   /** Resolves when it has ended. Never rejects. */
@@ -40,8 +40,8 @@ export interface Served {
   /** Ends it once its answers are sent: at once where there are none. */
   shutdown(): Promise<void>;
   /**
-   * Told of an answer with status 101, before it is sent: what the connection becomes by it, if that is
-   * something that can be served. `finished` waits for its end.
+   * Told of an answer with status 101, before it is sent: what the connection becomes by it, if
+   * that is something that can be served. `finished` waits for its end.
    */
   hijack?(response: Response, request: Request): Hijacked | undefined;
 }
@@ -80,10 +80,16 @@ export function nativeServe(): Serve {
   return keepingWebSockets(serve as Serve);
 }
 
-/** The symbols under which the runtime keeps parts of its objects, by their descriptions, once found. */
+/**
+ * The symbols under which the runtime keeps parts of its objects, by their descriptions, once
+ * found.
+ */
 const symbols: Record<string, symbol | undefined> = {};
 
-/** The symbol of a description, which is the same in all objects that have one; undefined if none has. */
+/**
+ * The symbol of a description, which is the same in all objects that have one; undefined if none
+ * has.
+ */
 function symbolOf(object: object, description: string): symbol | undefined {
   return symbols[description] ??= findSymbol(object, description);
 }
@@ -104,8 +110,8 @@ export function partOf(object: object, description: string): unknown {
   return symbol && (object as Parts)[symbol];
 }
 
-// Those of each request and answer. By a line of its own for each, which V8 makes faster than one that looks
-// for different symbols.
+// Those of each request and answer. By a line of its own for each, which V8 makes faster than one
+// that looks for different symbols.
 let requestSymbol: symbol | undefined;
 let responseSymbol: symbol | undefined;
 let lazyBodySymbol: symbol | undefined;
@@ -125,9 +131,9 @@ function lazyBody(response: Response): unknown {
 }
 
 /**
- * One header of a request that the native loop has made. To look at `request.headers` makes the loop
- * copy them all and answer by way of a promise, which is a sixth of all that a small request takes;
- * its inner object can be asked for just one.
+ * One header of a request that the native loop has made. To look at `request.headers` makes the
+ * loop copy them all and answer by way of a promise, which is a sixth of all that a small request
+ * takes; its inner object can be asked for just one.
  *
  * @param name In lower case.
  */
@@ -161,8 +167,8 @@ interface InnerResponse {
 }
 
 /**
- * Makes answers that are alike but for their bodies, which are whole. A Response by itself checks its
- * headers and copies them each time, which takes longer than the job that answers.
+ * Makes answers that are alike but for their bodies, which are whole. A Response by itself checks
+ * its headers and copies them each time, which takes longer than the job that answers.
  *
  * @throws {TypeError | RangeError} If there can be no such answer.
  */
@@ -187,8 +193,9 @@ export function answers(status: number, headers: HeaderList): (body: StaticBody)
 }
 
 /**
- * Adds those headers to an answer whose names it has not. By itself `Headers.set` checks each, and copies
- * the answers whose headers cannot be changed, as of a redirect, which takes half as long again as all else.
+ * Adds those headers to an answer whose names it has not. By itself `Headers.set` checks each, and
+ * copies the answers whose headers cannot be changed, as of a redirect, which takes half as long
+ * again as all else.
  *
  * @param headers In lower case, with values that are good ones.
  */
@@ -207,8 +214,8 @@ export function addHeaders(response: Response, headers: HeaderList): void {
 const ENCODED: readonly string[] = ["content-encoding", "content-length", "transfer-encoding"];
 
 /**
- * The same answer with another body. One that `fetch` has decoded still has the headers of the encoded
- * body: the native loop leaves them out, and of a copy it could not know.
+ * The same answer with another body. One that `fetch` has decoded still has the headers of the
+ * encoded body: the native loop leaves them out, and of a copy it could not know.
  */
 export function withBody(response: Response, body: ReadableStream | null): Response {
   const headers = new Headers(response.headers);
@@ -229,8 +236,9 @@ export function urlOf(request: Request): string {
 }
 
 /**
- * Gives a request another URL, for itself and its copies. A new Request would take the other's body over,
- * and cost all that makes the native ones fast. It has to be before anything asks the request for its URL.
+ * Gives a request another URL, for itself and its copies. A new Request would take the other's body
+ * over, and cost all that makes the native ones fast. It has to be before anything asks the request
+ * for its URL.
  */
 export function setUrl(request: Request, url: string): void {
   const inner = innerRequest(request) as { url?: () => string } | undefined;
@@ -250,7 +258,9 @@ export function originalOf(request: Request): Request {
   return request;
 }
 
-/** What the runtime keeps of a request: an object of its class where the native loop has read it. */
+/**
+ * What the runtime keeps of a request: an object of its class where the native loop has read it.
+ */
 interface InnerRequest {
   body: InnerBody | null;
   request?: Request;
@@ -274,9 +284,9 @@ interface InnerBody {
 }
 
 /**
- * Calls back when the client of a request leaves; soon after a complete answer as well, since Deno tells
- * the two apart nowhere. It goes by the native loop itself where that has read the request: to ask it for
- * a signal makes an error and its stack for each request.
+ * Calls back when the client of a request leaves; soon after a complete answer as well, since Deno
+ * tells the two apart nowhere. It goes by the native loop itself where that has read the request:
+ * to ask it for a signal makes an error and its stack for each request.
  */
 export function onGone(request: Request, callback: (reason?: unknown) => void): void {
   const inner = innerRequest(request) as InnerRequest | undefined;
@@ -316,13 +326,16 @@ interface Core {
 }
 
 /**
- * A body that the native loop reads. The runtime's stream of it takes several microseconds a chunk, and its
- * buffers are of 64 KiB whatever the body is.
+ * A body that the native loop reads. The runtime's stream of it takes several microseconds a chunk,
+ * and its buffers are of 64 KiB whatever the body is.
  */
 export class NativeSource {
   #core: Core;
   #resource: number;
-  /** The lock on the runtime's stream, which would close the resource if it were collected as garbage. */
+  /**
+   * The lock on the runtime's stream, which would close the resource if it were collected as
+   * garbage.
+   */
   readonly lock: ReadableStreamDefaultReader;
 
   private constructor(core: Core, resource: number, lock: ReadableStreamDefaultReader) {
@@ -344,8 +357,8 @@ export class NativeSource {
   /**
    * Reads what comes next.
    *
-   * @param into Where it goes. The native loop makes its own buffer for the connection as long, up to which
-   * it reads a request at once from then on.
+   * @param into Where it goes. The native loop makes its own buffer for the connection as long, up
+   * to which it reads a request at once from then on.
    * @returns How many bytes there are; 0 at the end.
    */
   async read(into: Uint8Array): Promise<number> {
@@ -362,9 +375,9 @@ export class NativeSource {
 }
 
 /**
- * Puts a guard between the body of a request and whatever reads it. The request stays the same: to make
- * another one, with a stream of one's own, takes longer than all else about a small body. And nothing is
- * done before something asks for the body.
+ * Puts a guard between the body of a request and whatever reads it. The request stays the same: to
+ * make another one, with a stream of one's own, takes longer than all else about a small body. And
+ * nothing is done before something asks for the body.
  *
  * @returns The request; undefined if it has no body, or one that was read.
  */
@@ -377,10 +390,11 @@ export function guardBody(request: Request, guard: BodyGuard): Request | undefin
 }
 
 /**
- * Discards what is left of a guarded body: what is not read would keep its connection from further requests.
+ * Discards what is left of a guarded body: what is not read would keep its connection from further
+ * requests.
  *
- * @returns Whether some of it had not come. Then the answer has to be a promise, or the loop closes the
- * connection after it, which resets a client that is still sending.
+ * @returns Whether some of it had not come. Then the answer has to be a promise, or the loop closes
+ * the connection after it, which resets a client that is still sending.
  */
 export function discardBody(request: Request): boolean {
   const { body } = innerRequest(request) as InnerRequest;
@@ -401,8 +415,8 @@ function isNative(inner: InnerRequest): boolean {
 function onCancelGuarded(this: InnerRequest, callback: () => void): void {
   const { request } = this;
   if (request !== undefined) {
-    // The loop aborts the signal of its request after complete answers too. From now on its request is
-    // one that is like this one, and has no signal.
+    // The loop aborts the signal of its request after complete answers too. From now on its request
+    // is one that is like this one, and has no signal.
     const cache = symbolOf(request, "signalCache");
     if (cache) this.request = Object.create(request, { [cache]: { writable: true } });
   }
@@ -417,8 +431,8 @@ const Onto = function (object: object) {
 } as unknown as new (object: object) => object;
 
 /**
- * What a guarded request has of its own, in place of what its class has. Fields are defined, which a body that
- * can only be got has to be; Object.defineProperty takes 20 times as long.
+ * What a guarded request has of its own, in place of what its class has. Fields are defined, which
+ * a body that can only be got has to be; Object.defineProperty takes 20 times as long.
  */
 class Guarded extends Onto {
   body: InnerBody;
@@ -449,7 +463,10 @@ class GuardedBody implements InnerBody {
     this.#native = own === undefined;
   }
 
-  /** The runtime's own. That of the native loop is asked for as late as can be: it copies what is there. */
+  /**
+   * The runtime's own. That of the native loop is asked for as late as can be: it copies what is
+   * there.
+   */
   get #body(): InnerBody {
     return this.#own ??= this.guard.gone
       ? bodyOf(this.guard.wrap(new ReadableStream().getReader()))
@@ -530,11 +547,11 @@ function bodyOf(stream: ReadableStream<Uint8Array>): InnerBody {
 const encoder = new TextEncoder();
 
 /**
- * An answer that finds out whether its request has come by HTTP/2, where a client need not take one answer
- * to get the next. Deno tells it nowhere, but what serves HTTP/1 looks at an answer for its `then` once
- * before it waits for it, and what serves HTTP/2 only waits. Where Deno has changed that, every answer
- * seems to go by HTTP/2, which is slower and no less right. (A stack tells it too. But to format one, Deno
- * may need a descriptor, and ends where there is none.)
+ * An answer that finds out whether its request has come by HTTP/2, where a client need not take one
+ * answer to get the next. Deno tells it nowhere, but what serves HTTP/1 looks at an answer for its
+ * `then` once before it waits for it, and what serves HTTP/2 only waits. Where Deno has changed
+ * that, every answer seems to go by HTTP/2, which is slower and no less right. (A stack tells it
+ * too. But to format one, Deno may need a descriptor, and ends where there is none.)
  */
 export class Probe implements PromiseLike<Response> {
   #answer: Promise<Response>;
@@ -570,14 +587,15 @@ interface StreamParts {
 }
 
 /**
- * Watches the native loop read a stream, which it does a chunk at a time, when the last is passed on. To
- * put a stream of one's own in between costs several microseconds a chunk; this costs nothing that can
- * be measured.
+ * Watches the native loop read a stream, which it does a chunk at a time, when the last is passed
+ * on. To put a stream of one's own in between costs several microseconds a chunk; this costs
+ * nothing that can be measured.
  *
  * @param onRead Called when the loop asks for a chunk.
- * @param onCancel Called when the source is told that no more is wanted, with what resolves when it has
- * let go.
- * @returns Undefined where the loop does not read it so: a file, or a Deno that is made differently.
+ * @param onCancel Called when the source is told that no more is wanted, with what resolves when it
+ * has let go.
+ * @returns Undefined where the loop does not read it so: a file, or a Deno that is made
+ * differently.
  */
 export function watchReads(
   stream: ReadableStream,

@@ -1,8 +1,8 @@
 /**
- * Looking at what a connection's client has sent without taking it, and taking a connection back from
- * the native HTTP loop. Both need the connection's descriptor, which Deno tells of a tcp connection,
- * without documenting it, and of a unix one does not. A Deno that changes any of this breaks this
- * file, and tests/platform/peek_test.ts says which part.
+ * Looking at what a connection's client has sent without taking it, and taking a connection back
+ * from the native HTTP loop. Both need the connection's descriptor, which Deno tells of a tcp
+ * connection, without documenting it, and of a unix one does not. A Deno that changes any of this
+ * breaks this file, and tests/platform/peek_test.ts says which part.
  *
  * @module
  */
@@ -25,8 +25,8 @@ const core = deno[deno.internal]?.core as Core;
 /** What is read from, written to and closed; every `Deno.Conn` is one. */
 export type Stream = Pick<Deno.Conn, "read" | "write" | "closeWrite" | "close">;
 
-// By numbers, and not as in libc.ts: each connection takes some of these calls, and the machine code that
-// Deno makes for them is worth its 3 ms.
+// By numbers, and not as in libc.ts: each connection takes some of these calls, and the machine
+// code that Deno makes for them is worth its 3 ms.
 const SYMBOLS = {
   recv: { parameters: ["i32", "pointer", "usize", "i32"], result: "i32" },
   poll: { parameters: ["pointer", "usize", "i32"], result: "i32" },
@@ -46,7 +46,10 @@ function memoryOf(bytes: Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Me
   return { pointer: Deno.UnsafePointer.of(bytes), length: BigInt(bytes.byteLength) };
 }
 
-/** The library, and memory for what it tells. Of buffers, because V8 moves small arrays that have none. */
+/**
+ * The library, and memory for what it tells. Of buffers, because V8 moves small arrays that have
+ * none.
+ */
 class Libc {
   readonly #calls = Deno.dlopen("libc.so.6", SYMBOLS).symbols;
   readonly #numbers = new Uint32Array(new ArrayBuffer(8));
@@ -150,9 +153,9 @@ export function descriptorOf(conn: Deno.Conn): Descriptor | undefined {
 }
 
 /**
- * Finds the descriptor of a unix connection. To be called when it was just accepted, before its listener
- * accepts another. Where there are no descriptors left to look with, it stays unknown. To be called with
- * tcp connections, too, whose descriptors are known and would be guessed at in vain.
+ * Finds the descriptor of a unix connection. To be called when it was just accepted, before its
+ * listener accepts another. Where there are no descriptors left to look with, it stays unknown. To
+ * be called with tcp connections, too, whose descriptors are known and would be guessed at in vain.
  */
 export function findDescriptor(conn: Deno.Conn): void {
   const known = descriptorOf(conn);
@@ -171,7 +174,9 @@ export function releaseDescriptor(descriptor: Descriptor): void {
   finder.release(descriptor);
 }
 
-/** Told of a connection that {@linkcode findDescriptor} is not told of, and may take for another. */
+/**
+ * Told of a connection that {@linkcode findDescriptor} is not told of, and may take for another.
+ */
 export function skipDescriptor(): void {
   finder.skip();
 }
@@ -187,10 +192,10 @@ const OPEN = 32; // It is that of a connection. Less by one for each look that i
 const FREE = 255; // It was that of one that has ended.
 
 /**
- * Finds the descriptors of the connections that unix listeners accept. A descriptor is the lowest number
- * that was free at that time; which one has to be guessed, and a guess can be checked: an accepted socket has the
- * listener's name, and the kernel gives each socket a number that no other ever has (SO_COOKIE of
- * socket(7)). So the one that has the name and was not known is the newest.
+ * Finds the descriptors of the connections that unix listeners accept. A descriptor is the lowest
+ * number that was free at that time; which one has to be guessed, and a guess can be checked: an
+ * accepted socket has the listener's name, and the kernel gives each socket a number that no other
+ * ever has (SO_COOKIE of socket(7)). So the one that has the name and was not known is the newest.
  */
 class Finder {
   /** The cookies of the sockets that were found, by descriptor; 0 of others. */
@@ -207,7 +212,9 @@ class Finder {
   /** The listeners, by path. */
   #listeners = new Map<string, UnixListener>();
   #last: UnixListener | undefined;
-  /** How many were asked for, looks that took, and how often all descriptors were looked through. */
+  /**
+   * How many were asked for, looks that took, and how often all descriptors were looked through.
+   */
   readonly counts = { asked: 0, looks: 0, all: 0 };
 
   find(path: string): Descriptor | undefined {
@@ -240,8 +247,8 @@ class Finder {
   }
 
   release({ fd, cookie = 0 }: Descriptor): void {
-    // Another may have it already, because what has ended is told later than it ends. Or its socket may be
-    // open for a while yet, as that of a WebSocket is: it is none that comes later.
+    // Another may have it already, because what has ended is told later than it ends. Or its socket
+    // may be open for a while yet, as that of a WebSocket is: it is none that comes later.
     if (this.#cookies[fd] === cookie) this.#set(fd, FREE, cookie);
   }
 
@@ -363,8 +370,8 @@ const windows = new WeakMap<Uint8Array, Memory>();
 /**
  * Copies what a client has sent into `window`, and leaves it there for the next read.
  *
- * @returns How many bytes there are; 0 if the client can send no more, below 0 if there are none yet, or the
- * connection is broken.
+ * @returns How many bytes there are; 0 if the client can send no more, below 0 if there are none
+ * yet, or the connection is broken.
  */
 export function peek(fd: number, window: Uint8Array<ArrayBuffer>): number {
   let memory = windows.get(window);
@@ -387,8 +394,8 @@ interface TcpHandle {
 /**
  * Another descriptor of a connection's socket, as a stream that lives on when the first is closed.
  *
- * @throws {Error} If the connection has ended, there are no descriptors left, or this Deno has no way
- * to do it.
+ * @throws {Error} If the connection has ended, there are no descriptors left, or this Deno has no
+ * way to do it.
  */
 export function duplicate(conn: Deno.Conn, { fd, cookie }: Descriptor): Stream {
   const copy = libc().duplicate(fd);

@@ -61,10 +61,10 @@ const KEEP_ALIVE = { idle: 15, interval: 15, count: 9 };
 
 /**
  * Lets the kernel find out which clients have vanished: without that, one that sends nothing and
- * says no goodbye stays for ever. And lets it send at once what is written: without that, what comes
- * after the first part of an answer, which over TLS is its body, waits for the client's kernel to
- * acknowledge that part, which it does after 40 ms. Only where this process may look for the
- * sockets, and no prompt asks. It takes some milliseconds.
+ * says no goodbye stays for ever. And lets it send at once what is written: without that, what
+ * comes after the first part of an answer, which over TLS is its body, waits for the client's
+ * kernel to acknowledge that part, which it does after 40 ms. Only where this process may look for
+ * the sockets, and no prompt asks. It takes some milliseconds.
  *
  * @param ports Those of tcp listeners. What was accepted there is found as well, and what is
  * accepted from now on has the listener's options.

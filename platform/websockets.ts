@@ -29,7 +29,9 @@ const core = deno[deno.internal]?.core;
 /** Why WebSockets cannot be served, if so. */
 let problem: string | undefined;
 
-/** What the runtime keeps of a connection that is served (CallbackContext in ext/http/00_serve.ts). */
+/**
+ * What the runtime keeps of a connection that is served (CallbackContext in ext/http/00_serve.ts).
+ */
 interface Context {
   serverRid: number;
   /** What is waited for when the serving ends, in place of closing by force all that came by it. */
@@ -41,9 +43,9 @@ let current: Context | undefined;
 const LOOKED_UP = "asyncContext";
 
 /**
- * Watches for contexts, which the runtime gives to nothing outside: a getter is told of the lookup. It is
- * first on Object.prototype, hidden, because the class cannot be had otherwise, and from the first
- * request on that may become a WebSocket on the prototype of the class.
+ * Watches for contexts, which the runtime gives to nothing outside: a getter is told of the lookup.
+ * It is first on Object.prototype, hidden, because the class cannot be had otherwise, and from the
+ * first request on that may become a WebSocket on the prototype of the class.
  */
 function watchContexts(): void {
   const see = (object: object) => {
@@ -105,14 +107,16 @@ let waiting = 0;
 let prepared = false;
 
 /**
- * Sockets that Deno keeps for ever, with their descriptors, because their clients left at the moment
- * of the answer. Nothing can release them: in ext/http/http_next.rs of Deno, what waits for the
- * socket holds what would end the wait.
+ * Sockets that Deno keeps for ever, with their descriptors, because their clients left at the
+ * moment of the answer. Nothing can release them: in ext/http/http_next.rs of Deno, what waits for
+ * the socket holds what would end the wait.
  */
 export const lost = {
   /** How many there are. */
   sockets: 0,
-  /** With how many no request becomes a WebSocket any more. Default: an eighth of the descriptors. */
+  /**
+   * With how many no request becomes a WebSocket any more. Default: an eighth of the descriptors.
+   */
   most: undefined as number | undefined,
   /** Whether there are so many: others need descriptors, too. */
   get tooMany(): boolean {
@@ -274,7 +278,10 @@ class Kept implements Served {
 const GOING_AWAY = 1001;
 /** How many it takes until the runtime reports a client that has left. */
 const MICROTASKS = 3;
-/** After this time, in milliseconds, a socket that is not had when its serving is over counts as lost. */
+/**
+ * After this time, in milliseconds, a socket that is not had when its serving is over counts as
+ * lost.
+ */
 const LATE = 250;
 /** How much longer it is waited for, in milliseconds: all may be busy. */
 const HAND_OVER = 5_000;
@@ -309,8 +316,8 @@ class KeptSocket implements Hijacked {
     if (this.#state !== "waiting") return;
     this.#state = "begun";
     waiting--;
-    // The serving of the connection ends as soon as the socket is handed over, or before that is known
-    // here if the process is busy.
+    // The serving of the connection ends as soon as the socket is handed over, or before that is
+    // known here if the process is busy.
     this.#native[CONTEXT]!.closing = Promise.resolve();
     this.answerable = this.#begin();
   }
@@ -351,8 +358,8 @@ class KeptSocket implements Hijacked {
     this.#end();
   }
   /**
-   * To be called when the serving of its connection has ended, which can be known before the socket is
-   * had: in a burst the runtime reports both in any order.
+   * To be called when the serving of its connection has ended, which can be known before the socket
+   * is had: in a burst the runtime reports both in any order.
    *
    * @returns Resolves when it has ended.
    */

@@ -61,8 +61,8 @@ export interface Upgrade {
 /** A hijacked connection: a raw byte stream in both directions. */
 export interface UpgradedConnection {
   /**
-   * The client's data, a byte stream. It ends when the client half-closes; the client may still read
-   * then.
+   * The client's data, a byte stream. It ends when the client half-closes; the client may still
+   * read then.
    */
   readonly readable: ReadableStream<Uint8Array>;
   /**

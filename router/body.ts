@@ -28,8 +28,9 @@ const PIECE = 65_536;
 /** The header of a request is seldom longer than this, in bytes. */
 const HEADER = 2_048;
 /**
- * Where nothing is to come any more, which the native loop has to be asked for. It makes its buffer for the
- * connection as long as what it is asked for, and has read the whole of the next such request at once.
+ * Where nothing is to come any more, which the native loop has to be asked for. It makes its buffer
+ * for the connection as long as what it is asked for, and has read the whole of the next such
+ * request at once.
  */
 let end: Chunk | undefined;
 /** From such a timeout on, in milliseconds, a body may be looked at once a second only. */
@@ -40,9 +41,14 @@ type Chunk = Uint8Array<ArrayBuffer>;
 /** Has `look` called every second or more often, as long as there is a connection. */
 export type OnSweep = (look: () => void) => void;
 
-/** The bodies of a router's requests: what bounds them, and which of them clients still have to send. */
+/**
+ * The bodies of a router's requests: what bounds them, and which of them clients still have to
+ * send.
+ */
 export class Bodies {
-  /** How long a client may send nothing, and over how long its rate is measured, in milliseconds. */
+  /**
+   * How long a client may send nothing, and over how long its rate is measured, in milliseconds.
+   */
   readonly timeout: number;
   /** How many bytes all bodies may have together, of those whose length is limited. */
   readonly together: number;
@@ -104,7 +110,9 @@ interface Owner {
   /** How long the body may be: a handler may change it before the body is read. */
   readonly bodyLimit: number;
   readonly signal: AbortSignal;
-  /** Calls back from time to time, as long as its connection is open; undefined where it has none. */
+  /**
+   * Calls back from time to time, as long as its connection is open; undefined where it has none.
+   */
   readonly onSweep: OnSweep | undefined;
 }
 

@@ -266,7 +266,9 @@ export function isSchema(value: unknown): value is StandardSchema {
     "~standard" in value;
 }
 
-/** The parameters that are declared, with all options; none by a schema, which tells of no names. */
+/**
+ * The parameters that are declared, with all options; none by a schema, which tells of no names.
+ */
 export function parametersOf(declared: Route["query"]): [name: string, parameter: Parameter][] {
   if (declared === undefined || isSchema(declared)) return [];
   if (isNames(declared)) return declared.map((name) => [name, { type: "string" }]);

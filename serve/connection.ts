@@ -31,8 +31,8 @@ import type { Workload } from "./workload.ts";
 
 /**
  * Where a connection stands: `new` until its first request is there whole, `active` while a request
- * is in work or its answer on the way, `idle` between requests, `hijacked` once it is a WebSocket or a
- * raw stream, `closing` once it was told to end after its answers, and then `closed`.
+ * is in work or its answer on the way, `idle` between requests, `hijacked` once it is a WebSocket
+ * or a raw stream, `closing` once it was told to end after its answers, and then `closed`.
  */
 export type ConnectionState = "new" | "active" | "idle" | "hijacked" | "closing" | "closed";
 
@@ -72,8 +72,9 @@ export interface Owner {
 }
 
 /**
- * What a small answer is at most, in bytes: the buffers of a socket take it at once, whatever its client does.
- * By HTTP/2 up to 200 of them can wait for a client that takes none (the limit of streams in hyper).
+ * What a small answer is at most, in bytes: the buffers of a socket take it at once, whatever its
+ * client does. By HTTP/2 up to 200 of them can wait for a client that takes none (the limit of
+ * streams in hyper).
  */
 const SMALL = 65_536;
 const SMALL_BY_HTTP2 = 2_048;
@@ -85,8 +86,8 @@ const gone = () => new DOMException("The client has left.", "AbortError");
 
 /** A connection that is served. */
 export class Connection {
-  // What each request touches stands first, in as few lines of the processor's cache as may be: of a
-  // thousand connections none is there any more when its next request comes.
+  // What each request touches stands first, in as few lines of the processor's cache as may be: of
+  // a thousand connections none is there any more when its next request comes.
   state: ConnectionState = "new";
   /** Requests in work: their answers are not complete, or what makes those has not let go. */
   active = 0;
@@ -96,7 +97,10 @@ export class Connection {
   since: number;
   /** Since when its answers are to be its last, if they are. */
   retired: number | undefined;
-  /** Whether it speaks HTTP/2; undefined until its second request, or an answer for which it matters. */
+  /**
+   * Whether it speaks HTTP/2; undefined until its second request, or an answer for which it
+   * matters.
+   */
   #http2: boolean | undefined;
   /** Whether its first answer is its last, as that of its server: {@linkcode Upgrading.once}. */
   #once = false;
@@ -121,7 +125,10 @@ export class Connection {
   #cancel?: () => void;
   #cut = false;
   #probe?: Probe;
-  /** Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes it. */
+  /**
+   * Whether an answer was given up on it, which by HTTP/2 stands in the way until the client takes
+   * it.
+   */
   #crippled = false;
 
   constructor(conn: Deno.Conn, owner: Owner, handler: RequestHandler) {
@@ -147,7 +154,10 @@ export class Connection {
   /** How many bytes of answers wait here for the client. */
   held = 0;
 
-  /** What its socket is known by; undefined if it is a unix socket, of which there are many of a name. */
+  /**
+   * What its socket is known by; undefined if it is a unix socket, of which there are many of a
+   * name.
+   */
   get ends(): string | undefined {
     const { remoteAddr } = this;
     if (remoteAddr.transport !== "tcp") return undefined;
@@ -204,8 +214,8 @@ export class Connection {
   /** Ends it as soon as it is quiet. */
   leave(): void {
     if (this.hijacked) return this.hijacked.leave();
-    // In the middle of a TLS handshake, the native loop would wait for the rest of it. And a unix socket
-    // that is closing cannot be cut.
+    // In the middle of a TLS handshake, the native loop would wait for the rest of it. And a unix
+    // socket that is closing cannot be cut.
     if (this.state === "new" || this.state === "idle" && this.ends === undefined) this.end();
     else this.close();
   }
@@ -231,7 +241,9 @@ export class Connection {
     }
   }
 
-  /** Whether more answers wait here than one connection may have. A single one may be of any size. */
+  /**
+   * Whether more answers wait here than one connection may have. A single one may be of any size.
+   */
   get holdsTooMuch(): boolean {
     return this.held > this.owner.workload.maxConnectionHeld && this.#deliveries!.length > 1;
   }
@@ -280,7 +292,8 @@ export class Connection {
       this.#answered(info);
       throw error;
     }
-    // Of a first answer that is given at once it is not asked: it would take longer than all else here.
+    // Of a first answer that is given at once it is not asked: it would take longer than all else
+    // here.
     if (!first && this.#http2 === undefined) answer = Promise.resolve(answer);
     if (answer instanceof Promise) {
       return this.#probed(
@@ -519,7 +532,9 @@ export class Info implements RequestInfo {
   }
 }
 
-/** Says of an answer that it is the last. The native loop does not read this; it is told to close. */
+/**
+ * Says of an answer that it is the last. The native loop does not read this; it is told to close.
+ */
 function sayLast(response: Response): void {
   try {
     response.headers.set("connection", "close");

@@ -41,7 +41,10 @@ export interface ConnectionsOptions {
    * given more time than an idle connection is. Default: never.
    */
   pressed?: () => boolean;
-  /** What they may have in work together with other connections. Default: those of {@linkcode Workload}. */
+  /**
+   * What they may have in work together with other connections. Default: those of
+   * {@linkcode Workload}.
+   */
   workload?: Workload;
   /** Serves HTTP on a connection. Default: Deno's native loop, in the clear or with its own TLS. */
   serve?: Serve<AnyInfo>;
@@ -88,15 +91,22 @@ const PRESSED_HEADER_TIMEOUT = 1_000;
  * one, and it is better answered, with "Connection: close", than cut: HTTP lets it retry only some.
  */
 const LINGER = 250;
-/** The same for a connection that has sent no whole request yet: it is in the middle of one, or new. */
+/**
+ * The same for a connection that has sent no whole request yet: it is in the middle of one, or new.
+ */
 const FIRST_LINGER = 1_000;
 /** How long connections may take to be gone once they are cut, in milliseconds. */
 const CUT_TIMEOUT = 500;
 /** How long connections that were let in by other rules may take to end, in milliseconds. */
 const RETIRED_TIMEOUT = 5_000;
-/** While too much of answers is not taken, a client that takes nothing for so long is cut, in milliseconds. */
+/**
+ * While too much of answers is not taken, a client that takes nothing for so long is cut, in
+ * milliseconds.
+ */
 const PRESSED_SEND_TIMEOUT = 1_000;
-/** How long WebSockets and raw streams have to end that a takeover has let go on, in milliseconds. */
+/**
+ * How long WebSockets and raw streams have to end that a takeover has let go on, in milliseconds.
+ */
 const GOODBYE = 1_000;
 
 /** Why an answer ends that its client does not take. */
@@ -114,8 +124,9 @@ export class Connections implements Owner {
   readonly log: Logger;
   #serve: Serve<AnyInfo> | undefined;
   /**
-   * Each knows its place. Not a Set: where members come and go, V8 replaces its table all the time, and an
-   * old table keeps the next alive, with all that was in it, until there is a whole garbage collection.
+   * Each knows its place. Not a Set: where members come and go, V8 replaces its table all the time,
+   * and an old table keeps the next alive, with all that was in it, until there is a whole garbage
+   * collection.
    */
   #open: Connection[] = [];
   #sweep: Sweep;
@@ -125,7 +136,10 @@ export class Connections implements Owner {
   #pressed: () => boolean;
   /** When the drain began. */
   #drained = Infinity;
-  /** Those that are closing and have to be cut: only their sockets can be, and all at once costs least. */
+  /**
+   * Those that are closing and have to be cut: only their sockets can be, and all at once costs
+   * least.
+   */
   #stuck: Connection[] = [];
   #workload: Workload | undefined;
   /** @internal The counts that {@linkcode stats} adds the open ones to. */
@@ -222,7 +236,8 @@ export class Connections implements Owner {
   }
 
   /**
-   * Serves a connection until it is closed. Never throws: what one client does is no other's business.
+   * Serves a connection until it is closed. Never throws: what one client does is no other's
+   * business.
    *
    * @param closed Called once it is closed.
    */
@@ -255,8 +270,9 @@ export class Connections implements Owner {
 
   /**
    * Ends all connections: quiet ones soon, busy ones after their answer, and what is left after
-   * `limit` milliseconds by cutting it. WebSockets and raw streams are told at once; where `patient`, because
-   * another process has the place of this one, they go on, and are told a second before the end.
+   * `limit` milliseconds by cutting it. WebSockets and raw streams are told at once; where
+   * `patient`, because another process has the place of this one, they go on, and are told a second
+   * before the end.
    */
   async drain(limit: number, patient = false): Promise<void> {
     this.#sweep.tick();
@@ -272,8 +288,8 @@ export class Connections implements Owner {
   }
 
   /**
-   * Ends the connections that there are now: quiet ones at once, busy ones after their answers, which
-   * they get 5 s for. By HTTP/2 they are told so, and send no more requests.
+   * Ends the connections that there are now: quiet ones at once, busy ones after their answers,
+   * which they get 5 s for. By HTTP/2 they are told so, and send no more requests.
    */
   retire(): void {
     this.#sweep.tick();
@@ -295,7 +311,9 @@ export class Connections implements Owner {
     return within(limit, new Promise<void>((resolve) => this.#empty = resolve));
   }
 
-  /** Ends the connection that has been idle longest, if any is, for a client that needs its place. */
+  /**
+   * Ends the connection that has been idle longest, if any is, for a client that needs its place.
+   */
   makeRoom(): void {
     this.#shed(1);
   }
@@ -311,7 +329,8 @@ export class Connections implements Owner {
     const now = this.clock;
     const drainTime = now - this.#drained; // Negative where there is no drain.
     const { idle, send } = this.#timeouts;
-    // While others wait for a place, no client gets longer for its answer than for its next request.
+    // While others wait for a place, no client gets longer for its answer than for its next
+    // request.
     const patience = this.#pressed() ? Math.min(send, idle) : send;
     for (const connection of this.#open) {
       const quiet = now - connection.since;
@@ -339,9 +358,10 @@ export class Connections implements Owner {
   }
 
   /**
-   * Ends up to `count` connections that can go, the longest idle first. One whose answer has just been
-   * handed to the native loop counts as idle, and would lose it if it were cut: it is told to close. A unix
-   * socket that closes could not be cut any more, so there is another look instead, soon.
+   * Ends up to `count` connections that can go, the longest idle first. One whose answer has just
+   * been handed to the native loop counts as idle, and would lose it if it were cut: it is told to
+   * close. A unix socket that closes could not be cut any more, so there is another look instead,
+   * soon.
    */
   #shed(count: number): void {
     this.#sweep.tick();
@@ -404,9 +424,9 @@ export class Connections implements Owner {
   }
 
   /**
-   * Ends those that were told to close and whose clients do not take what was sent before: the native loop
-   * has forgotten them, so their sockets are shut down. A unix socket cannot be found; one of those ends
-   * with its client, or the process.
+   * Ends those that were told to close and whose clients do not take what was sent before: the
+   * native loop has forgotten them, so their sockets are shut down. A unix socket cannot be found;
+   * one of those ends with its client, or the process.
    */
   #shutStuck(): void {
     if (this.#stuck.length === 0) return;

@@ -66,8 +66,8 @@ export interface Fetcher {
   /** Answers a request; `env` is what the app finds in its context's `env`. */
   fetch(request: Request, env?: unknown): Response | Promise<Response>;
   /**
-   * The first segments of the paths with raw upgrades, as in the `upgrades` of a router. Default: those
-   * of the routers that are part of a Hono app by `route`.
+   * The first segments of the paths with raw upgrades, as in the `upgrades` of a router. Default:
+   * those of the routers that are part of a Hono app by `route`.
    */
   readonly upgrades?: Pick<ReadonlySet<string>, "size" | "has">;
 }

@@ -8,7 +8,7 @@
  *
  * ```text
  * successor: {"takeover":1}
- * daemon:    {"pid":7,"sockets":[{"asked":"tcp://localhost:2375","address":"tcp://127.0.0.1:2375"}]}
+ * daemon:    {"pid":7,"sockets":[{"asked":"tcp://localhost:1","address":"tcp://127.0.0.1:1"}]}
  *            and their descriptors, or {"error":"..."}
  *                       the successor boots, and opens its gate
  * successor: {"ready":1} daemon:    {"held":[{"address":"tcp://127.0.0.1:2375"}]} and their

@@ -39,7 +39,10 @@ export interface ApiStats {
   gate: Activation["state"];
   /** At how many connections accepting pauses; undefined if at none. */
   maxConnections?: number;
-  /** What its connections have in work together: requests, and bytes of answers that wait for clients. */
+  /**
+   * What its connections have in work together: requests, and bytes of answers that wait for
+   * clients.
+   */
   work: { requests: number; maxRequests: number; held: number };
   /** Those of each address. */
   listeners: ListenerStats[];
@@ -69,7 +72,9 @@ export interface ListenersOptions {
   workload: WorkloadOptions;
   /** The TLS of tcp addresses, if they have it. */
   tls: Tls | undefined;
-  /** The limit of all connections of the process that are under none of their own, if it is known. */
+  /**
+   * The limit of all connections of the process that are under none of their own, if it is known.
+   */
   commonLimit: ConnectionLimit | undefined;
   /** Who is told of requests. */
   observers: readonly RequestObserver[];
@@ -227,8 +232,9 @@ export class Listeners implements Inner {
   }
 
   /**
-   * How many connections there may be. While the daemon boots some descriptors are left to it, whatever
-   * the setting says: it loads modules, and Deno ends with a panic where it has none left for that.
+   * How many connections there may be. While the daemon boots some descriptors are left to it,
+   * whatever the setting says: it loads modules, and Deno ends with a panic where it has none left
+   * for that.
    */
   get #max(): number {
     const { maxConnections = Infinity } = this.#settings;

@@ -62,7 +62,10 @@ export class RawUpgrades {
       : this.#problem;
   }
 
-  /** Finds the descriptor of a connection that was just accepted: later it cannot be told from others. */
+  /**
+   * Finds the descriptor of a connection that was just accepted: later it cannot be told from
+   * others.
+   */
   accepted(conn: Deno.Conn): void {
     if (this.peeks) this.#module?.findDescriptor(conn);
   }

@@ -6,15 +6,20 @@
 
 /** How late a look may be before the process counts as stalled, in milliseconds. */
 const LATE = 100;
-/** So long after an answer was handed over it may not have reached the socket yet, in milliseconds. */
+/**
+ * So long after an answer was handed over it may not have reached the socket yet, in milliseconds.
+ */
 export const UNSENT = 20;
 
-/** Looks after something from time to time while it runs, and has a clock that costs nothing to read. */
+/**
+ * Looks after something from time to time while it runs, and has a clock that costs nothing to
+ * read.
+ */
 export class Sweep {
   /**
    * The time of the last tick, in milliseconds: good enough for what happens between two looks, and
-   * far cheaper than the clock. It stands still with the process: what a client sent meanwhile was in
-   * time, and is to be read before it is judged. Whole, because V8 has no room for others in the
+   * far cheaper than the clock. It stands still with the process: what a client sent meanwhile was
+   * in time, and is to be read before it is judged. Whole, because V8 has no room for others in the
    * objects that note it.
    */
   clock = Math.trunc(performance.now());
@@ -81,8 +86,8 @@ export class Sweep {
   }
 
   #watch(delay: number): void {
-    // Not setInterval: the first timer of that kind loads 4 MiB in 11 ms, for which the first client
-    // would wait.
+    // Not setInterval: the first timer of that kind loads 4 MiB in 11 ms, for which the first
+    // client would wait.
     if (!this.#timer || this.#timer.aborted) {
       this.#timer = AbortSignal.timeout(delay);
       this.#due = performance.now() + delay;

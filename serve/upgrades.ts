@@ -326,7 +326,9 @@ function judgeText(bytes: Uint8Array, length: number): number {
 }
 const HTTP_1_0 = /^[^\r\n]* HTTP\/1\.0\r\n/;
 
-/** A header in Latin-1, without the empty lines that a client may send before it (RFC 9112, 2.2). */
+/**
+ * A header in Latin-1, without the empty lines that a client may send before it (RFC 9112, 2.2).
+ */
 function textOf(head: Uint8Array): string {
   // Not by the decoder of that name, which is one of Windows-1252 (Encoding, 4.2).
   return String.fromCharCode(...head).replace(/^[\r\n]+/, "");
@@ -472,7 +474,8 @@ function headOf({ status, statusText, headers }: Response): Uint8Array {
 
 /** Sends an answer without an upgrade, and half-closes. */
 async function answer(conn: Stream, given: Response, method: string): Promise<void> {
-  // The headers of a redirect, or a fetched answer, cannot be changed, and those may be of another's body.
+  // The headers of a redirect, or a fetched answer, cannot be changed, and those may be of
+  // another's body.
   const held = staticBody(given);
   const response = withBody(given, given.body);
   const { body, headers, status } = response;
@@ -719,7 +722,8 @@ class RawConnection implements UpgradedConnection {
       await this.#stream.closeWrite();
       if (this.#readEnded || this.#readable === undefined) await linger(this.#stream);
       else {
-        // The handler may read on until the client's half-close; if it does not read, nothing would end this.
+        // The handler may read on until the client's half-close; if it does not read, nothing would
+        // end this.
         if (!this.#reads) this.#forget = after(UNUSED, () => this.close());
         return;
       }

@@ -122,3 +122,15 @@ Deno.test("deno doc writes pages of every export", async () => {
     assertStringIncludes(CONFIG.tasks.doc, path);
   }
 });
+
+Deno.test("comments are no wider than code", { ignore: NO_GIT }, async () => {
+  const { stdout } = await run("git", ["-C", ROOT, "ls-files", "*.ts"]);
+  const wide: string[] = [];
+  for (const path of stdout.trim().split("\n")) {
+    // deno fmt breaks code at this width, and leaves comments as they are.
+    for (const line of (await Deno.readTextFile(project(path))).split("\n")) {
+      if (/^ *(\/\/|\/?\*)/.test(line) && line.length > CONFIG.fmt.lineWidth) wide.push(line);
+    }
+  }
+  assertEquals(wide, []);
+});

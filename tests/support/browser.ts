@@ -34,7 +34,9 @@ export class Browser implements AsyncDisposable {
   #calls = new Map<number, PromiseWithResolvers<Params>>();
   #listeners = new Map<string, Listener[]>();
   #last = 0;
-  /** What names the page that is loaded: the event that one is may come when the next is asked for. */
+  /**
+   * What names the page that is loaded: the event that one is may come when the next is asked for.
+   */
   #loaded?: string;
 
   private constructor(process: Deno.ChildProcess, profile: string, socket: WebSocket) {

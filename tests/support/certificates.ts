@@ -47,7 +47,9 @@ export class Authority implements AsyncDisposable {
       "-subj", subject, "-days", "2", "-keyout", pair.key, "-out", pair.cert);
     return pair;
   }
-  /** A certificate signed by the authority, valid for so many days; version 1 without extensions. */
+  /**
+   * A certificate signed by the authority, valid for so many days; version 1 without extensions.
+   */
   async signed(name: string, subject: string, extensions?: string, days = 2): Promise<Pair> {
     const pair = { cert: this.path(`${name}.pem`), key: this.path(`${name}.key`) };
     const [request, config] = [this.path(`${name}.csr`), this.path(`${name}.ext`)];

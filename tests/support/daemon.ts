@@ -252,8 +252,8 @@ export async function isPending(promise: Promise<unknown>): Promise<boolean> {
 
 /**
  * A port that was just free, for programs that do not accept 0. It is none that the kernel gives to
- * those who ask for any (ip_local_port_range, ip(7)): other tests do all the time, and would have it
- * before the program does.
+ * those who ask for any (ip_local_port_range, ip(7)): other tests do all the time, and would have
+ * it before the program does.
  */
 export function freePort(hostname = "127.0.0.1"): number {
   for (;;) {

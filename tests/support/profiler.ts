@@ -41,9 +41,9 @@ export async function untilProfiled(
 }
 
 /**
- * Sends requests continuously while the work has a profile taken, and at no other time: of functions
- * that V8 has optimized before, it knows neither the lines nor what is inlined in them, and takes
- * one for the other as long as that code lives.
+ * Sends requests continuously while the work has a profile taken, and at no other time: of
+ * functions that V8 has optimized before, it knows neither the lines nor what is inlined in them,
+ * and takes one for the other as long as that code lives.
  */
 export async function under<T>(url: string, work: () => Promise<T>): Promise<T> {
   let busy = true;

@@ -10,8 +10,8 @@ Deno.test({
   ignore,
   async fn() {
     await using procd = await Procd.make();
-    // The old one waits for the counter's clients, which on a busy machine takes longer than the 3 s
-    // that it sleeps.
+    // The old one waits for the counter's clients, which on a busy machine takes longer than the 3
+    // s that it sleeps.
     const handover = ["--handover", `${procd.folder}/handover`, "--shutdown-timeout", "60"];
     await procd.daemon.end();
     await using old = procd.start(...handover);
