@@ -11,9 +11,11 @@
  * daemon:    {"pid":7,"sockets":[{"asked":"tcp://localhost:1","address":"tcp://127.0.0.1:1"}]}
  *            and their descriptors, or {"error":"..."}
  *                       the successor boots, and opens its gate
- * successor: {"ready":1} daemon:    {"held":[{"address":"tcp://127.0.0.1:2375"}]} and their
- * descriptors, where it was booting itself daemon:    {"draining":1} daemon:    {"released":1}, or
- * the end of the connection, once its jobs have ended
+ * successor: {"ready":1}
+ * daemon:    {"held":[{"address":"tcp://127.0.0.1:1"}]}
+ *            and their descriptors, where it was booting itself
+ * daemon:    {"draining":1}
+ * daemon:    {"released":1}, or the end of the connection, once its jobs have ended
  * ```
  *
  * @module
