@@ -78,7 +78,6 @@ export async function main(args: readonly string[]): Promise<number> {
     // The level may change.
     { level: { get: () => flags.logLevel }, plain: { value: write.plain } },
   );
-  for (const warning of misspelt()) log("warn", warning);
   const engine = new Engine({ log });
   userSignal.engine = engine;
   const stop = listenToSignals(engine, () => flags.drain);
@@ -111,6 +110,7 @@ export async function main(args: readonly string[]): Promise<number> {
       const { change } = await import("./reload.ts");
       return () => change(flags, next as ProgramSettings, serving, engine.log);
     });
+    for (const warning of misspelt()) log("warn", warning);
     // What was inherited is known only now.
     if (flags.debug && !flags.serve.tls?.ca) addresses.forEach(refuseProfiles);
     early.splice(0).forEach((line) => write(...line));

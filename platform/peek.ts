@@ -8,7 +8,7 @@
  */
 
 import { DESCRIPTORS, descriptorsProblem } from "./descriptors.ts";
-import { endsAt, endsOf } from "./sockets.ts";
+import { closeDescriptor, endsAt, endsOf } from "./sockets.ts";
 
 /** The part of Deno's core that is needed here. */
 interface Core {
@@ -31,7 +31,6 @@ const SYMBOLS = {
   recv: { parameters: ["i32", "pointer", "usize", "i32"], result: "i32" },
   poll: { parameters: ["pointer", "usize", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
-  close: { parameters: ["i32"], result: "i32" },
   getsockname: { parameters: ["i32", "pointer", "pointer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "pointer", "pointer"], result: "i32" },
 } as const;
@@ -86,9 +85,6 @@ class Libc {
   /** Another descriptor of the same; below 0 if there are none left. */
   duplicate(fd: number): number {
     return this.#calls.fcntl(fd, F_DUPFD_CLOEXEC, 0);
-  }
-  close(fd: number): void {
-    this.#calls.close(fd);
   }
   peek(fd: number, { pointer, length }: Memory): number {
     return this.#calls.recv(fd, pointer, length, MSG_PEEK | MSG_DONTWAIT);
@@ -405,7 +401,7 @@ export function duplicate(conn: Deno.Conn, { fd, cookie }: Descriptor): Stream {
     ? endsAt(copy) === endsOf(conn)
     : libc().cookieOf(copy) === cookie;
   if (!same) {
-    libc().close(copy);
+    closeDescriptor(copy);
     throw new Deno.errors.ConnectionReset("the client has left");
   }
   finder.occupy(copy, cookie);
